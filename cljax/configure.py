@@ -1,0 +1,121 @@
+"""From a config to the parts of a method."""
+
+from difflib import get_close_matches
+
+import jax.numpy as jnp
+
+from cljax.data.augment import Augmentation
+from cljax.data.preprocessing import Preprocessing
+from cljax.errors import UserError
+from cljax.inversion import Inversion
+from cljax.models import Classifier, make_classifier, make_generator
+from cljax.stages import SGD, InversionStage, TrainStage
+
+# config.dtype: (dtype of the computation, precision of float32 matrix products)
+PRECISIONS = {
+    "float32": (jnp.float32, "highest"),
+    "tf32": (jnp.float32, "tensorfloat32"),
+    "bfloat16": (jnp.bfloat16, "default"),
+}
+
+
+def compute_dtype(config) -> jnp.dtype:
+    """The dtype of activations; parameters and statistics are float32 always.
+
+    Raises:
+      UserError: config.dtype is none of PRECISIONS.
+    """
+    if config.dtype not in PRECISIONS:
+        raise UserError(f"config.dtype: {config.dtype!r} is none of {', '.join(PRECISIONS)}")
+    return PRECISIONS[config.dtype][0]
+
+
+def matmul_precision(config) -> str:
+    """The precision of matrix products and convolutions, as JAX names it."""
+    compute_dtype(config)
+    return PRECISIONS[config.dtype][1]
+
+
+def scaled(config, count: int) -> int:
+    """A number of epochs or steps under config.schedule_scale; at least 1 if it was."""
+    return max(min(count, 1), round(count * config.schedule_scale))
+
+
+def classifier(config, dataset) -> Classifier:
+    """The network, with a head for every class of the data set."""
+    model = config.model
+    return make_classifier(model.name, dataset.num_classes, model.width, compute_dtype(config))
+
+
+def preprocessing(config, dataset) -> Preprocessing:
+    """The data set's transforms."""
+    augmentation = Augmentation(**config.data.augmentation.to_dict())
+    return Preprocessing(augmentation, dataset.mean, dataset.std, compute_dtype(config))
+
+
+def training(config) -> TrainStage:
+    """The supervised stage of every task."""
+    milestones = tuple(scaled(config, m) for m in config.milestones)
+    return TrainStage(
+        name="train",
+        epochs=scaled(config, config.epochs),
+        save_every=config.checkpoint.every_epochs,
+        batch_size=config.batch_size,
+        optimizer=SGD(
+            learning_rate=config.optimizer.lr,
+            momentum=config.optimizer.momentum,
+            weight_decay=config.optimizer.weight_decay,
+            decay=config.optimizer.decay,
+            milestones=milestones,
+        ),
+    )
+
+
+def dreaming(config, dataset) -> InversionStage:
+    """The stage that trains the generator after a task.
+
+    Raises:
+      UserError: the config has no block `inversion`, or a wrong one.
+    """
+    if "inversion" not in config:
+        raise UserError(
+            f"config.inversion is missing, but method {config.method.name!r} dreams images; "
+            "see configs/common.py"
+        )
+    settings = config.inversion
+    steps = scaled(config, settings.steps)
+    steps_per_epoch = min(settings.steps_per_epoch, steps)
+    image_shape = dataset.train_images.shape[1:]
+    return InversionStage(
+        name="invert",
+        epochs=-(-steps // steps_per_epoch),
+        save_every=-(-config.checkpoint.every_inversion_steps // steps_per_epoch),
+        steps_per_epoch=steps_per_epoch,
+        inversion=Inversion(
+            generator=make_generator(settings.generator, image_shape, compute_dtype(config)),
+            steps=steps,
+            batch_size=config.batch_size,
+            learning_rate=settings.lr,
+            content=settings.content,
+            temperature=settings.temperature,
+            statistics=settings.statistics,
+            prior=settings.prior,
+        ),
+    )
+
+
+def options(config, allowed: set[str]) -> dict:
+    """The method's own settings: config.method without its name.
+
+    Raises:
+      UserError: a setting that the method does not have.
+    """
+    settings = {key: value for key, value in config.method.items() if key != "name"}
+    for key in settings:
+        if key not in allowed:
+            near = get_close_matches(key, allowed, n=3) or sorted(allowed)
+            raise UserError(
+                f"config.method.{key}: method {config.method.name!r} has no such setting"
+                + (f"; did you mean {', '.join(near)}?" if near else "")
+            )
+    return settings

@@ -1,0 +1,187 @@
+"""Training augmentation and normalisation: pure functions on uint8 images inside compiled steps.
+
+The transforms, their order and their arithmetic are those of the ABD code, which applies
+torchvision's to 8-bit Pillow images; the jitter reproduces Pillow bit for bit.
+"""
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from cljax.errors import UserError
+
+_BRIGHTNESS, _CONTRAST, _ORDER, _FLIP, _CROP = range(5)  # each draws from its own key
+_GREY_WEIGHTS = (19595, 38470, 7471)  # of R, G, B in 1/65536, as Pillow converts to grey
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """What to apply to training images; hashable, so a static argument of a compiled step.
+
+    Attributes:
+      brightness: factors are uniform in [max(0, 1 - brightness), 1 + brightness]; 0: off.
+      contrast: likewise.
+      flip: mirror images left to right with probability 1/2.
+      crop_padding: pixels of black border on every side before a random crop; 0: off.
+
+    Raises:
+      UserError: if a number is negative.
+    """
+
+    brightness: float = 0.0
+    contrast: float = 0.0
+    flip: bool = False
+    crop_padding: int = 0
+
+    def __post_init__(self):
+        for name in ("brightness", "contrast", "crop_padding"):
+            value = getattr(self, name)
+            if not value >= 0:
+                raise UserError(f"augmentation: {name} is {value}; use 0 (off) or more")
+
+
+class Draws(NamedTuple):
+    """One batch's random choices; None where the transform is off.
+
+    brightness, contrast float32 [B]: factors. brightness_first bool [B]: else contrast is.
+    mirrored bool [B]. offsets int32 [B, 2]: the crop's first row and column in the padded image.
+    """
+
+    brightness: jax.Array | None
+    contrast: jax.Array | None
+    brightness_first: jax.Array | None
+    mirrored: jax.Array | None
+    offsets: jax.Array | None
+
+
+def _per_image(values):
+    return values[:, None, None, None]
+
+
+def _blend(images, degenerate, factors):
+    """uint8 trunc(clip(d + a (p - d), 0, 255)) in float32, for integer d: Pillow's Image.blend.
+
+    Clipping a (p - d) to [-d, 255 - d] before the sum gives the same numbers, and keeps compilers
+    from fusing product and sum, which would skip the product's rounding.
+    """
+    change = factors * (images.astype(jnp.float32) - degenerate)
+    return (degenerate + jnp.clip(change, -degenerate, 255 - degenerate)).astype(jnp.uint8)
+
+
+def adjust_brightness(images: jax.Array, factors: jax.Array) -> jax.Array:
+    """Scales pixels: uint8 [B, H, W, C] and float32 [B] -> uint8 [B, H, W, C], as Pillow does."""
+    factors = factors.astype(jnp.float32)
+    return _blend(images, jnp.zeros((), jnp.float32), _per_image(factors))
+
+
+def adjust_contrast(images: jax.Array, factors: jax.Array) -> jax.Array:
+    """Scales distances from the grey image's rounded mean, as Pillow does.
+
+    Args:
+      images: uint8 [B, H, W, C]; three channels are RGB, one channel is grey already.
+      factors: float32 [B].
+
+    Returns:
+      uint8 [B, H, W, C].
+    """
+    _, height, width, channels = images.shape
+    grey = images.astype(jnp.int32)
+    if channels == 3:
+        grey = sum(weight * grey[..., c] for c, weight in enumerate(_GREY_WEIGHTS))
+        grey = (grey + 2**15) >> 16
+    total, count = grey.reshape(len(images), -1).sum(-1), height * width
+    mean = (2 * total + count) // (2 * count)  # floor(total / count + 1/2), in integers
+    factors = factors.astype(jnp.float32)
+    return _blend(images, _per_image(mean.astype(jnp.float32)), _per_image(factors))
+
+
+def _crop(images, mirrored, offsets, padding):
+    """Flips, pads with black and crops in one gather; `mirrored` or `offsets` may be None."""
+    batch, height, width, _ = images.shape
+    rows, columns = jnp.arange(height)[None, :], jnp.arange(width)[None, :]
+    if offsets is not None:
+        rows, columns = rows + offsets[:, :1] - padding, columns + offsets[:, 1:] - padding
+        row_inside, column_inside = (
+            (rows >= 0) & (rows < height),
+            (columns >= 0) & (columns < width),
+        )
+    if mirrored is not None:
+        columns = jnp.where(mirrored[:, None], width - 1 - columns, columns)
+    index = (jnp.arange(batch)[:, None, None], rows[:, :, None], columns[:, None, :])
+    pixels = images.at[index].get(mode="clip", wrap_negative_indices=False)
+    if offsets is None:
+        return pixels
+    inside = row_inside[:, :, None] & column_inside[:, None, :]
+    return jnp.where(inside[..., None], pixels, jnp.zeros((), images.dtype))
+
+
+def draw(key: jax.Array, batch: int, augmentation: Augmentation) -> Draws:
+    """Random choices for a batch; turning one transform off leaves the others' as they were."""
+
+    def factors(purpose, spread):
+        low, high = max(0.0, 1 - spread), 1 + spread
+        return jax.random.uniform(
+            jax.random.fold_in(key, purpose), (batch,), jnp.float32, low, high
+        )
+
+    def coin(purpose):
+        return jax.random.bernoulli(jax.random.fold_in(key, purpose), 0.5, (batch,))
+
+    brightness, contrast = augmentation.brightness, augmentation.contrast
+    padding = augmentation.crop_padding
+    crop_key = jax.random.fold_in(key, _CROP)
+    return Draws(
+        brightness=factors(_BRIGHTNESS, brightness) if brightness else None,
+        contrast=factors(_CONTRAST, contrast) if contrast else None,
+        brightness_first=coin(_ORDER) if brightness and contrast else None,
+        mirrored=coin(_FLIP) if augmentation.flip else None,
+        offsets=jax.random.randint(crop_key, (batch, 2), 0, 2 * padding + 1) if padding else None,
+    )
+
+
+def augment(key: jax.Array, images: jax.Array, augmentation: Augmentation) -> jax.Array:
+    """Jitters, flips and crops a batch, every image with its own random choices.
+
+    As the ABD code's training transform: brightness and contrast in random order, then the flip,
+    then padding with black and a random crop back to the image's size.
+
+    Args:
+      key: random key of this batch.
+      images: uint8 [B, H, W, C], C 1 or 3.
+      augmentation: static.
+
+    Returns:
+      uint8 [B, H, W, C].
+    """
+    draws = draw(key, len(images), augmentation)
+    if draws.brightness_first is not None:
+        # A factor of 1 changes no pixel, so brightness runs before or after at choice.
+        images = adjust_brightness(images, jnp.where(draws.brightness_first, draws.brightness, 1))
+        images = adjust_contrast(images, draws.contrast)
+        images = adjust_brightness(images, jnp.where(draws.brightness_first, 1, draws.brightness))
+    elif draws.brightness is not None:
+        images = adjust_brightness(images, draws.brightness)
+    elif draws.contrast is not None:
+        images = adjust_contrast(images, draws.contrast)
+    if draws.mirrored is None and draws.offsets is None:
+        return images
+    return _crop(images, draws.mirrored, draws.offsets, augmentation.crop_padding)
+
+
+def normalise(images: jax.Array, mean, std, dtype=jnp.float32) -> jax.Array:
+    """(pixel / 255 - mean) / std per channel, computed in float32 or `dtype` if that is wider.
+
+    Args:
+      images: uint8 [B, H, W, C].
+      mean: [C], of pixels scaled to 0..1.
+      std: [C], likewise.
+      dtype: floating type of the result.
+
+    Returns:
+      `dtype` [B, H, W, C].
+    """
+    wide = jnp.promote_types(dtype, jnp.float32)
+    pixels = images.astype(wide) / 255
+    return ((pixels - jnp.asarray(mean, wide)) / jnp.asarray(std, wide)).astype(dtype)

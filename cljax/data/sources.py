@@ -1,0 +1,207 @@
+"""Data sets in memory: scikit-learn's digits, a user's .npz file, or a prepared TFDS set."""
+
+import zipfile
+import zlib
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from cljax.errors import UserError
+
+# Mean and standard deviation of pixels scaled to 0..1, as published with the ABD code, by the
+# TFDS name without config and version. Other sets are measured.
+_CIFAR10 = (
+    (0.49139967861519607, 0.48215840839460783, 0.44653091444546567),
+    (0.2470322324632819, 0.24348512800005573, 0.26158784172796434),
+)
+_CIFAR100 = (
+    (0.5070751592371323, 0.48654887331495095, 0.4409178433670343),
+    (0.2673342858792409, 0.25643846291708816, 0.2761504713256834),
+)
+_TINY_IMAGENET = ((0.4389, 0.4114, 0.3682), (0.2402, 0.2350, 0.2268))
+_IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+PUBLISHED_MOMENTS = {
+    "cifar10": _CIFAR10,
+    "cifar100": _CIFAR100,
+    "tiny_imagenet": _TINY_IMAGENET,
+    "imagenet_resized": _IMAGENET,
+    "imagenet2012": _IMAGENET,
+}
+_NPZ_KEYS = ("x_train", "y_train", "x_test", "y_test")
+_DIGITS_TEST_PERIOD = 5
+
+
+@dataclass(frozen=True, eq=False)
+class Dataset:
+    """Images and labels of a classification problem, before any class order.
+
+    Attributes:
+      name: as in the config.
+      train_images, test_images: uint8 [N, H, W, C], C 1 or 3, in file order.
+      train_labels, test_labels: int32 [N], class ids 0..num_classes-1.
+      num_classes: K.
+      class_names: K names, by class id.
+      mean, std: C floats, moments of the training pixels scaled to 0..1.
+    """
+
+    name: str
+    train_images: np.ndarray
+    train_labels: np.ndarray
+    test_images: np.ndarray
+    test_labels: np.ndarray
+    num_classes: int
+    class_names: tuple[str, ...]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+
+def load(config) -> Dataset:
+    """Reads the data set that `config.data` names.
+
+    Args:
+      config: `name` ("digits", "npz" or a TFDS name such as "imagenet_resized/64x64"), `dir` (of
+        prepared TFDS sets; empty: TFDS's own), `path` (of an .npz file), `per_class` (keep only
+        the first so many training images of every class; 0: all).
+
+    Raises:
+      UserError: if the set is unknown, missing, unreadable, or not of one image size.
+    """
+    if config.per_class < 0:
+        raise UserError(f"config.data.per_class is {config.per_class}; use 0 (all images) or more")
+    if config.name == "digits":
+        train, test, class_names = _load_digits()
+    elif config.name == "npz":
+        train, test, class_names = _load_npz(config.path)
+    else:
+        # Imported here: a run on arrays does not need TFDS.
+        from cljax.data.tfds_source import load_tfds
+
+        train, test, class_names = load_tfds(config.name, config.dir)
+    base_name = config.name.partition("/")[0].partition(":")[0]
+    mean, std = PUBLISHED_MOMENTS.get(base_name) or _pixel_moments(train[0])
+    if config.per_class:
+        kept = _rank_in_class(train[1]) < config.per_class
+        train = train[0][kept], train[1][kept]
+    return Dataset(config.name, *train, *test, len(class_names), class_names, mean, std)
+
+
+def _pixel_moments(images: np.ndarray) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and population deviation per channel of pixels scaled to 0..1; deviation 0 becomes 1.
+
+    From a histogram of the 256 pixel values, so exact and small in memory whatever the size.
+    """
+    values = np.arange(256) / 255
+    means, deviations = [], []
+    for channel in range(images.shape[-1]):
+        histogram = np.zeros(256, np.int64)
+        for start in range(0, len(images), 4096):
+            block = images[start : start + 4096, ..., channel]
+            histogram += np.bincount(block.ravel(), minlength=256)
+        shares = histogram / histogram.sum()
+        mean = float(shares @ values)
+        means.append(mean)
+        deviations.append(float(np.sqrt(shares @ (values - mean) ** 2)) or 1.0)
+    return tuple(means), tuple(deviations)
+
+
+def _rank_in_class(labels: np.ndarray) -> np.ndarray:
+    """How many earlier images share each image's class: int [N] -> int [N]."""
+    order = np.argsort(labels, kind="stable")
+    grouped = labels[order]
+    ranks = np.empty(len(labels), np.int64)
+    ranks[order] = np.arange(len(labels)) - np.searchsorted(grouped, grouped)
+    return ranks
+
+
+def _load_digits():
+    """scikit-learn's 1797 scanned digits of 8x8; every fifth image of each class is for test."""
+    from sklearn.datasets import load_digits  # Slow to import, and needed here only.
+
+    digits = load_digits()
+    images = np.rint(digits.images[..., None] * (255 / 16)).astype(np.uint8)
+    labels = digits.target.astype(np.int32)
+    test = _rank_in_class(labels) % _DIGITS_TEST_PERIOD == _DIGITS_TEST_PERIOD - 1
+    class_names = tuple(str(digit) for digit in range(10))
+    return (images[~test], labels[~test]), (images[test], labels[test]), class_names
+
+
+def _load_npz(path: str):
+    where = f"config.data.path={path}"
+    arrays = _read_npz(path, where)
+    for split in ("train", "test"):
+        _check_split(arrays[f"x_{split}"], arrays[f"y_{split}"], split, where)
+    train_size, test_size = (arrays[key].shape[1:] for key in ("x_train", "x_test"))
+    if train_size != test_size:
+        raise UserError(
+            f"{where}: images are {list(train_size)} in x_train and {list(test_size)} in x_test; "
+            "expected one height, width and number of channels"
+        )
+    num_classes = int(arrays["y_train"].max()) + 1
+    for key in ("y_train", "y_test"):
+        _check_classes(arrays[key], num_classes, key, where)
+    train, test = (
+        (arrays[f"x_{split}"], arrays[f"y_{split}"].astype(np.int32)) for split in ("train", "test")
+    )
+    return train, test, tuple(str(label) for label in range(num_classes))
+
+
+def _read_npz(path: str, where: str) -> dict[str, np.ndarray]:
+    if not path:
+        raise UserError('config.data.path is empty; config.data.name "npz" needs an .npz file')
+    if not Path(path).is_file():
+        raise UserError(f"{where}: no such file")
+    if not zipfile.is_zipfile(path):
+        raise UserError(f"{where}: not an .npz archive; write it with numpy.savez")
+    key = "the archive"
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            missing = [key for key in _NPZ_KEYS if key not in archive.files]
+            if missing:
+                found = ", ".join(archive.files) or "nothing"
+                raise UserError(
+                    f"{where}: no {' and no '.join(missing)}; found {found}, expected "
+                    + ", ".join(_NPZ_KEYS)
+                )
+            arrays = {}
+            for key in _NPZ_KEYS:
+                arrays[key] = archive[key]
+    except (ValueError, OSError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        reason = str(error).split("\n")[0]
+        raise UserError(f"{where}: cannot read {key} as a plain array: {reason}") from error
+    for key, array in arrays.items():
+        if not isinstance(array, np.ndarray):
+            raise UserError(f"{where}: {key} is not an array; write the file with numpy.savez")
+    return arrays
+
+
+def _check_split(images: np.ndarray, labels: np.ndarray, split: str, where: str) -> None:
+    """Raises UserError unless images are uint8 [N, H, W, C] and labels integers [N]."""
+    shape = images.shape
+    if images.dtype != np.uint8 or len(shape) != 4 or shape[-1] not in (1, 3) or 0 in shape:
+        raise UserError(
+            f"{where}: x_{split} is {images.dtype} {list(shape)}; expected uint8 [N, H, W, C] "
+            "with C 1 or 3 and at least one image"
+        )
+    if labels.dtype.kind not in "iu" or labels.shape != shape[:1]:
+        raise UserError(
+            f"{where}: y_{split} is {labels.dtype} {list(labels.shape)}; expected an integer label "
+            f"for each image, [{shape[0]}]"
+        )
+
+
+def _check_classes(labels: np.ndarray, num_classes: int, key: str, where: str) -> None:
+    """Raises UserError unless exactly the classes 0..num_classes-1 occur."""
+    present = np.unique(labels)
+    wrong = present[(present < 0) | (present >= num_classes)]
+    if wrong.size:
+        raise UserError(
+            f"{where}: {key} holds label {wrong[0]}; expected 0..{num_classes - 1}, the labels of "
+            "y_train counted from 0"
+        )
+    if len(present) < num_classes:
+        absent = np.setdiff1d(np.arange(len(present) + 1), present)[0]
+        raise UserError(
+            f"{where}: {key} has no image of class {absent}; expected every class of "
+            f"0..{num_classes - 1}"
+        )

@@ -1,0 +1,291 @@
+"""Task streams: the order in which classes come, and which images belong to which task."""
+
+import json
+import random
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+
+from cljax.data.sources import Dataset
+from cljax.errors import UserError
+
+_FOLDS = 5  # of the training data; one of them is the validation set
+_LIST = re.compile(r"[(\[]?\s*-?\d+(\s*,\s*-?\d+)*\s*,?\s*[)\]]?")
+_ORDER_FORMS = (
+    '"shuffled", "sequential", "numpy:SEED", a list such as "3,1,2", or a .json, .txt or .npy file'
+)
+
+
+@dataclass(frozen=True, eq=False)
+class TaskStream:
+    """One seed's tasks, as indices into a `Dataset`.
+
+    Attributes:
+      seed: the run's seed.
+      class_order: int32 [classes of the run]: class ids, task after task.
+      task_sizes: number of classes of each of the T tasks.
+      label_map: int32 [K]: class id -> mapped label, its place in the class order; -1: in no task.
+      train_indices: int32 [T, capacity]: training images of each task in file order, padded with 0.
+      train_counts: int32 [T]: how many entries of each row count.
+      eval_split: "test", or "train" where a part of the training images is held out instead.
+      eval_indices: int32 [M]: images of that split by task, then in file order; padding, if any,
+        is 0 and at the end.
+      eval_counts: int32 [T]: evaluation images of each task.
+    """
+
+    seed: int
+    class_order: np.ndarray
+    task_sizes: tuple[int, ...]
+    label_map: np.ndarray
+    train_indices: np.ndarray
+    train_counts: np.ndarray
+    eval_split: str
+    eval_indices: np.ndarray
+    eval_counts: np.ndarray
+
+    @property
+    def num_tasks(self) -> int:
+        """T."""
+        return len(self.task_sizes)
+
+    def seen(self, task: int) -> int:
+        """Number of classes of tasks 0..task; `task` counts from 0."""
+        return sum(self.task_sizes[: task + 1])
+
+    def old(self, task: int) -> int:
+        """Number of classes of tasks 0..task-1."""
+        return sum(self.task_sizes[:task])
+
+
+def class_order(spec: str, num_classes: int, seed: int) -> np.ndarray:
+    """The order in which classes come: int32 [num_classes], or fewer from a list or file.
+
+    Args:
+      spec: "shuffled": by Python's generator seeded with `seed`, as the ABD code orders CIFAR and
+        Tiny-ImageNet. "numpy:SEED": by NumPy's legacy generator, the same for every `seed`; it
+        orders ImageNet by "numpy:1993". "sequential": as numbered. Otherwise class ids as text,
+        "3,1,2", or the path of a file: a .json list, .txt (spaces or commas) or .npy.
+      num_classes: K.
+      seed: of "shuffled".
+
+    Raises:
+      UserError: if `spec` is none of these, or is no list of distinct classes.
+    """
+    if spec == "sequential":
+        return np.arange(num_classes, dtype=np.int32)
+    if spec == "shuffled":
+        order = list(range(num_classes))
+        random.Random(seed).shuffle(order)
+        return np.array(order, np.int32)
+    if match := re.fullmatch(r"numpy:(\d+)", spec):
+        if int(match[1]) >= 2**32:
+            raise UserError(f"class order {spec}: NumPy's seeds are below 2**32")
+        order = np.arange(num_classes, dtype=np.int32)
+        np.random.RandomState(int(match[1])).shuffle(order)
+        return order
+    if _LIST.fullmatch(spec.strip()):
+        ids = [int(number) for number in re.findall(r"-?\d+", spec)]
+    else:
+        ids = _read_order_file(spec)
+    return _check_order(ids, num_classes, spec)
+
+
+def _read_order_file(spec: str) -> list:
+    path = Path(spec)
+    if path.suffix not in (".json", ".txt", ".npy") or not path.is_file():
+        raise UserError(f"class order {spec!r}: no such file; expected {_ORDER_FORMS}")
+    try:
+        if path.suffix == ".npy":
+            ids = np.load(path, allow_pickle=False).tolist()
+        elif path.suffix == ".json":
+            ids = json.loads(path.read_text())
+        else:
+            ids = [int(word) for word in path.read_text().replace(",", " ").split()]
+    except (ValueError, OSError, EOFError) as error:
+        reason = str(error).split("\n")[0]
+        raise UserError(f"class order {spec}: not a list of class ids: {reason}") from error
+    if not isinstance(ids, list) or any(type(label) is not int for label in ids):
+        raise UserError(f"class order {spec}: expected one flat list of integer class ids")
+    return ids
+
+
+def _check_order(ids: list[int], num_classes: int, spec: str) -> np.ndarray:
+    outside = [label for label in ids if not 0 <= label < num_classes]
+    if outside:
+        raise UserError(
+            f"class order {spec}: class {outside[0]} does not exist; expected 0..{num_classes - 1}"
+        )
+    repeated = [label for label in ids if ids.count(label) > 1]
+    if repeated:
+        raise UserError(f"class order {spec}: class {repeated[0]} occurs more than once")
+    if not ids:
+        raise UserError(f"class order {spec}: it is empty")
+    return np.array(ids, np.int32)
+
+
+def split_sizes(
+    num_classes: int,
+    num_tasks: int,
+    first_task_size: int = 0,
+    task_sizes: Sequence[int] = (),
+    max_tasks: int = -1,
+) -> tuple[int, ...]:
+    """Number of classes of each task.
+
+    Args:
+      num_classes: classes to share out.
+      num_tasks: how many tasks, the first one included.
+      first_task_size: classes of the first task, the others sharing the rest equally; 0: all equal.
+      task_sizes: every size, in place of the two above; classes left over never come.
+      max_tasks: keep only so many tasks; 0 or less: all.
+
+    Raises:
+      UserError: if the classes cannot be split so.
+    """
+    if task_sizes:
+        sizes = tuple(task_sizes)
+        if min(sizes) < 1 or sum(sizes) > num_classes:
+            raise UserError(
+                f"task_sizes {sizes}: each must be 1 or more and their sum, {sum(sizes)}, at most "
+                f"the {num_classes} classes"
+            )
+    else:
+        sizes = _equal_sizes(num_classes, num_tasks, first_task_size)
+    return sizes[:max_tasks] if max_tasks > 0 else sizes
+
+
+def _equal_sizes(num_classes: int, num_tasks: int, first: int) -> tuple[int, ...]:
+    """Sizes of `num_tasks` tasks, equal but for the first if `first` is not 0."""
+    if num_tasks < 1 or first < 0:
+        raise UserError(f"num_tasks is {num_tasks} and first_task_size {first}; use 1, 0 or more")
+    head = (first,) if first else ()
+    rest, tasks = num_classes - first, num_tasks - len(head)
+    if rest == 0 and tasks == 0:
+        return head
+    if rest < 1 or tasks < 1 or rest % tasks:
+        fitting = [n + len(head) for n in range(1, rest + 1) if rest % n == 0]
+        after = f" after a first task of {first}" if first else ""
+        raise UserError(
+            f"{num_classes} classes cannot be split into num_tasks={num_tasks} equal tasks{after}; "
+            + (f"use num_tasks of {', '.join(map(str, fitting))}, or " if fitting else "")
+            + "set task_sizes"
+        )
+    return head + (rest // tasks,) * tasks
+
+
+def make_stream(
+    dataset: Dataset,
+    *,
+    seed: int,
+    order_seed: int,
+    num_tasks: int,
+    order: str = "shuffled",
+    first_task_size: int = 0,
+    task_sizes: Sequence[int] = (),
+    max_tasks: int = -1,
+    validation: bool = False,
+) -> TaskStream:
+    """The tasks of one seed.
+
+    Args:
+      dataset: where the images are.
+      seed: of the run; chooses the fold if `validation`.
+      order_seed: of the class order "shuffled".
+      num_tasks, first_task_size, task_sizes, max_tasks: see `split_sizes`.
+      order: see `class_order`.
+      validation: evaluate on a fifth of the training images, which then are not trained on: fold
+        `seed` of five, after a permutation by NumPy's legacy generator seeded with `seed`.
+
+    Raises:
+      UserError: if order or split are impossible, `seed` has no fold, a class has no training image
+        or a task no evaluation image.
+    """
+    ids = class_order(order, dataset.num_classes, order_seed)
+    sizes = split_sizes(len(ids), num_tasks, first_task_size, task_sizes, max_tasks)
+    ids = ids[: sum(sizes)]
+    label_map = np.full(dataset.num_classes, -1, np.int32)
+    label_map[ids] = np.arange(len(ids))
+    train, held_out, eval_labels = _split_images(dataset, seed, validation)
+    train_rows = _by_task(train, label_map[dataset.train_labels[train]], sizes)
+    eval_rows = _by_task(held_out, label_map[eval_labels[held_out]], sizes)
+    train_counts, eval_counts = ([len(row) for row in rows] for rows in (train_rows, eval_rows))
+    _check_images(dataset.name, ids, dataset.train_labels[train], eval_counts)
+    return TaskStream(
+        seed=seed,
+        class_order=ids,
+        task_sizes=sizes,
+        label_map=label_map,
+        train_indices=_padded(train_rows),
+        train_counts=np.array(train_counts, np.int32),
+        eval_split="train" if validation else "test",
+        eval_indices=np.concatenate(eval_rows).astype(np.int32),
+        eval_counts=np.array(eval_counts, np.int32),
+    )
+
+
+def _split_images(dataset: Dataset, seed: int, validation: bool):
+    """Indices to train on, indices to evaluate on, and the labels that the latter point into."""
+    count = len(dataset.train_labels)
+    if not validation:
+        return np.arange(count), np.arange(len(dataset.test_labels)), dataset.test_labels
+    if not 0 <= seed < _FOLDS:
+        raise UserError(f"validation with seed {seed}: folds exist for seeds 0..{_FOLDS - 1} only")
+    folds = np.array_split(np.random.RandomState(seed).permutation(count), _FOLDS)
+    held_out = folds.pop(seed)
+    return np.sort(np.concatenate(folds)), np.sort(held_out), dataset.train_labels
+
+
+def _check_images(name: str, ids: np.ndarray, train_labels: np.ndarray, eval_counts) -> None:
+    """Raises UserError if a class has nothing to train on or a task nothing to evaluate on."""
+    missing = np.setdiff1d(ids, train_labels)
+    if missing.size:
+        raise UserError(
+            f"{name}: class {missing[0]} has no training image; give a class order without it"
+        )
+    if 0 in eval_counts:
+        raise UserError(
+            f"{name}: task {eval_counts.index(0)}, counted from 0, has no image to evaluate on; "
+            "give larger tasks or a class order without its classes"
+        )
+
+
+def _by_task(indices: np.ndarray, mapped: np.ndarray, sizes: Sequence[int]) -> list[np.ndarray]:
+    """The indices of each task's images, in the order given; `mapped` are their mapped labels."""
+    bounds = np.cumsum((0, *sizes))
+    return [indices[(mapped >= low) & (mapped < high)] for low, high in pairwise(bounds)]
+
+
+def _padded(rows: list[np.ndarray]) -> np.ndarray:
+    """int32 [rows, longest], filled up with 0."""
+    table = np.zeros((len(rows), max(map(len, rows))), np.int32)
+    for task, row in enumerate(rows):
+        table[task, : len(row)] = row
+    return table
+
+
+def stack_streams(streams: Sequence[TaskStream]) -> list[TaskStream]:
+    """The same streams, padded so that arrays of equal name have equal shapes.
+
+    `train_indices` and `eval_indices` are padded with 0; the counts still tell the truth.
+
+    Raises:
+      ValueError: if the streams differ in task sizes or evaluation split.
+    """
+    if len({(stream.task_sizes, stream.eval_split) for stream in streams}) > 1:
+        raise ValueError("streams of different task sizes or evaluation splits cannot be stacked")
+    capacity = max(stream.train_indices.shape[1] for stream in streams)
+    length = max(len(stream.eval_indices) for stream in streams)
+    return [
+        replace(
+            stream,
+            train_indices=np.pad(
+                stream.train_indices, ((0, 0), (0, capacity - stream.train_indices.shape[1]))
+            ),
+            eval_indices=np.pad(stream.eval_indices, (0, length - len(stream.eval_indices))),
+        )
+        for stream in streams
+    ]

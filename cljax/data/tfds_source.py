@@ -1,0 +1,139 @@
+"""Reads data sets that TensorFlow Datasets has prepared as ArrayRecord, without TensorFlow."""
+
+import difflib
+import importlib.util
+from contextlib import contextmanager
+
+import numpy as np
+import tensorflow_datasets as tfds
+
+from cljax.errors import UserError
+
+_READ_BATCH = 1000
+
+
+def load_tfds(name: str, directory: str):
+    """Training split, evaluation split and class names of a TFDS set.
+
+    Args:
+      name: TFDS name, with config and version if wanted, such as "imagenet_resized/64x64".
+      directory: TFDS data_dir; empty: TFDS's own.
+
+    Returns:
+      (images, labels) of "train", (images, labels) of "test" or else "validation", class names.
+      Images are uint8 [N, H, W, C], labels int32 [N], in the order of the files.
+
+    Raises:
+      UserError: if the set is unknown, neither prepared nor preparable, or not what is expected.
+    """
+    builder = _make_builder(name, directory)
+    _prepare(builder, name)
+    label_feature = _check_features(builder.info.features, name)
+    splits = builder.info.splits
+    evaluation = "test" if "test" in splits else "validation"
+    for split in ("train", evaluation):
+        if split not in splits:
+            raise UserError(
+                f"config.data.name={name}: has the splits {', '.join(splits)}; expected train and "
+                "test or validation"
+            )
+    train, test = (
+        _read_split(builder, split, label_feature.num_classes, name)
+        for split in ("train", evaluation)
+    )
+    if train[0].shape[1:] != test[0].shape[1:]:
+        raise _sizes_differ(name, train[0].shape[1:], test[0].shape[1:])
+    return train, test, tuple(label_feature.names)
+
+
+@contextmanager
+def _reported(what: str):
+    """Turns whatever TFDS and its readers raise into one line: they share no error class."""
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:
+        reason = (str(error) or type(error).__name__).strip().split("\n")[0]
+        raise UserError(f"{what}: {reason}") from error
+
+
+def _make_builder(name: str, directory: str):
+    with _reported(f"config.data.name={name}: TFDS cannot open it"):
+        try:
+            return tfds.builder(name, data_dir=directory or None)
+        except tfds.core.DatasetNotFoundError as error:
+            known = ["digits", "npz", *tfds.list_builders(with_community_datasets=False)]
+            close = difflib.get_close_matches(name, known, n=1)
+            hint = f"; did you mean {close[0]}?" if close else ""
+            raise UserError(
+                f'config.data.name={name}: neither "digits", "npz" nor a TFDS name{hint}'
+            ) from error
+
+
+def _prepare(builder, name: str) -> None:
+    """Downloads and prepares the set if it is not there; that step alone needs TensorFlow."""
+    if builder.is_prepared():
+        return
+    parent = builder.data_dir.removesuffix(builder.info.full_name)
+    if importlib.util.find_spec("tensorflow") is None:
+        raise UserError(
+            f"config.data.name={name}: not prepared under {parent}; point --config.data.dir at a "
+            f"directory that holds {builder.info.full_name} in ArrayRecord form, or pip install "
+            "tensorflow and run once to prepare it"
+        )
+    with _reported(f"config.data.name={name}: TFDS cannot prepare it under {parent}"):
+        builder.download_and_prepare(file_format="array_record")
+
+
+def _check_features(features, name: str):
+    """The label feature, if there are uint8 images and class labels."""
+    features = dict(features.items())
+    image, label = features.get("image"), features.get("label")
+    if isinstance(image, tfds.features.Image) and isinstance(label, tfds.features.ClassLabel):
+        channels = image.shape[-1]
+        if image.np_dtype == np.uint8 and channels in (1, 3):
+            return label
+    found = ", ".join(f"{key} ({type(feature).__name__})" for key, feature in features.items())
+    raise UserError(
+        f"config.data.name={name}: has the features {found}; expected image (Image, uint8, 1 or 3 "
+        "channels) and label (ClassLabel)"
+    )
+
+
+def _read_split(builder, split: str, num_classes: int, name: str):
+    """uint8 images [N, H, W, C] and int32 labels [N] of a split."""
+    where = f"config.data.name={name}: cannot read {split} in {builder.data_dir}"
+    with _reported(where):
+        try:
+            source = builder.as_data_source(split=split)
+        except NotImplementedError as error:
+            raise UserError(
+                f"{where}: it is in {builder.info.file_format.value} form, which has no random "
+                "access; prepare it as array_record in another --config.data.dir"
+            ) from error
+        images, labels = None, np.empty(len(source), np.int32)
+        for start in range(0, len(source), _READ_BATCH):
+            stop = min(start + _READ_BATCH, len(source))
+            for row, example in enumerate(source.__getitems__(range(start, stop)), start):
+                image, labels[row] = example["image"], example["label"]
+                if images is None:
+                    images = np.empty((len(source), *image.shape), np.uint8)
+                elif image.shape != images.shape[1:]:
+                    raise _sizes_differ(name, images.shape[1:], image.shape)
+                images[row] = image
+    if images is None:
+        raise UserError(f"{where}: it is empty")
+    if labels.min() < 0 or labels.max() >= num_classes:
+        raise UserError(
+            f"{where}: labels go from {labels.min()} to {labels.max()}; expected "
+            f"0..{num_classes - 1} (a split without labels cannot be used)"
+        )
+    return images, labels
+
+
+def _sizes_differ(name: str, one, other) -> UserError:
+    return UserError(
+        f"config.data.name={name}: images are of {list(one)} and of {list(other)}; expected one "
+        "size, as in imagenet_resized/64x64"
+    )

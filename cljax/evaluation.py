@@ -1,0 +1,131 @@
+"""Accuracy on the test images of all tasks seen, in one compiled pass."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import struct
+
+from cljax.execution import Executor
+from cljax.state import Data, hyperparameters
+
+PyTree = Any
+
+
+@struct.dataclass
+class Exam:
+    """One seed's test images, sorted by task, so that those of the tasks seen are a prefix.
+
+    Attributes:
+      indices: int32 [capacity], into the evaluation images; a multiple of the batch size.
+      stop: int32 [], how many of `indices` count now.
+      tasks: int32 [capacity], each image's task.
+      boundaries: int32 [T + 1], task j has the classes boundaries[j]..boundaries[j+1]-1.
+      seen: int32 [], classes to choose from.
+      label_map: int32 [classes of the data set].
+    """
+
+    indices: jax.Array
+    stop: jax.Array
+    tasks: jax.Array
+    boundaries: jax.Array
+    seen: jax.Array
+    label_map: jax.Array
+
+
+@hyperparameters
+class Settings:
+    """How images are judged.
+
+    Attributes:
+      batch_size: test images per step.
+      top_k: an answer is right if it is among the k likeliest (5 for ImageNet, otherwise 1).
+    """
+
+    batch_size: int
+    top_k: int = 1
+
+
+def score_batch(shared, constant, i, right):
+    """Adds one batch's right answers per task, as the executor repeats it.
+
+    Args:
+      shared: (method, settings, data).
+      constant: (the learner's state, the seed's exam).
+      i: int32 [], the batch.
+      right: int32 [2, T], right answers so far: with all seen classes to choose from, and with
+        those of the image's own task only.
+    """
+    method, settings, data = shared
+    state, exam = constant
+    rows = i * settings.batch_size + jnp.arange(settings.batch_size)
+    indices, tasks = exam.indices[rows], exam.tasks[rows]
+    labels = exam.label_map[data.eval_labels[indices]]
+    images = method.preprocessing.test(data.eval_images[indices])
+    classes = jnp.arange(method.classifier.num_classes)
+    among_seen = jnp.broadcast_to(classes < exam.seen, (settings.batch_size, classes.size))
+    first, end = exam.boundaries[tasks, None], exam.boundaries[tasks + 1, None]
+    within_task = (classes >= first) & (classes < end)
+    valid = jnp.stack([among_seen, within_task])
+    answers = method.inference(state, images, valid, settings.top_k)
+    correct = (answers == labels[:, None]).any(-1) & (rows < exam.stop)
+    return right.at[:, tasks].add(correct.astype(jnp.int32))
+
+
+class Evaluator:
+    """Evaluates all seeds after a task.
+
+    Attributes:
+      executor: how batches and seeds are looped over.
+      method: gives predictions.
+      data: the data set on the device.
+      streams: the seeds' TaskStreams.
+      settings: batch size and top-k.
+    """
+
+    def __init__(self, executor: Executor, method: Any, data: Data, streams, settings: Settings):
+        self.executor = executor
+        self.method = method
+        self.data = data
+        self.streams = streams
+        self.settings = settings
+
+    def evaluate(self, states: PyTree, task: int) -> list[np.ndarray]:
+        """Right answers after `task`, per seed.
+
+        Args:
+          states: packed states.
+          task: the task just learned, from 0.
+
+        Returns:
+          Per seed int32 [2, task + 1]: right answers on each task's test images, with all seen
+          classes to choose from and with those of the image's own task only.
+        """
+        exams = [make_exam(stream, task, self.settings.batch_size) for stream in self.streams]
+        batches = [-(-int(exam.stop) // self.settings.batch_size) for exam in exams]
+        right = [jnp.zeros((2, stream.num_tasks), jnp.int32) for stream in self.streams]
+        right, _ = self.executor.repeat(
+            score_batch,
+            (self.method, self.settings, self.data),
+            self.executor.zip(states, self.executor.pack(exams)),
+            self.executor.pack(right),
+            [0] * len(exams),
+            batches,
+        )
+        return [np.asarray(one)[:, : task + 1] for one in self.executor.unpack(right)]
+
+
+def make_exam(stream, task: int, batch_size: int) -> Exam:
+    """The test images of the tasks up to `task` (from 0) of one seed's TaskStream."""
+    tasks = np.repeat(np.arange(stream.num_tasks), stream.eval_counts)
+    padding = -len(stream.eval_indices) % batch_size
+    tasks = np.pad(tasks, (0, len(stream.eval_indices) + padding - len(tasks)))
+    return Exam(
+        indices=jnp.asarray(np.pad(stream.eval_indices, (0, padding))),
+        stop=jnp.int32(stream.eval_counts[: task + 1].sum()),
+        tasks=jnp.asarray(tasks, jnp.int32),
+        boundaries=jnp.asarray(np.cumsum([0, *stream.task_sizes]), jnp.int32),
+        seen=jnp.int32(stream.seen(task)),
+        label_map=jnp.asarray(stream.label_map),
+    )

@@ -1,0 +1,1 @@
+"""Exchange with programs of other frameworks."""

@@ -1,0 +1,214 @@
+"""State dicts of the original PyTorch code to Flax variables and back; PyTorch is not needed.
+
+A state dict is a mapping from tensor names to numpy arrays, as `torch.load(..., weights_only=True)`
+with `.numpy()` on each tensor, or an `.npz` file, gives it. One table per network says what each
+tensor is called here and how its axes are ordered; both directions and all checks read it.
+"""
+
+import math
+from collections.abc import Iterator, Mapping
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import traverse_util
+
+from cljax.errors import UserError
+from cljax.models import LATENT_SIZE, Classifier, Generator
+from cljax.state import PyTree
+
+_CONV = (2, 3, 1, 0)  # OIHW read as HWIO
+_LINEAR = (1, 0)
+_LISTED = 5  # names shown per kind of mismatch
+
+
+class Entry(NamedTuple):
+    """One tensor: what it is called, there and here, and its layout.
+
+    Attributes:
+      name: in the state dict.
+      path: in the variables.
+      axes: which of PyTorch's axes are ours, in our order.
+      view: our shape with merged axes apart; our shape if empty.
+      merged: how many of PyTorch's first axes are one there.
+    """
+
+    name: str
+    path: tuple[str, ...]
+    axes: tuple[int, ...] = (0,)
+    view: tuple[int, ...] = ()
+    merged: int = 1
+
+    def torch_shapes(self, shape: tuple[int, ...]) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """PyTorch's shape of an array that has `shape` here: with axes apart, and as stored."""
+        view = self.view or shape
+        apart = tuple(view[place] for place in np.argsort(self.axes))
+        return apart, (math.prod(apart[: self.merged]), *apart[self.merged :])
+
+
+def classifier_from_torch(
+    module: Classifier, state_dict: Mapping[str, np.ndarray], image_channels: int = 3
+) -> PyTree:
+    """A CIFAR ResNet's state dict as variables of `module`.
+
+    Args:
+      module: a classifier of the same depth, width and number of classes.
+      state_dict: named as in the original code (`conv1.weight`, `layer1.0.bn1.running_var`, ...,
+        `last.bias`); `num_batches_tracked`, which nothing reads, is skipped.
+      image_channels: C of the images.
+
+    Returns:
+      `params` and `batch_stats` as numpy arrays of the given dtypes.
+
+    Raises:
+      UserError: tensors are missing, surplus or of another shape.
+    """
+    return _from_torch(_classifier_entries(module), _classifier(module, image_channels), state_dict)
+
+
+def classifier_to_torch(
+    module: Classifier, variables: PyTree, image_channels: int = 3
+) -> dict[str, np.ndarray]:
+    """The inverse of `classifier_from_torch`, for PyTorch's `load_state_dict`.
+
+    `num_batches_tracked` is left out; PyTorch fills it in.
+    """
+    return _to_torch(_classifier_entries(module), _classifier(module, image_channels), variables)
+
+
+def generator_from_torch(module: Generator, state_dict: Mapping[str, np.ndarray]) -> PyTree:
+    """State dict of a CIFAR_GEN, TINYIMNET_GEN or IMNET_GEN as variables of `module`.
+
+    Args:
+      module: the generator "cifar", "tiny_imagenet" or "imagenet" of the same image size.
+      state_dict: named as in the original code (`l1.0.weight`, `conv_blocks1.0.weight`, ...);
+        `num_batches_tracked` is skipped.
+
+    Returns:
+      `params` and `batch_stats` as numpy arrays of the given dtypes.
+
+    Raises:
+      UserError: tensors are missing, surplus or of another shape.
+    """
+    return _from_torch(_generator_entries(module), _generator(module), state_dict)
+
+
+def generator_to_torch(module: Generator, variables: PyTree) -> dict[str, np.ndarray]:
+    """The inverse of `generator_from_torch`; `num_batches_tracked` is left out."""
+    return _to_torch(_generator_entries(module), _generator(module), variables)
+
+
+def _classifier_entries(module: Classifier) -> Iterator[Entry]:
+    backbone = ("backbone",)
+    yield from _conv("conv1", (*backbone, "conv1"))
+    yield from _batch_norm("bn1", (*backbone, "bn1"))
+    for stage in (1, 2, 3):
+        for block in range((module.backbone.depth - 2) // 6):
+            name, path = f"layer{stage}.{block}", (*backbone, f"stage{stage}_block{block}")
+            for i in (1, 2):
+                yield from _conv(f"{name}.conv{i}", (*path, f"conv{i}"))
+                yield from _batch_norm(f"{name}.bn{i}", (*path, f"bn{i}"))
+    yield Entry("last.weight", ("params", "head", "kernel"), _LINEAR)
+    yield Entry("last.bias", ("params", "head", "bias"))
+
+
+def _generator_entries(module: Generator) -> Iterator[Entry]:
+    size, channels = module.map_size, module.map_channels
+    # There the linear layer's outputs are a map C x m x m, here m x m x C.
+    yield Entry(
+        "l1.0.weight",
+        ("params", "project", "kernel"),
+        axes=(3, 1, 2, 0),
+        view=(LATENT_SIZE, size, size, channels),
+        merged=3,
+    )
+    yield Entry("l1.0.bias", ("params", "project", "bias"), (1, 2, 0), (size, size, channels), 3)
+    yield from _batch_norm("conv_blocks0.0", ("project_bn",))
+    stages = len(module.stages)
+    for i in range(stages):
+        yield from _conv(f"conv_blocks{i + 1}.0", (f"stage{i}_conv",), bias=True)
+        yield from _batch_norm(f"conv_blocks{i + 1}.1", (f"stage{i}_bn",))
+    # The image layers end the last stage's block; only the long IMNET_GEN gives them their own.
+    own_block = stages > 3
+    block, place = (stages + 1, 0) if own_block else (stages, 3)
+    yield from _conv(f"conv_blocks{block}.{place}", ("image_conv",), bias=True)
+    yield from _batch_norm(f"conv_blocks{block}.{place + 2}", ("image_bn",), affine=False)
+
+
+def _conv(name: str, path: tuple[str, ...], bias: bool = False) -> Iterator[Entry]:
+    yield Entry(f"{name}.weight", ("params", *path, "kernel"), _CONV)
+    if bias:
+        yield Entry(f"{name}.bias", ("params", *path, "bias"))
+
+
+def _batch_norm(name: str, path: tuple[str, ...], affine: bool = True) -> Iterator[Entry]:
+    if affine:
+        yield Entry(f"{name}.weight", ("params", *path, "scale"))
+        yield Entry(f"{name}.bias", ("params", *path, "bias"))
+    yield Entry(f"{name}.running_mean", ("batch_stats", *path, "mean"))
+    yield Entry(f"{name}.running_var", ("batch_stats", *path, "var"))
+
+
+def _classifier(module: Classifier, image_channels: int) -> dict[tuple[str, ...], tuple[int, ...]]:
+    # The parameters' shapes do not depend on the image size, for which 8 pixels will do.
+    return _shapes(module, jnp.zeros((1, 8, 8, image_channels)))
+
+
+def _generator(module: Generator) -> dict[tuple[str, ...], tuple[int, ...]]:
+    return _shapes(module, jnp.zeros((2, LATENT_SIZE)))
+
+
+def _shapes(module, inputs: jax.Array) -> dict[tuple[str, ...], tuple[int, ...]]:
+    """Shapes of all variables by path."""
+    variables = jax.eval_shape(lambda: module.init(jax.random.key(0), inputs, train=False))
+    return {path: leaf.shape for path, leaf in traverse_util.flatten_dict(variables).items()}
+
+
+def _from_torch(entries, shapes, state_dict):
+    entries = list(entries)
+    found = {n: np.asarray(v) for n, v in state_dict.items() if "num_batches_tracked" not in n}
+    _check(found, {e.name: e.torch_shapes(shapes[e.path])[1] for e in entries}, "state dict")
+    result = {}
+    for entry in entries:
+        apart, _ = entry.torch_shapes(shapes[entry.path])
+        array = found[entry.name].reshape(apart).transpose(entry.axes)
+        result[entry.path] = np.ascontiguousarray(array.reshape(shapes[entry.path]))
+    return traverse_util.unflatten_dict(result)
+
+
+def _to_torch(entries, shapes, variables):
+    found = {".".join(p): np.asarray(v) for p, v in traverse_util.flatten_dict(variables).items()}
+    _check(found, {".".join(path): shape for path, shape in shapes.items()}, "variables")
+    result = {}
+    for entry in entries:
+        shape = shapes[entry.path]
+        array = found[".".join(entry.path)].reshape(entry.view or shape)
+        array = array.transpose(np.argsort(entry.axes)).reshape(entry.torch_shapes(shape)[1])
+        result[entry.name] = np.ascontiguousarray(array)
+    return result
+
+
+def _check(
+    found: Mapping[str, np.ndarray], expected: Mapping[str, tuple[int, ...]], what: str
+) -> None:
+    problems = {
+        "missing": [name for name in expected if name not in found],
+        "surplus": [name for name in found if name not in expected],
+        "misshapen": [
+            f"{name} {list(found[name].shape)} instead of {list(shape)}"
+            for name, shape in expected.items()
+            if name in found and found[name].shape != shape
+        ],
+    }
+    parts = []
+    for kind, names in problems.items():
+        if names:
+            more = f" and {len(names) - _LISTED} more" if len(names) > _LISTED else ""
+            parts.append(f"{kind}: {', '.join(names[:_LISTED])}{more}")
+    if parts:
+        raise UserError(
+            f"{where} does not fit the network; {'; '.join(parts)}".replace(
+                "variables does", "variables do"
+            )
+        )

@@ -1,0 +1,237 @@
+"""Generator inversion: images of known classes dreamed from a frozen classifier.
+
+A generator is trained until what it makes looks to the classifier like its training data (Always
+Be Dreaming, section 4.1; section 7 of the released code's description): confidently classified,
+balanced over classes, with the batch statistics of real images in every batch-norm layer, smooth.
+All functions are pure and may be `vmap`ped over seeds; the number of classes is traced.
+"""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from flax import linen as nn
+
+from cljax import losses, rng
+from cljax.models import LATENT_SIZE, Classifier
+from cljax.state import GeneratorState, PyTree, hyperparameters
+
+# One axis of the smoothing kernel; Python floats take the images' precision.
+_GAUSSIAN = np.exp(-(np.arange(-2, 3) ** 2) / 4)
+SMOOTHING = tuple((_GAUSSIAN / _GAUSSIAN.sum()).tolist())
+
+
+@hyperparameters
+class Inversion:
+    """How a generator is trained; the published values are the defaults.
+
+    Attributes:
+      generator: maps latents [B, LATENT_SIZE] to images [B, H, W, C].
+      steps: Adam steps after each task.
+      batch_size: images per step.
+      learning_rate: of Adam.
+      content: weight of the confidence term.
+      temperature: of the confidence term; 1000 makes it nearly inert.
+      statistics: weight of the batch statistics' divergence.
+      prior: weight of the smoothness term.
+    """
+
+    generator: nn.Module
+    steps: int = 10_000
+    batch_size: int = 128
+    learning_rate: float = 1e-3
+    content: float = 1.0
+    temperature: float = 1000.0
+    statistics: float = 50.0
+    prior: float = 1e-3
+
+
+def init_generator(inversion: Inversion, key: jax.Array) -> GeneratorState:
+    """A new generator with a fresh Adam. The key is consumed."""
+    variables = inversion.generator.init(key, jnp.zeros((2, LATENT_SIZE)), train=True)
+    return GeneratorState(
+        params=variables["params"],
+        batch_stats=variables["batch_stats"],
+        opt_state=optax.scale_by_adam().init(variables["params"]),
+    )
+
+
+def sample(inversion: Inversion, state: GeneratorState, key: jax.Array, count: int) -> jax.Array:
+    """`count` fresh images [count, H, W, C], normalised as training images; eval mode.
+
+    The key is consumed. No gradient flows into the generator.
+    """
+    variables = {"params": state.params, "batch_stats": state.batch_stats}
+    images = inversion.generator.apply(variables, draw_latents(key, count), train=False)
+    return jax.lax.stop_gradient(images)
+
+
+def draw_latents(key: jax.Array, count: int) -> jax.Array:
+    """Standard normal latents float [count, LATENT_SIZE]. The key is consumed."""
+    return jax.random.normal(key, (count, LATENT_SIZE))
+
+
+def class_balance(logits: jax.Array, valid: jax.Array) -> jax.Array:
+    """1 + sum_k p_k ln p_k / ln(valid classes), p the batch's mean prediction.
+
+    0 if the batch is predicted evenly over the valid classes, 1 if all of it is one class.
+    logits [B, K], valid bool [K] -> [].
+    """
+    p = jax.nn.softmax(logits, where=valid).mean(0)
+    present = p > 0
+    negative_entropy = jnp.where(present, p * jnp.log(jnp.where(present, p, 1.0)), 0.0).sum()
+    return 1 + negative_entropy / jnp.log(valid.sum())
+
+
+def statistics_divergence(batch_stats: PyTree, moments: PyTree) -> PyTree:
+    """Per batch-norm layer: KL(N(running) || N(batch)), a mean over channels.
+
+    Args:
+      batch_stats: running statistics, `mean` and `var` [C] per layer.
+      moments: mean and biased variance of the layers' inputs, of the same structure.
+
+    Returns:
+      A dictionary from layer path to float [].
+    """
+    running = _by_layer(batch_stats)
+    result = {}
+    for layer, batch in _by_layer(moments).items():
+        variance = batch["var"] + 1e-8
+        running_variance = running[layer]["var"] + 1e-8
+        shift = jnp.square(running[layer]["mean"] - batch["mean"])
+        divergence = 0.5 * (
+            jnp.log(variance)
+            - jnp.log(running_variance)
+            - 1
+            + (running_variance + shift) / variance
+        )
+        result[layer] = divergence.mean()
+    return result
+
+
+def _by_layer(tree: PyTree, path: str = "") -> dict[str, dict[str, jax.Array]]:
+    if "mean" in tree:
+        return {path: tree}
+    layers = {}
+    for name, child in tree.items():
+        layers |= _by_layer(child, f"{path}/{name}" if path else name)
+    return layers
+
+
+def smooth(images: jax.Array) -> jax.Array:
+    """Images [B, H, W, C] blurred channel by channel, reflected by two pixels at the borders.
+
+    The 5x5 kernel is proportional to exp(-(i^2 + j^2)/4): wider than a sigma of 1, as the code has
+    it. It is separable, so it is applied as shifted sums, first of rows, then of columns.
+    """
+    padded = jnp.pad(images, ((0, 0), (2, 2), (2, 2), (0, 0)), mode="reflect")
+    rows = sum(w * padded[:, i : i + images.shape[1]] for i, w in enumerate(SMOOTHING))
+    return sum(w * rows[:, :, i : i + images.shape[2]] for i, w in enumerate(SMOOTHING))
+
+
+def loss(
+    inversion: Inversion,
+    classifier: Classifier,
+    params: PyTree,
+    batch_stats: PyTree,
+    teacher: PyTree,
+    seen: jax.Array,
+    latents: jax.Array,
+) -> tuple[jax.Array, tuple[dict[str, jax.Array], PyTree]]:
+    """The generator's loss against a frozen classifier.
+
+    Args:
+      inversion: weights of the terms, and the generator.
+      classifier: the frozen classifier's module.
+      params: the generator's parameters.
+      batch_stats: the generator's running statistics; moved, as the generator is in train mode.
+      teacher: the frozen classifier's variables; used in eval mode.
+      seen: int32 [], classes the frozen classifier knows (at least 2).
+      latents: float [B, LATENT_SIZE].
+
+    Returns:
+      The loss [], and (its terms as they enter the sum, the generator's new running statistics).
+    """
+    images, updates = inversion.generator.apply(
+        {"params": params, "batch_stats": batch_stats}, latents, train=True, mutable=["batch_stats"]
+    )
+    (logits, _), collected = classifier.apply(teacher, images, train=False, mutable=["moments"])
+    valid = losses.class_range(logits.shape[-1], 0, seen)
+    labels = losses.masked_argmax(logits, valid)
+    divergences = statistics_divergence(teacher["batch_stats"], collected["moments"])
+    roughness = jnp.square(images - smooth(images)).mean()
+    terms = {
+        "content": inversion.content
+        * losses.cross_entropy(logits / inversion.temperature, labels, valid),
+        "balance": class_balance(logits, valid),
+        "statistics": inversion.statistics * sum(divergences.values()) / len(divergences),
+        "prior": inversion.prior * roughness,
+    }
+    return sum(terms.values()), (terms, updates["batch_stats"])
+
+
+def step(
+    inversion: Inversion,
+    classifier: Classifier,
+    state: GeneratorState,
+    teacher: PyTree,
+    seen: jax.Array,
+    latents: jax.Array,
+) -> tuple[GeneratorState, dict[str, jax.Array]]:
+    """One Adam step on the generator; see `loss` for the arguments.
+
+    Returns:
+      The new generator, and the loss and its terms before the step.
+    """
+
+    def objective(params):
+        return loss(inversion, classifier, params, state.batch_stats, teacher, seen, latents)
+
+    (total, (terms, batch_stats)), grads = jax.value_and_grad(objective, has_aux=True)(state.params)
+    updates, opt_state = optax.scale_by_adam().update(grads, state.opt_state)
+    updates = jax.tree.map(lambda update: -inversion.learning_rate * update, updates)
+    new = GeneratorState(optax.apply_updates(state.params, updates), batch_stats, opt_state)
+    return new, {"loss": total, **terms}
+
+
+def step_at(
+    inversion: Inversion,
+    classifier: Classifier,
+    state: GeneratorState,
+    teacher: PyTree,
+    seen: jax.Array,
+    seed: jax.Array,
+    task: jax.Array,
+    i: jax.Array,
+) -> tuple[GeneratorState, dict[str, jax.Array]]:
+    """`step` number `i` after `task`, with latents drawn by their address.
+
+    Args:
+      seed: int32 [], of the generator's random stream.
+      task: int32 [], the task just learned.
+      i: int32 [], counted from 0 after each task.
+    """
+    latents = draw_latents(rng.key(seed, "inversion", task, i), inversion.batch_size)
+    return step(inversion, classifier, state, teacher, seen, latents)
+
+
+def invert(
+    inversion: Inversion,
+    classifier: Classifier,
+    state: GeneratorState,
+    teacher: PyTree,
+    seen: jax.Array,
+    seed: jax.Array,
+    task: jax.Array,
+) -> tuple[GeneratorState, dict[str, jax.Array]]:
+    """The generator's whole training after one task, as one compiled loop; see `step_at`.
+
+    Returns:
+      The trained generator, and the last step's loss and terms.
+    """
+
+    def body(i, carry):
+        return step_at(inversion, classifier, carry[0], teacher, seen, seed, task, i)
+
+    first = body(0, (state, None))
+    return jax.lax.fori_loop(1, inversion.steps, body, first)

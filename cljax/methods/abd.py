@@ -1,0 +1,96 @@
+"""Always Be Dreaming (Smith et al., ICCV 2021, arXiv 2106.09701)."""
+
+import jax
+import jax.numpy as jnp
+
+from cljax import configure, losses, rng
+from cljax import inversion as inversion_lib
+from cljax.methods.base import Finetune
+from cljax.models.norm import repeat_statistics_update
+from cljax.stages import InversionStage
+from cljax.state import LearnerState, hyperparameters
+
+
+@hyperparameters
+class AlwaysBeDreaming(Finetune):
+    """Data-free replay: old classes come back as images dreamed by an inverted generator.
+
+    Follows the released code where it differs from the paper: the first task's cross entropy and
+    the head's fine-tuning run over all K logits, classes never seen included; class weights are
+    shares of classes; running statistics move twice per step.
+
+    Attributes:
+      dreaming: the stage that trains the generator after each task but the last.
+      mu: weight of the feature distillation.
+    """
+
+    dreaming: InversionStage
+    mu: float = 0.1
+
+    @classmethod
+    def from_config(cls, config, dataset, **parts):
+        """Adds the stage that dreams."""
+        dreaming = configure.dreaming(config, dataset)
+        return super().from_config(config, dataset, dreaming=dreaming, **parts)
+
+    def init(self, streams, image_shape):
+        """Adds a teacher, not used before it is taken, and the generator that lives on."""
+        state = super().init(streams, image_shape)
+        key = rng.key(streams.generator, "generator")
+        return state.replace(
+            teacher=jax.tree.map(jnp.copy, state.variables),
+            generator=inversion_lib.init_generator(self.dreaming.inversion, key),
+        )
+
+    def stages(self, task_index, num_tasks):
+        """Training, then dreaming; the last task's generator would serve nobody."""
+        if task_index == num_tasks - 1:
+            return (self.training,)
+        return (self.training, self.dreaming)
+
+    def observe(self, state, task, batch, key):
+        """The first task's plain cross entropy, or the three losses on real and dreamed images."""
+        if task.is_first:
+            return self._observe_first(state, task, batch)
+        num_real = batch.labels.shape[0]
+        images = jnp.concatenate([batch.images, self.dream(state, key, num_real)])
+        teacher = self.classifier.apply(state.teacher, images)
+        num_classes = self.classifier.num_classes
+        old = losses.class_range(num_classes, 0, task.old)
+        new = losses.class_range(num_classes, task.old, task.seen)
+        dreamed_labels = losses.masked_argmax(teacher.logits[num_real:], old)
+        labels = jnp.concatenate([batch.labels, dreamed_labels])
+        old_share = task.old / task.seen
+        weights = jnp.where(labels < task.old, old_share, 1 - old_share)
+
+        outputs, batch_stats = self.train_forward(state, images)
+        detached = jax.lax.stop_gradient(outputs.features)
+        head_logits = self.classifier.apply(state.variables, detached, method="classify")
+        terms = {
+            # Equation 11: new classes against each other, on real images only.
+            "local": losses.cross_entropy(
+                outputs.logits[:num_real], batch.labels, new, weights[:num_real]
+            ),
+            # Equation 14: the head alone, on frozen features of all images.
+            "head": losses.cross_entropy(head_logits, labels, weights=weights),
+            # Equation 13: features, as far as the previous head could tell them apart.
+            "distillation": self.mu
+            * losses.weighted_feature_distance(
+                outputs.features,
+                teacher.features,
+                state.teacher["params"]["head"]["kernel"],
+                old,
+            ),
+        }
+        # The released code passes the batch through the network twice, once for frozen features.
+        batch_stats = repeat_statistics_update(state.batch_stats, batch_stats)
+        return self.observed(task, batch, outputs.logits[:num_real], terms, batch_stats)
+
+    def _observe_first(self, state, task, batch):
+        outputs, batch_stats = self.train_forward(state, batch.images)
+        loss = losses.cross_entropy(outputs.logits, batch.labels)
+        return self.observed(task, batch, outputs.logits, {"class": loss}, batch_stats)
+
+    def dream(self, state: LearnerState, key: jax.Array, count: int) -> jax.Array:
+        """`count` fresh images [count, H, W, C] of old classes. The key is consumed."""
+        return inversion_lib.sample(self.dreaming.inversion, state.generator, key, count)

@@ -1,0 +1,63 @@
+"""Networks by name."""
+
+import re
+
+import jax.numpy as jnp
+
+from cljax.errors import UserError
+from cljax.models.classifier import Classifier, Outputs
+from cljax.models.generator import LATENT_SIZE, Generator
+from cljax.models.resnet import CifarResNet
+
+__all__ = [
+    "LATENT_SIZE",
+    "CifarResNet",
+    "Classifier",
+    "Generator",
+    "Outputs",
+    "make_classifier",
+    "make_generator",
+]
+
+# name: (shrinkage of the image to the first map, map channels, output channels of the stages)
+_GENERATORS = {
+    "cifar": (4, 128, (128, 64)),
+    "tiny_imagenet": (8, 128, (128, 128, 64)),
+    "imagenet": (32, 64, (64, 64, 64, 64, 64)),
+    "digits": (4, 32, (32, 16)),
+}
+
+
+def make_classifier(name: str, num_classes: int, width: int = 16, dtype=jnp.float32) -> Classifier:
+    """The classifier `name` ("resnet8", "resnet20", "resnet32", ...), head included.
+
+    Raises:
+      UserError: the name is not "resnet" with a depth of 6n+2.
+    """
+    match = re.fullmatch(r"resnet(\d+)", name)
+    if not match or int(match[1]) < 8 or int(match[1]) % 6 != 2:
+        raise UserError(
+            f"config.model.name: no network {name!r}; use resnetN with N = 6n+2, "
+            "for example resnet20, resnet32, resnet44, resnet56 or resnet110"
+        )
+    return Classifier(CifarResNet(int(match[1]), width, dtype), num_classes)
+
+
+def make_generator(name: str, image_shape: tuple[int, int, int], dtype=jnp.float32) -> Generator:
+    """The generator `name` for images [H, W, C] with H = W.
+
+    Raises:
+      UserError: the name is unknown or the image size does not fit the generator.
+    """
+    if name not in _GENERATORS:
+        raise UserError(
+            f"config.inversion.generator: no generator {name!r}; there are {', '.join(_GENERATORS)}"
+        )
+    shrinkage, map_channels, stages = _GENERATORS[name]
+    height, width, channels = image_shape
+    if height != width or height % shrinkage:
+        raise UserError(
+            f"config.inversion.generator: {name!r} makes square images whose side is a multiple "
+            f"of {shrinkage}, not {height}x{width}"
+        )
+    return Generator(height // shrinkage, map_channels, stages, channels, dtype)

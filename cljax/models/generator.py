@@ -1,0 +1,81 @@
+"""Image generators for model inversion (section 4 of the ABD paper's supplement and its code)."""
+
+import functools
+import math
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+from cljax.models.norm import BatchNorm
+
+LATENT_SIZE = 1000
+# The original passes 0.8 where an epsilon belongs (a slip in much GAN code); kept, as it shapes
+# the published generator.
+STAGE_EPSILON = 0.8
+
+
+def torch_uniform(key: jax.Array, shape: tuple[int, ...], dtype=jnp.float32, fan_in: int = 0):
+    """PyTorch's default initial values: uniform within 1/sqrt(fan_in).
+
+    For a kernel (fan_in 0) the fan-in is the product of all axes but the last.
+    """
+    fan_in = fan_in or math.prod(shape[:-1])
+    bound = fan_in**-0.5
+    return jax.random.uniform(key, shape, dtype, -bound, bound)
+
+
+def upsample(x: jax.Array) -> jax.Array:
+    """Nearest-neighbour enlargement: [B, H, W, C] -> [B, 2H, 2W, C]."""
+    return jnp.repeat(jnp.repeat(x, 2, axis=1), 2, axis=2)
+
+
+class Generator(nn.Module):
+    """Latent vectors to images, standardised per channel by a last batch norm.
+
+    Linear layer to a small map, batch norm, nearest up-sampling, then stages of 3x3 convolution,
+    batch norm and leaky ReLU with up-sampling between them; last a convolution to the image
+    channels, tanh, and a batch norm without parameters. There is no other output scaling.
+
+    Attributes:
+      map_size: side of the first map.
+      map_channels: channels of the first map.
+      stages: output channels of each stage; one up-sampling comes before each stage ("CIFAR_GEN"
+        up-samples twice: before the first and before the second).
+      image_channels: channels of the images.
+      dtype: of the computation; parameters are float32.
+    """
+
+    map_size: int
+    map_channels: int
+    stages: tuple[int, ...]
+    image_channels: int = 3
+    dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, latents: jax.Array, train: bool) -> jax.Array:
+        """latents [B, LATENT_SIZE] -> images float32 [B, H, W, C], H = map_size * 2^len(stages)."""
+        conv = functools.partial(
+            nn.Conv, kernel_size=(3, 3), padding=1, kernel_init=torch_uniform, dtype=self.dtype
+        )
+
+        def bias(fan_in):
+            return functools.partial(torch_uniform, fan_in=fan_in)
+
+        x = nn.Dense(
+            self.map_size**2 * self.map_channels,
+            kernel_init=torch_uniform,
+            bias_init=bias(latents.shape[-1]),
+            dtype=self.dtype,
+            name="project",
+        )(latents)
+        x = x.reshape(-1, self.map_size, self.map_size, self.map_channels)
+        x = BatchNorm(dtype=self.dtype, name="project_bn")(x, train)
+        for i, channels in enumerate(self.stages):
+            x = upsample(x)
+            x = conv(channels, bias_init=bias(9 * x.shape[-1]), name=f"stage{i}_conv")(x)
+            x = BatchNorm(STAGE_EPSILON, dtype=self.dtype, name=f"stage{i}_bn")(x, train)
+            x = nn.leaky_relu(x, 0.2)
+        x = conv(self.image_channels, bias_init=bias(9 * x.shape[-1]), name="image_conv")(x)
+        x = jnp.tanh(x.astype(jnp.promote_types(x.dtype, jnp.float32)))
+        return BatchNorm(affine=False, dtype=x.dtype, name="image_bn")(x, train)

@@ -1,0 +1,173 @@
+"""The progress of a run: a live line in a terminal, now and then a plain line elsewhere."""
+
+import time
+from collections.abc import Callable, Mapping
+
+from rich.console import Console
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+PLAIN_SECONDS = 10.0  # between plain lines
+LIVE_SECONDS = 0.1  # between redraws of the live line
+
+
+class TimeLeft:
+    """Seconds a run still needs, from the mean time per unit of work of each of its stages.
+
+    Work is counted per stage, in units that cost about the same from task to task, such as batches.
+    """
+
+    def __init__(self, work: Mapping[str, float], done: Mapping[str, float] | None = None):
+        """`work`: units of every stage in the whole run; `done`: those that a resumed run has."""
+        self._work = dict(work)
+        self._done = {stage: 0.0 for stage in work} | dict(done or {})
+        self._seconds = dict.fromkeys(work, 0.0)
+        self._units = dict.fromkeys(work, 0.0)
+        self._compiled = set()
+
+    def advance(self, stage: str, done: float, seconds: float) -> None:
+        """Says that `stage` has `done` units in all, after `seconds` more of wall time."""
+        units = done - self._done[stage]
+        self._done[stage] = done
+        # The first interval of a stage holds its compilation, which does not come again.
+        if stage in self._compiled:
+            self._seconds[stage] += seconds
+            self._units[stage] += units
+        self._compiled.add(stage)
+
+    def __call__(self) -> tuple[float | None, bool]:
+        """(seconds, whether they are all). Stages not yet timed are missing from the seconds.
+
+        The seconds are None before anything has been timed, and 0 when no work is left.
+        """
+        waiting = {s: self._work[s] - self._done[s] for s in self._work}
+        waiting = {s: units for s, units in waiting.items() if units > 0}
+        timed = [s for s in waiting if self._units[s] > 0]
+        if waiting and not timed:
+            return None, False
+        seconds = sum(waiting[s] * self._seconds[s] / self._units[s] for s in timed)
+        return seconds, len(timed) == len(waiting)
+
+
+class Progress:
+    """Shows where a run is. Use as a context manager around the run.
+
+    with Progress({"train": 500, "invert": 40}) as progress:
+        progress.update(task=0, num_tasks=5, stage="train", epoch=3, num_epochs=100,
+                        metrics={"loss": 1.2, "accuracy": 0.83}, images_per_second=41000.0,
+                        work_done=4)
+    """
+
+    def __init__(
+        self,
+        work: Mapping[str, float],
+        *,
+        done: Mapping[str, float] | None = None,
+        console: Console | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ):
+        """Args:
+        work: units of work of every stage in the whole run (see `TimeLeft`).
+        done: the units that a resumed run found done.
+        console: where to show; standard output unless given.
+        clock: the time in seconds.
+        """
+        self._console = console or Console()
+        self._clock = clock
+        self._time_left = TimeLeft(work, done)
+        self._live = None
+        self._pending = None
+
+    def __enter__(self):
+        if self._console.is_terminal and not self._console.is_dumb_terminal:
+            self._live = Live(
+                console=self._console,
+                auto_refresh=False,
+                transient=True,
+                redirect_stdout=False,
+                redirect_stderr=False,
+            )
+            self._live.start()
+        self._updated = self._clock()
+        self._shown = None
+        return self
+
+    def __exit__(self, *exception):
+        if self._live is not None:
+            self._live.stop()
+        if self._pending is not None:
+            self._write(self._pending)
+
+    def update(
+        self,
+        *,
+        task: int,
+        num_tasks: int,
+        stage: str,
+        epoch: int,
+        num_epochs: int,
+        metrics: Mapping[str, float],
+        work_done: float,
+        images_per_second: float | None = None,
+    ) -> None:
+        """Tells the display that an epoch (or a chunk of a stage) has ended.
+
+        Args:
+          task, epoch: counted from 0, shown from 1.
+          metrics: losses; "accuracy" is a fraction and shown in percent.
+          work_done: units of `stage` done in the whole run so far.
+        """
+        now = self._clock()
+        self._time_left.advance(stage, work_done, now - self._updated)
+        self._updated = now
+        # What matters most comes first, because a narrow terminal cuts the end off.
+        words = [f"task {task + 1}/{num_tasks}", f"{stage} {epoch + 1}/{num_epochs}"]
+        words += [describe_time_left(*self._time_left()), *describe_metrics(metrics)]
+        if images_per_second is not None:
+            words.append(f"{images_per_second:,.0f} images/s")
+        line = "  ".join(words)
+        period = PLAIN_SECONDS if self._live is None else LIVE_SECONDS
+        self._pending = line
+        if self._shown is not None and now - self._shown < period:
+            return
+        self._shown = now
+        if self._live is None:
+            self._write(line)
+            self._pending = None
+        else:
+            self._live.update(_live_line(line, (epoch + 1) / num_epochs), refresh=True)
+
+    def note(self, line: str) -> None:
+        """Prints a line that stays, above the live one."""
+        self._write(line)
+
+    def _write(self, line):
+        self._console.print(line, markup=False, emoji=False, highlight=False, soft_wrap=True)
+
+
+def describe_metrics(metrics: Mapping[str, float]) -> list[str]:
+    """Such as ["loss 1.204", "accuracy 83.1 %"]."""
+    return [
+        f"{name} {100 * value:.1f} %" if name == "accuracy" else f"{name} {value:.4g}"
+        for name, value in metrics.items()
+    ]
+
+
+def describe_time_left(seconds: float | None, all_of_it: bool) -> str:
+    """Such as "1:02:33 left", or "at least 2:03 left" while some stages have not been timed."""
+    if seconds is None:
+        return "time left not known yet"
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    clock = f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+    return f"{clock} left" if all_of_it else f"at least {clock} left"
+
+
+def _live_line(line, fraction):
+    grid = Table.grid(padding=(0, 1))
+    grid.add_column(width=10)
+    grid.add_column(no_wrap=True, overflow="ellipsis")
+    grid.add_row(ProgressBar(total=1.0, completed=fraction), Text(line))
+    return grid

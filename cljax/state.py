@@ -1,0 +1,115 @@
+"""Everything that changes during a run, and what a compiled function is told about its task.
+
+Axis letters used throughout: B batch, C channels, D features, H and W image sides, K classes of
+the head, N images, T tasks.
+"""
+
+import dataclasses
+import typing
+from typing import Any
+
+import jax
+from flax import struct
+
+from cljax.rng import Streams
+
+PyTree = Any
+
+
+def hyperparameters(cls):
+    """Makes `cls` a frozen dataclass whose `float` fields are traced and all others static.
+
+    Objects travel into compiled functions as arguments: another value of a float field (a loss
+    weight, a temperature) is the same program and may be an axis of `vmap`; another value of any
+    other field (a network, a step count) is another program. Fields that hold objects of such a
+    class are passed on to their own fields.
+    """
+    cls = dataclasses.dataclass(frozen=True)(cls)
+    types = typing.get_type_hints(cls)
+    names = [field.name for field in dataclasses.fields(cls)]
+    traced = [n for n in names if types[n] is float or hasattr(types[n], "is_hyperparameters")]
+    static = [n for n in names if n not in traced]
+    cls.is_hyperparameters = True
+    return jax.tree_util.register_dataclass(cls, data_fields=traced, meta_fields=static)
+
+
+@struct.dataclass
+class Data:
+    """The data set on the device, shared by all seeds.
+
+    Attributes:
+      train_images: uint8 [N, H, W, C].
+      train_labels: int32 [N], the data set's own class numbers.
+      eval_images: uint8 [M, H, W, C], the test images (in validation mode the training images).
+      eval_labels: int32 [M].
+    """
+
+    train_images: jax.Array
+    train_labels: jax.Array
+    eval_images: jax.Array
+    eval_labels: jax.Array
+
+
+@struct.dataclass
+class Task:
+    """One task of one seed.
+
+    Attributes:
+      index: int32 [], counted from 0.
+      old: int32 [], classes of earlier tasks; the new ones have the labels old..seen-1.
+      seen: int32 [], classes of this and earlier tasks.
+      indices: int32 [capacity], the task's training images, in file order; padded.
+      count: int32 [], how many of `indices` are images.
+      label_map: int32 [classes of the data set], place of each class in the class order.
+      is_first: the first task and the later ones are different programs.
+    """
+
+    index: jax.Array
+    old: jax.Array
+    seen: jax.Array
+    indices: jax.Array
+    count: jax.Array
+    label_map: jax.Array
+    is_first: bool = struct.field(pytree_node=False)
+
+
+@struct.dataclass
+class Batch:
+    """images float [B, H, W, C], normalised; labels int32 [B], places in the class order."""
+
+    images: jax.Array
+    labels: jax.Array
+
+
+@struct.dataclass
+class GeneratorState:
+    """The image generator with its running statistics and the state of its Adam optimiser."""
+
+    params: PyTree
+    batch_stats: PyTree
+    opt_state: PyTree
+
+
+@struct.dataclass
+class LearnerState:
+    """One seed's learner.
+
+    Attributes:
+      params, batch_stats: the classifier's variables.
+      opt_state: of the running stage's optimiser.
+      teacher: variables of the frozen previous classifier, or None for methods without one.
+      generator: the image generator, or None.
+      streams: the seeds of the random streams.
+    """
+
+    params: PyTree
+    batch_stats: PyTree
+    opt_state: PyTree
+    teacher: PyTree
+    generator: GeneratorState | None
+    streams: Streams
+
+    @property
+    def variables(self) -> dict[str, PyTree]:
+        """The classifier's variables as Flax takes them."""
+        return {"params": self.params, "batch_stats": self.batch_stats}

@@ -1,0 +1,105 @@
+"""The directory of a run: one run at a time, and one config for its whole life."""
+
+import contextlib
+import fcntl
+import json
+import os
+import shutil
+from pathlib import Path
+
+from cljax.errors import UserError
+from cljax.logs import plain, write_json_atomically, writing
+
+# They say where things are or how often they are saved, and change no number of a result.
+FREE_KEYS = ("overwrite", "data.dir", "data.path", "checkpoint")
+
+
+@contextlib.contextmanager
+def claim(workdir: Path, config):
+    """Makes the directory this process's own, and checks or writes its config.json.
+
+    With config.overwrite everything that a run left there is removed first.
+
+    Raises:
+      UserError: another run uses the directory, it holds a run of another config or files that
+        are no run's, or it cannot be written.
+    """
+    settings = plain(json.loads(config.to_json()))
+    with writing(workdir):
+        workdir.mkdir(parents=True, exist_ok=True)
+        lock = (workdir / ".lock").open("w")
+    with lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UserError(
+                f"{workdir}: another run is at work there; wait for it, or give another --workdir"
+            ) from None
+        if config.overwrite:
+            _clear(workdir)
+        _check(workdir, settings)
+        write_json_atomically(workdir / "config.json", settings)
+        yield
+
+
+def read_json(path: Path) -> dict:
+    """A JSON file.
+
+    Raises:
+      UserError: it is absent, unreadable or no JSON.
+    """
+    try:
+        return json.loads(path.read_text())
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror}") from error
+    except ValueError as error:
+        raise UserError(f"{path} is not valid JSON ({error}); the file is damaged") from error
+
+
+def differences(one: dict, other: dict) -> list[str]:
+    """The keys in which two configs differ, as "key: one -> other"."""
+    flat, other_flat = _flatten(one), _flatten(other)
+    lines = []
+    for key in sorted(flat.keys() | other_flat.keys()):
+        free = any(key == name or key.startswith(name + ".") for name in FREE_KEYS)
+        if not free and flat.get(key, "absent") != other_flat.get(key, "absent"):
+            lines.append(f"{key}: {flat.get(key, 'absent')} -> {other_flat.get(key, 'absent')}")
+    return lines
+
+
+def _check(workdir, settings):
+    path = workdir / "config.json"
+    if path.exists():
+        changed = differences(read_json(path), settings)
+        if changed:
+            raise UserError(
+                f"{workdir} holds a run of another config ({'; '.join(changed)}); give another "
+                "--workdir, or start over with --config.overwrite=True"
+            )
+    elif strangers := sorted(name for name in os.listdir(workdir) if not name.startswith(".")):
+        raise UserError(
+            f"{workdir} is not empty and holds no run of this program ({', '.join(strangers[:3])}"
+            f"{', ...' if len(strangers) > 3 else ''}); give another --workdir"
+        )
+
+
+def _clear(workdir):
+    """Removes what a run leaves, and nothing else; config.json last, so that a kill is harmless."""
+    if not (workdir / "config.json").exists():
+        return
+    with writing(workdir):
+        for name in ("checkpoints", "models", "plots", "tensorboard"):
+            if (workdir / name).exists():
+                shutil.rmtree(workdir / name)
+        for name in ("results.json", "metrics.jsonl", "log.txt", "config.json"):
+            (workdir / name).unlink(missing_ok=True)
+
+
+def _flatten(settings: dict, prefix: str = "") -> dict:
+    flat = {}
+    for key, value in settings.items():
+        if isinstance(value, dict):
+            flat |= _flatten(value, f"{prefix}{key}.")
+        else:
+            flat[prefix + key] = value
+    return flat

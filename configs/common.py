@@ -1,0 +1,90 @@
+"""Pieces that the experiments share; each config file says only what is particular to it."""
+
+from ml_collections import ConfigDict
+
+
+def experiment(method: str, **settings) -> ConfigDict:
+    """A config without data set, model and schedule; `settings` are the method's own."""
+    config = ConfigDict()
+    config.method = {"name": method, **settings}
+    config.seeds = (0,)  # each is a run of its own: class order, weights, data order, noise
+    config.num_tasks = 5  # equal tasks, unless the first has another size:
+    config.first_task_size = 0  # classes of the first task; 0: as many as the others
+    config.task_sizes = ()  # or the sizes one by one, such as (50, 20, 20, 10)
+    config.max_tasks = 0  # stop after so many tasks; 0: after all
+    config.schedule_scale = 1.0  # multiplies epochs, milestones and inversion steps
+    config.dtype = "float32"  # or "tf32", "bfloat16" (parameters and statistics stay float32)
+    config.first_task_from = ""  # workdir of a run whose first task is taken over
+    config.overwrite = False  # start over in a workdir that has a run
+
+    # Added to the seed for one random stream only, which leaves the others as they were.
+    config.streams = {
+        "class_order": 0,
+        "init": 0,
+        "data_order": 0,
+        "augmentation": 0,
+        "generator": 0,
+    }
+    config.eval = {"batch_size": 256, "top_k": 1}
+    config.checkpoint = {"every_epochs": 50, "every_inversion_steps": 2500, "keep": 2}
+    # "auto" takes what was measured to be fastest on the device at hand.
+    config.execution = {
+        "seeds": "auto",  # "vmap": side by side; "sequential": one after the other
+        "loop": "auto",  # "compiled": an epoch is one program; "host": a step is
+    }
+    return config
+
+
+def cifar(config: ConfigDict, name: str) -> ConfigDict:
+    """CIFAR with the network, schedule and augmentation of the ABD paper."""
+    config.data = {
+        "name": name,
+        "dir": "",  # of prepared TFDS sets; empty: TFDS's default
+        "path": "",  # of an .npz file, for data.name=npz
+        "per_class": 0,  # keep only so many training images of each class; 0: all
+        "class_order": "shuffled",  # by seed, as the original; or a list, a file, "sequential"
+        "validation": False,  # hold out a fifth of the training images and test on it
+        "augmentation": {
+            "brightness": 63 / 255,
+            "contrast": 0.8,
+            "flip": True,
+            "crop_padding": 4,
+        },
+    }
+    config.model = {"name": "resnet32", "width": 16}
+    config.optimizer = {"lr": 0.1, "momentum": 0.9, "weight_decay": 2e-4, "decay": 0.1}
+    config.epochs = 250
+    config.milestones = (100, 150, 200)  # epochs at which the rate is multiplied by `decay`
+    config.batch_size = 128
+    return config
+
+
+def digits(config: ConfigDict) -> ConfigDict:
+    """scikit-learn's scanned digits, 8x8: two classes a task, a network for two CPU cores."""
+    cifar(config, "digits")
+    config.data.augmentation = {
+        "brightness": 0.0,
+        "contrast": 0.0,
+        "flip": False,  # a mirrored digit is another sign
+        "crop_padding": 1,
+    }
+    config.model.name = "resnet8"
+    config.epochs = 60
+    config.milestones = (24, 36, 48)
+    config.batch_size = 32
+    return config
+
+
+def inversion(config: ConfigDict, generator: str, steps: int = 10_000) -> ConfigDict:
+    """Adds generator inversion with the published weights."""
+    config.inversion = {
+        "generator": generator,
+        "steps": steps,  # after each task but the last
+        "steps_per_epoch": 500,  # between two lines of metrics
+        "lr": 1e-3,  # of Adam
+        "content": 1.0,
+        "temperature": 1000.0,
+        "statistics": 50.0,
+        "prior": 1e-3,
+    }
+    return config
