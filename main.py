@@ -20,7 +20,7 @@ def main(argv):
     # Imported here: `--help` needs neither JAX nor data.
     from cljax import errors, experiment
 
-    logging.set_verbosity(logging.WARNING)  # Orbax tells of every file it writes
+    logging.set_verbosity(logging.ERROR)  # Orbax and TFDS tell much that no user needs
     if len(argv) > 1:
         fail(f"unexpected arguments {' '.join(argv[1:])}; settings are --config.KEY=VALUE")
     path = config_flags.get_config_filename(flags.FLAGS["config"])

@@ -43,6 +43,15 @@ def unflatten(template: PyTree, prefix: str, arrays: dict[str, np.ndarray]) -> P
     return jax.tree_util.tree_map_with_path(leaf, template)
 
 
+def unflatten_dict(prefix: str, arrays: dict[str, np.ndarray]) -> dict[str, jax.Array]:
+    """A flat dictionary of arrays as `flatten` took it, whatever its keys were."""
+    names = (name for name in arrays if name.startswith(prefix + "["))
+    return {
+        name.removeprefix(prefix + "['").removesuffix("']"): jax.numpy.asarray(arrays[name])
+        for name in names
+    }
+
+
 class Checkpoints:
     """Numbered checkpoints in one folder, each a set of named arrays and a JSON record.
 

@@ -14,13 +14,13 @@ LIVE_SECONDS = 0.1  # between redraws of the live line
 
 
 class TimeLeft:
-    """Seconds a run still needs, from the mean time per unit of work of each of its stages.
+    """Seconds a run still needs, from the mean time per unit of each kind of work.
 
-    Work is counted per stage, in units that cost about the same from task to task, such as batches.
+    A kind's units cost about the same throughout, such as the batches of a stage.
     """
 
     def __init__(self, work: Mapping[str, float], done: Mapping[str, float] | None = None):
-        """`work`: units of every stage in the whole run; `done`: those that a resumed run has."""
+        """`work`: units of every kind in the whole run; `done`: those that a resumed run has."""
         self._work = dict(work)
         self._done = {stage: 0.0 for stage in work} | dict(done or {})
         self._seconds = dict.fromkeys(work, 0.0)
@@ -56,8 +56,8 @@ class Progress:
 
     with Progress({"train": 500, "invert": 40}) as progress:
         progress.update(task=0, num_tasks=5, stage="train", epoch=3, num_epochs=100,
-                        metrics={"loss": 1.2, "accuracy": 0.83}, images_per_second=41000.0,
-                        work_done=4)
+                        metrics={"loss": 1.2, "accuracy": 0.83}, kind="train", work_done=4,
+                        images_per_second=41000.0)
     """
 
     def __init__(
@@ -69,7 +69,7 @@ class Progress:
         clock: Callable[[], float] = time.monotonic,
     ):
         """Args:
-        work: units of work of every stage in the whole run (see `TimeLeft`).
+        work: units of every kind of work in the whole run (see `TimeLeft`).
         done: the units that a resumed run found done.
         console: where to show; standard output unless given.
         clock: the time in seconds.
@@ -109,6 +109,7 @@ class Progress:
         epoch: int,
         num_epochs: int,
         metrics: Mapping[str, float],
+        kind: str,
         work_done: float,
         images_per_second: float | None = None,
     ) -> None:
@@ -117,10 +118,11 @@ class Progress:
         Args:
           task, epoch: counted from 0, shown from 1.
           metrics: losses; "accuracy" is a fraction and shown in percent.
-          work_done: units of `stage` done in the whole run so far.
+          kind: of work, a key of the work that the display was made with.
+          work_done: units of that kind done in the whole run so far.
         """
         now = self._clock()
-        self._time_left.advance(stage, work_done, now - self._updated)
+        self._time_left.advance(kind, work_done, now - self._updated)
         self._updated = now
         # What matters most comes first, because a narrow terminal cuts the end off.
         words = [f"task {task + 1}/{num_tasks}", f"{stage} {epoch + 1}/{num_epochs}"]
@@ -140,7 +142,10 @@ class Progress:
             self._live.update(_live_line(line, (epoch + 1) / num_epochs), refresh=True)
 
     def note(self, line: str) -> None:
-        """Prints a line that stays, above the live one."""
+        """Prints a line that stays, above the live one and below what came before it."""
+        if self._live is None and self._pending is not None:
+            self._write(self._pending)
+            self._pending = None
         self._write(line)
 
     def _write(self, line):

@@ -5,6 +5,7 @@ import functools
 import importlib.metadata
 import platform
 import zlib
+from collections.abc import Iterator
 from pathlib import Path
 
 import jax
@@ -19,6 +20,7 @@ from cljax.errors import UserError
 from cljax.execution import Executor
 from cljax.methods import make_method
 from cljax.methods.base import Finetune
+from cljax.stages import Stage
 from cljax.state import Data, LearnerState, Task
 from cljax.workdir import read_json
 
@@ -42,6 +44,13 @@ class Problem:
     method: Finetune
     states: list[LearnerState]
     fingerprint: int
+
+    def plan(self, num_tasks: int | None = None) -> Iterator[tuple[int, int, Stage]]:
+        """All stages of the first `num_tasks` tasks (default: all): (task, place, stage)."""
+        total = self.streams[0].num_tasks
+        for task in range(total if num_tasks is None else num_tasks):
+            for place, stage in enumerate(self.method.stages(task, total)):
+                yield task, place, stage
 
 
 def check(config) -> None:

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 
 from cljax.execution import Executor
 from cljax.stages import Stage
-from cljax.state import Data, LearnerState, Task
+from cljax.state import Data
 
 PyTree = Any
 
@@ -76,8 +76,9 @@ class Trainer:
         """The packed states with which a stage starts."""
         return self.executor.call(begin_stage, (self.method, stage), states)
 
-    def zero_sums(self, stage: Stage, state: LearnerState, task: Task) -> dict[str, jax.Array]:
-        """Zeros for one seed's sums of the metrics of a stage's steps."""
+    def zero_sums(self, stage: Stage, states: PyTree, tasks: PyTree, num_seeds: int) -> PyTree:
+        """Packed zeros for the sums of the metrics of a stage's steps."""
+        state, task = self.executor.unpack(states)[0], self.executor.unpack(tasks)[0]
         phase = stage.name, task.is_first
         if phase not in self._metric_names:
 
@@ -87,7 +88,10 @@ class Trainer:
                 return stage.step(self.method, self.data, task, epoch, prepared, 0, state)[1]
 
             self._metric_names[phase] = tuple(jax.eval_shape(metrics, state, task))
-        return {name: jnp.zeros(()) for name in self._metric_names[phase]}
+        names = self._metric_names[phase]
+        return self.executor.pack(
+            [{name: jnp.zeros(()) for name in names} for _ in range(num_seeds)]
+        )
 
     def run_epoch(
         self,

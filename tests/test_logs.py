@@ -236,6 +236,12 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path, monkeypat
     assert os.listdir(tmp_path) == ["results.json"]
 
 
-def test_a_missing_folder_is_a_user_error(tmp_path):
-    with pytest.raises(UserError, match=r"results\.json: No such file or directory"):
-        logs.write_json_atomically(tmp_path / "none" / "results.json", {})
+def test_a_missing_folder_is_made(tmp_path):
+    logs.write_json_atomically(tmp_path / "new" / "results.json", {"a": 1})
+    assert json.loads((tmp_path / "new" / "results.json").read_text()) == {"a": 1}
+
+
+def test_a_folder_that_cannot_be_made_is_a_user_error(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match=r"results\.json: (File exists|Not a directory)"):
+        logs.write_json_atomically(tmp_path / "file" / "results.json", {})

@@ -12,6 +12,7 @@ from cljax.interop import torch
 from cljax.models import LATENT_SIZE, make_classifier, make_generator
 from cljax.models.norm import BatchNorm, repeat_statistics_update
 from cljax.models.resnet import pad_shortcut
+from tests import small
 from tests.goldens import (
     PRECISIONS,
     Expected,
@@ -45,7 +46,7 @@ def test_resnet32(goldens, precision):
         assert jax.tree.all(jax.tree.map(np.array_equal, same, variables["batch_stats"]))
         outputs, statistics = run(module, variables, images, train=True)
         expected.forward("train_logits", outputs.logits)
-    after = torch.classifier_to_torch(module, variables | {"batch_stats": statistics})
+        after = torch.classifier_to_torch(module, variables | {"batch_stats": statistics})
     names = [name for name in expected.names if name.startswith("train_stats/")]
     assert len(names) == 62
     for name in names:
@@ -72,7 +73,7 @@ def test_generators(goldens, precision, file, prefix, stride):
             std = images.std((0, 2, 3), dtype=np.float64)
             expected.forward(f"{mode}_images_channel_std", std)
             checked |= {f"{mode}_images{what}" for what in ("", "_channel_mean", "_channel_std")}
-    after = torch.generator_to_torch(module, variables | {"batch_stats": statistics})
+        after = torch.generator_to_torch(module, variables | {"batch_stats": statistics})
     for name in expected.names - checked:
         expected.forward(name, after[name.removeprefix("train_stats/")])
 
@@ -86,6 +87,10 @@ def test_imagenet_classifier(goldens, precision):
         outputs, _ = run(module, variables, images, train=False)
         expected.forward("eval_logits", outputs.logits)
         expected.forward("eval_pen", outputs.features)
+
+
+def random_images(count):
+    return np.random.default_rng(1).normal(size=(count, *small.IMAGE_SHAPE)).astype(np.float32)
 
 
 def parameter_count(module, inputs):
@@ -162,9 +167,9 @@ def test_batch_norm_starts_with_standard_statistics():
 
 
 def test_repeated_statistics_update_is_two_train_mode_passes():
-    module = make_classifier("resnet8", 10, width=4)
-    images = jax.random.normal(jax.random.key(0), (4, 8, 8, 3))
-    variables = jax.jit(module.init)(jax.random.key(1), images)
+    module = small.classifier()
+    variables = small.variables(module, seed=0)
+    images = random_images(4)
     _, once = run(module, variables, images, train=True)
     _, twice = run(module, variables | {"batch_stats": once}, images, train=True)
     repeated = repeat_statistics_update(variables["batch_stats"], once)
@@ -183,9 +188,9 @@ def test_pad_shortcut_takes_even_pixels_and_pads_channels_on_both_sides():
 
 
 def test_logits_are_the_head_of_the_features():
-    module = make_classifier("resnet8", 10, width=4)
-    images = jax.random.normal(jax.random.key(0), (2, 8, 8, 3))
-    variables = jax.jit(module.init)(jax.random.key(1), images)
+    module = small.classifier()
+    variables = small.variables(module, seed=0)
+    images = random_images(2)
     logits, features = jax.jit(module.apply)(variables, images)
     head = variables["params"]["head"]
     np.testing.assert_allclose(logits, features @ head["kernel"] + head["bias"], rtol=1e-6)
@@ -225,9 +230,11 @@ def test_initial_values_of_the_generator():
 
 
 def test_half_precision_networks_give_float32_outputs():
-    module = make_classifier("resnet8", 10, width=4, dtype=jnp.bfloat16)
-    variables = jax.jit(module.init)(jax.random.key(0), jnp.zeros((1, 8, 8, 3)))
-    outputs, statistics = run(module, variables, jnp.ones((2, 8, 8, 3)), train=True)
+    module = small.classifier(jnp.bfloat16)
+    variables = jax.eval_shape(module.init, jax.random.key(0), random_images(2))
+    outputs, statistics = jax.eval_shape(
+        lambda v: run(module, v, random_images(2), train=True), variables
+    )
     assert outputs.logits.dtype == outputs.features.dtype == jnp.float32
     leaves = jax.tree.leaves((variables, statistics))
     assert all(leaf.dtype == jnp.float32 for leaf in leaves)

@@ -31,6 +31,7 @@ def show(seconds, terminal=False):
                 num_epochs=len(seconds),
                 metrics={"loss": 1.23456, "accuracy": 0.5},
                 images_per_second=41234.0,
+                kind="train",
                 work_done=epoch + 1,
             )
     return console.file.getvalue()

@@ -207,8 +207,4 @@ def _check(
             more = f" and {len(names) - _LISTED} more" if len(names) > _LISTED else ""
             parts.append(f"{kind}: {', '.join(names[:_LISTED])}{more}")
     if parts:
-        raise UserError(
-            f"{where} does not fit the network; {'; '.join(parts)}".replace(
-                "variables does", "variables do"
-            )
-        )
+        raise UserError(f"{what} of another network; {'; '.join(parts)}")
