@@ -1,6 +1,8 @@
 """Checkpoints: whole or absent, checked when read, the newest good one wins."""
 
 import logging
+import os
+import re
 import shutil
 import zlib
 from pathlib import Path
@@ -11,6 +13,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 
 from cljax.errors import UserError
+from cljax.logs import writing
 
 PyTree = Any
 logger = logging.getLogger("cljax")
@@ -35,8 +38,7 @@ def unflatten(template: PyTree, prefix: str, arrays: dict[str, np.ndarray]) -> P
         if found is None or found.shape != like.shape or found.dtype != like.dtype:
             what = "nothing" if found is None else f"{found.dtype}{list(found.shape)}"
             raise UserError(
-                f"the checkpoint has {what} for {name}, this program expects "
-                f"{like.dtype}{list(like.shape)}; it was written by another version"
+                f"the checkpoint has {what} for {name}, expected {like.dtype}{list(like.shape)}"
             )
         return jax.numpy.asarray(found)
 
@@ -59,13 +61,23 @@ class Checkpoints:
     whole or absent. A checksum per array finds what was damaged later.
     """
 
-    def __init__(self, folder: Path, keep: int | None):
-        """Keeps the newest `keep` checkpoints of `folder` (None: all), which is made if absent."""
+    def __init__(self, folder: Path, keep: int | None, read_only: bool = False):
+        """Keeps the newest `keep` checkpoints of `folder` (None: all), which is made if absent.
+
+        With `read_only` the folder is left as it is: another run may be writing to it.
+
+        Raises:
+          UserError: the folder cannot be made.
+        """
         options = ocp.CheckpointManagerOptions(
-            max_to_keep=keep, enable_async_checkpointing=False, cleanup_tmp_directories=True
+            max_to_keep=keep,
+            enable_async_checkpointing=False,
+            cleanup_tmp_directories=True,
+            read_only=read_only,
         )
         self.folder = Path(folder).absolute()
-        self._manager = ocp.CheckpointManager(self.folder, options=options)
+        with writing(self.folder):
+            self._manager = ocp.CheckpointManager(self.folder, options=options)
 
     def save(self, arrays: dict[str, np.ndarray], record: dict, number: int | None = None) -> None:
         """Adds a checkpoint; the next number unless given. One that is there already stays.
@@ -89,6 +101,8 @@ class Checkpoints:
                 ),
             )
         except Exception as error:
+            for unfinished in self.folder.glob("*.orbax-checkpoint-tmp"):
+                shutil.rmtree(unfinished, ignore_errors=True)
             if not _is_write_error(error):
                 raise
             raise UserError(
@@ -160,10 +174,14 @@ def _checksum(array: np.ndarray) -> int:
 
 
 def _is_write_error(error: Exception) -> bool:
-    words = ("no space", "permission denied", "read-only", "quota", "resource_exhausted")
-    return isinstance(error, OSError) or any(word in str(error).lower() for word in words)
+    words = "os.error|no space|file too large|read-only|permission denied|quota|resource_exhausted"
+    return isinstance(error, OSError) or re.search(words, str(error), re.I) is not None
 
 
 def _reason(error: Exception) -> str:
+    """The one thing that matters in an error of Orbax, which may fill pages."""
+    # TensorStore ends its messages with the number of the system's error.
+    if code := re.search(r"os_error_code='(\d+)'", str(error)):
+        return os.strerror(int(code[1]))
     lines = str(error).strip().splitlines()
     return lines[0][:200] if lines else type(error).__name__

@@ -2,9 +2,9 @@
 
 What is fastest differs per backend, so the rest of the program writes single steps of single
 seeds. On CPU a convolution's gradient inside a compiled loop leaves XLA's fast path (33 times
-slower, measured), and convolutions with one set of weights per seed become slow grouped ones (5
-times slower): there the host loops over steps and seeds. Elsewhere an epoch is one compiled loop
-and seeds are a `vmap`ped axis.
+slower, measured), so there the host loops over steps; elsewhere an epoch is one compiled loop.
+Seeds follow one another through the same programs unless they are asked to be a `vmap`ped axis:
+weights per seed turn convolutions into grouped ones, 5 times slower per seed on CPU.
 """
 
 import functools
@@ -31,9 +31,10 @@ class Executor:
       compile_seconds: time spent in calls that traced and compiled a program.
     """
 
-    def __init__(self, vmap_seeds: bool | None = None, compiled_loop: bool | None = None):
+    def __init__(self, vmap_seeds: bool = False, compiled_loop: bool | None = None):
+        """`compiled_loop` None takes what is fastest on the device at hand."""
+        self.vmap_seeds = vmap_seeds
         on_cpu = jax.default_backend() == "cpu"
-        self.vmap_seeds = not on_cpu if vmap_seeds is None else vmap_seeds
         self.compiled_loop = not on_cpu if compiled_loop is None else compiled_loop
         self.compile_seconds = 0.0
         self._compiled = {}
@@ -111,7 +112,8 @@ class Executor:
         for i in range(start, stop):
             if stopped():
                 return carry, i
-            carry = compiled((shared, i), constant, carry, limits)
+            # Waiting lets a request to stop be heard; CPU steps are long enough to hide it.
+            carry = jax.block_until_ready(compiled((shared, i), constant, carry, limits))
         return carry, stop
 
     def _compile(self, key: Callable, function: Callable, donated: int | None = None) -> Callable:

@@ -5,6 +5,7 @@ import time
 from pathlib import Path
 
 import jax
+import numpy as np
 from rich.console import Console
 
 from cljax import configure, logs, report, setup, training, workdir
@@ -42,10 +43,17 @@ def run(config, directory: str | Path, console: Console | None = None) -> dict:
     """
     directory, console = Path(directory), console or Console()
     setup.check(config)
-    with workdir.claim(directory, config):
+    precision = jax.default_matmul_precision(configure.matmul_precision(config))
+    with workdir.claim(directory, config), precision:
+        # Mistakes show here, before anything is written or removed.
+        problem = setup.make_problem(config)
+        if config.first_task_from and (
+            config.overwrite or not (directory / "checkpoints").exists()
+        ):
+            setup.adopt_first_task(config, problem, problem.states)
+        workdir.begin(directory, config)
         logs.setup_logging(directory, console)
-        with jax.default_matmul_precision(configure.matmul_precision(config)):
-            results = Run(config, directory, console).go()
+        results = Run(config, problem, directory, console).go()
         report.print_summary(results, directory, console)
     return results
 
@@ -59,10 +67,10 @@ class Run:
       sums: the running epoch's metrics, likewise.
     """
 
-    def __init__(self, config, directory: Path, console: Console):
+    def __init__(self, config, problem: setup.Problem, directory: Path, console: Console):
         self.config = config
         self.directory = directory
-        self.problem = problem = setup.make_problem(config)
+        self.problem = problem
         self.num_tasks = problem.streams[0].num_tasks
         self.executor = setup.make_executor(config)
         self.trainer = training.Trainer(self.executor, problem.method, problem.data)
@@ -86,9 +94,9 @@ class Run:
                     self._run_task()
             return self.ledger.results()
         finally:
-            self.ledger.log.close()
             self.checkpoints.close()
             self.models.close()
+            self.ledger.log.close()
 
     def _run_task(self):
         cursor, method, call = self.cursor, self.problem.method, self.executor.call
@@ -113,7 +121,7 @@ class Run:
     def _adopt_first_task(self):
         """Takes the first task's classifier from another run, in place of the first stage."""
         states = self.executor.unpack(self.states)
-        adopted = setup.adopt_first_task(self.config, self.problem.streams, states)
+        adopted = setup.adopt_first_task(self.config, self.problem, states)
         self.states = self.executor.pack(adopted)
         self.cursor.stage = 1
 
@@ -158,7 +166,8 @@ class Run:
         arrays = {}
         for seed, state in self._by_seed(self.states):
             arrays |= flatten(state.variables, f"seed{seed}")
-        self.models.save(arrays, {}, number=task)
+        self._check_finite(arrays)
+        self.models.save(arrays, {"data": self.problem.fingerprint}, number=task)
 
     def _save(self, due: bool):
         """Saves a checkpoint if it is due, or if a signal asks to stop here."""
@@ -179,6 +188,7 @@ class Run:
         if self.cursor.reached is not None:
             for seed, sums in self._by_seed(self.sums):
                 arrays |= flatten(sums, f"sums{seed}")
+        self._check_finite(arrays)
         record = {
             "cursor": dataclasses.asdict(self.cursor),
             "ledger": self.ledger.record(),
@@ -186,6 +196,15 @@ class Run:
         }
         self.checkpoints.save(arrays, record)
         self.ledger.seconds["save"] += time.perf_counter() - start
+
+    def _check_finite(self, arrays: dict[str, np.ndarray]):
+        """A last step may spoil the weights after a loss that was finite; they are not kept."""
+        for name, array in arrays.items():
+            if np.issubdtype(array.dtype, np.floating) and not np.isfinite(array).all():
+                raise UserError(
+                    f"the state is not finite in task {self.cursor.task + 1}: {name}; the last "
+                    "good checkpoint is kept; try a lower learning rate in another --workdir"
+                )
 
     def _restore(self):
         """The state of the newest good checkpoint, or the state before the first task."""
@@ -204,7 +223,12 @@ class Run:
         self.ledger.restore(record["ledger"])
         self.cursor = Cursor(**record["cursor"])
         pairs = zip(self.config.seeds, states, strict=True)
-        self.states = self.executor.pack([unflatten(s, f"seed{n}", arrays) for n, s in pairs])
+        try:
+            self.states = self.executor.pack([unflatten(s, f"seed{n}", arrays) for n, s in pairs])
+        except UserError as error:
+            raise UserError(
+                f"{self.directory}: saved by another version of this program: {error}"
+            ) from error
         if self.cursor.reached is not None:
             self.sums = self.executor.pack(
                 [unflatten_dict(f"sums{seed}", arrays) for seed in self.config.seeds]

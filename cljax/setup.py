@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import importlib.metadata
+import math
 import platform
 import zlib
 from collections.abc import Iterator
@@ -10,6 +11,7 @@ from pathlib import Path
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from cljax import rng
 from cljax.checkpoints import Checkpoints, unflatten
@@ -20,6 +22,7 @@ from cljax.errors import UserError
 from cljax.execution import Executor
 from cljax.methods import make_method
 from cljax.methods.base import Finetune
+from cljax.metrics import FORMAT
 from cljax.stages import Stage
 from cljax.state import Data, LearnerState, Task
 from cljax.workdir import read_json
@@ -35,7 +38,7 @@ class Problem:
       streams: a TaskStream per seed, padded to one size.
       method: the method.
       states: per seed, the learner before the first task.
-      fingerprint: a checksum of the training images and labels.
+      fingerprint: a checksum of all images and labels.
     """
 
     dataset: Dataset
@@ -59,12 +62,35 @@ def check(config) -> None:
     Raises:
       UserError: names the key, its value and what it may be.
     """
+    _check_seeds(config)
+    _check_numbers(config)
+    for key, choices in {
+        "seeds": ("sequential", "vmap"),
+        "loop": ("auto", "compiled", "host"),
+    }.items():
+        if config.execution[key] not in choices:
+            raise UserError(
+                f"config.execution.{key}: {config.execution[key]!r} is none of {', '.join(choices)}"
+            )
+
+
+def _check_seeds(config):
     seeds = config.seeds
-    if not seeds or not all(isinstance(s, int) and s >= 0 for s in seeds):
+    if not seeds or not all(isinstance(s, int) and 0 <= s < 2**31 for s in seeds):
         raise UserError(f"config.seeds: {seeds} is no tuple of seeds, such as (0,) or (0,1,2)")
     if len(set(seeds)) < len(seeds):
         raise UserError(f"config.seeds: {seeds} names a seed twice")
+    for name, offset in config.streams.items():
+        if not -(2**31) <= offset < 2**31 - max(seeds):
+            raise UserError(f"config.streams.{name}: {offset} leaves the range of 32 bits")
+
+
+def _check_numbers(config):
+    for key in ("task_sizes", "milestones"):
+        if not all(isinstance(n, int) for n in config[key]):
+            raise UserError(f"config.{key}: {config[key]} is no tuple of whole numbers")
     at_least_one = {
+        "model.width": config.model.width,
         "batch_size": config.batch_size,
         "epochs": config.epochs,
         "eval.batch_size": config.eval.batch_size,
@@ -77,22 +103,19 @@ def check(config) -> None:
     for key, value in at_least_one.items():
         if value < 1:
             raise UserError(f"config.{key}: {value} must be at least 1")
-    if not config.schedule_scale > 0:
-        raise UserError(f"config.schedule_scale: {config.schedule_scale} must be above 0")
-    for key, choices in {
-        "seeds": ("auto", "vmap", "sequential"),
-        "loop": ("auto", "compiled", "host"),
-    }.items():
-        if config.execution[key] not in choices:
-            raise UserError(
-                f"config.execution.{key}: {config.execution[key]!r} is none of {', '.join(choices)}"
-            )
+    above_zero = {"schedule_scale": config.schedule_scale, "optimizer.lr": config.optimizer.lr}
+    if "inversion" in config:
+        above_zero["inversion.lr"] = config.inversion.lr
+        above_zero["inversion.temperature"] = config.inversion.temperature
+    for key, value in above_zero.items():
+        if not 0 < value < math.inf:
+            raise UserError(f"config.{key}: {value} must be a finite number above 0")
 
 
 def make_executor(config) -> Executor:
     """How this run loops, as config.execution says."""
     return Executor(
-        vmap_seeds={"auto": None, "vmap": True, "sequential": False}[config.execution.seeds],
+        vmap_seeds=config.execution.seeds == "vmap",
         compiled_loop={"auto": None, "compiled": True, "host": False}[config.execution.loop],
     )
 
@@ -107,6 +130,10 @@ def make_problem(config) -> Problem:
     task_streams = [_make_stream(config, dataset, seed) for seed in config.seeds]
     task_streams = streams.stack_streams(task_streams)
     _check_batch_size(config, task_streams)
+    if config.eval.top_k > dataset.num_classes:
+        raise UserError(
+            f"config.eval.top_k: {config.eval.top_k} is more than the {dataset.num_classes} classes"
+        )
     method = make_method(config, dataset)
     train_images, train_labels = (
         jnp.asarray(dataset.train_images),
@@ -122,8 +149,16 @@ def make_problem(config) -> Problem:
     image_shape = dataset.train_images.shape[1:]
     init = jax.jit(functools.partial(method.init, image_shape=image_shape))
     states = [init(_random_streams(config, seed)) for seed in config.seeds]
-    fingerprint = zlib.crc32(dataset.train_labels.tobytes(), zlib.crc32(dataset.train_images))
-    return Problem(dataset, data, task_streams, method, states, fingerprint)
+    return Problem(dataset, data, task_streams, method, states, _fingerprint(dataset))
+
+
+def _fingerprint(dataset):
+    result = 0
+    for split in ("train", "test"):
+        for kind in ("images", "labels"):
+            array = getattr(dataset, f"{split}_{kind}")
+            result = zlib.crc32(np.ascontiguousarray(array), result)
+    return result
 
 
 def _make_stream(config, dataset, seed):
@@ -169,30 +204,42 @@ def make_task(stream: TaskStream, index: int) -> Task:
     )
 
 
-def adopt_first_task(config, task_streams, states: list[LearnerState]) -> list[LearnerState]:
+def adopt_first_task(config, problem: Problem, states: list[LearnerState]) -> list[LearnerState]:
     """The states with the classifiers that the run in config.first_task_from had after task 0.
 
     Raises:
-      UserError: there is no such run, its first task is not finished, or it learned other classes
-        or another network.
+      UserError: there is no such run, its first task is not finished, or it learned other data,
+        other classes or another network.
     """
     other = Path(config.first_task_from)
-    results = read_json(other / "results.json")
     where = f"config.first_task_from={other}"
+    if not (other / "results.json").is_file():
+        raise UserError(f"{where}: no run there has finished its first task")
+    results = read_json(other / "results.json")
+    if results.get("format") != FORMAT:
+        raise UserError(f"{where}: results.json is of another program or version")
+    saved = Checkpoints(other / "models", keep=None, read_only=True)
+    arrays, record = saved.read(0)
+    saved.close()
     if results["dataset"] != config.data.name:
         raise UserError(f"{where}: a run on {results['dataset']}, not on {config.data.name}")
-    saved = Checkpoints(other / "models", keep=None)
-    arrays, _ = saved.read(0)
-    saved.close()
+    if record["data"] != problem.fingerprint:
+        raise UserError(f"{where}: its data differ from what {config.data.name} holds here")
     adopted = []
-    for seed, stream, state in zip(config.seeds, task_streams, states, strict=True):
+    for seed, stream, state in zip(config.seeds, problem.streams, states, strict=True):
         if seed not in results["seeds"]:
             raise UserError(f"{where}: it has the seeds {results['seeds']}, not {seed}")
-        order = results["class_orders"][results["seeds"].index(seed)]
+        place = results["seeds"].index(seed)
+        order = results["class_orders"][place]
         classes = stream.class_order[: stream.task_sizes[0]].tolist()
         if results["task_sizes"][0] != len(classes) or order[: len(classes)] != classes:
             raise UserError(f"{where}: its first task has other classes with seed {seed}")
-        variables = unflatten(state.variables, f"seed{seed}", arrays)
+        if results["test_images"][place][0] != stream.eval_counts[0]:
+            raise UserError(f"{where}: config.data.validation is not the same there")
+        try:
+            variables = unflatten(state.variables, f"seed{seed}", arrays)
+        except UserError as error:
+            raise UserError(f"{where}: it has another network: {error}") from error
         adopted.append(state.replace(**variables))
     return adopted
 

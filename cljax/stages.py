@@ -4,6 +4,7 @@ A stage has epochs of steps; `begin`, `prepare` and `step` are pure and traced, 
 `describe` are for the host. The trainer knows stages only through these members.
 """
 
+import abc
 from typing import ClassVar
 
 import jax
@@ -42,7 +43,7 @@ class SGD:
 
 
 @hyperparameters
-class Stage:
+class Stage(abc.ABC):
     """Common to all stages.
 
     Attributes:
@@ -59,18 +60,19 @@ class Stage:
     epochs: int
     save_every: int
 
+    @abc.abstractmethod
     def begin(self, method, state: LearnerState) -> LearnerState:
         """The state with which the stage starts; called once."""
-        raise TypeError(f"{type(self).__name__} has no begin")
 
+    @abc.abstractmethod
     def num_steps(self, epoch: int, count: int) -> int:
         """Steps of `epoch` when the task has `count` training images."""
-        raise TypeError(f"{type(self).__name__} has no num_steps")
 
+    @abc.abstractmethod
     def prepare(self, state: LearnerState, task: Task, epoch: jax.Array) -> PyTree:
         """What all steps of an epoch share, such as the order of the images."""
-        raise TypeError(f"{type(self).__name__} has no prepare")
 
+    @abc.abstractmethod
     def step(
         self,
         method,
@@ -82,7 +84,6 @@ class Stage:
         state: LearnerState,
     ) -> tuple[LearnerState, dict[str, jax.Array]]:
         """Step `i` of `epoch`: the new state and scalars to be averaged over the epoch."""
-        raise TypeError(f"{type(self).__name__} has no step")
 
     def describe(self, epoch: int) -> dict[str, float]:
         """What is fixed for an epoch and belongs into its line of metrics."""
@@ -90,7 +91,7 @@ class Stage:
 
     def pictures(self, method, state: LearnerState, task: Task) -> tuple[jax.Array, jax.Array]:
         """For the report if `has_pictures`: images uint8 [B, H, W, C], labels int32 [B]."""
-        raise TypeError(f"{type(self).__name__} has no pictures")
+        raise TypeError(f"stage {self.name!r} has no pictures")
 
 
 @hyperparameters

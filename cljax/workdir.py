@@ -16,15 +16,13 @@ FREE_KEYS = ("overwrite", "data.dir", "data.path", "checkpoint")
 
 @contextlib.contextmanager
 def claim(workdir: Path, config):
-    """Makes the directory this process's own, and checks or writes its config.json.
-
-    With config.overwrite everything that a run left there is removed first.
+    """Makes the directory this process's own; nothing in it changes before `begin`.
 
     Raises:
       UserError: another run uses the directory, it holds a run of another config or files that
         are no run's, or it cannot be written.
     """
-    settings = plain(json.loads(config.to_json()))
+    check(workdir, config)  # before the lock is made: other people's directories stay as they are
     with writing(workdir):
         workdir.mkdir(parents=True, exist_ok=True)
         lock = (workdir / ".lock").open("w")
@@ -35,11 +33,19 @@ def claim(workdir: Path, config):
             raise UserError(
                 f"{workdir}: another run is at work there; wait for it, or give another --workdir"
             ) from None
-        if config.overwrite:
-            _clear(workdir)
-        _check(workdir, settings)
-        write_json_atomically(workdir / "config.json", settings)
+        check(workdir, config)
         yield
+
+
+def begin(workdir: Path, config) -> None:
+    """Writes config.json; with config.overwrite all that a run left there is removed before.
+
+    Raises:
+      UserError: the directory cannot be written.
+    """
+    if config.overwrite:
+        _clear(workdir)
+    write_json_atomically(workdir / "config.json", _settings(config))
 
 
 def read_json(path: Path) -> dict:
@@ -49,11 +55,14 @@ def read_json(path: Path) -> dict:
       UserError: it is absent, unreadable or no JSON.
     """
     try:
-        return json.loads(path.read_text())
+        value = json.loads(path.read_text())
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror}") from error
     except ValueError as error:
         raise UserError(f"{path} is not valid JSON ({error}); the file is damaged") from error
+    if not isinstance(value, dict):
+        raise UserError(f"{path} holds no JSON object; it is not a file of this program")
+    return value
 
 
 def differences(one: dict, other: dict) -> list[str]:
@@ -67,16 +76,22 @@ def differences(one: dict, other: dict) -> list[str]:
     return lines
 
 
-def _check(workdir, settings):
+def check(workdir: Path, config) -> None:
+    """Raises UserError unless a run of `config` may begin or go on in a directory."""
+    if config.first_task_from and Path(config.first_task_from).resolve() == workdir.resolve():
+        raise UserError(f"config.first_task_from={workdir}: it is the --workdir itself")
     path = workdir / "config.json"
     if path.exists():
-        changed = differences(read_json(path), settings)
+        changed = [] if config.overwrite else differences(read_json(path), _settings(config))
         if changed:
             raise UserError(
                 f"{workdir} holds a run of another config ({'; '.join(changed)}); give another "
                 "--workdir, or start over with --config.overwrite=True"
             )
-    elif strangers := sorted(name for name in os.listdir(workdir) if not name.startswith(".")):
+        return
+    with writing(workdir):
+        names = os.listdir(workdir) if workdir.exists() else []
+    if strangers := sorted(name for name in names if not name.startswith(".")):
         raise UserError(
             f"{workdir} is not empty and holds no run of this program ({', '.join(strangers[:3])}"
             f"{', ...' if len(strangers) > 3 else ''}); give another --workdir"
@@ -93,6 +108,10 @@ def _clear(workdir):
                 shutil.rmtree(workdir / name)
         for name in ("results.json", "metrics.jsonl", "log.txt", "config.json"):
             (workdir / name).unlink(missing_ok=True)
+
+
+def _settings(config) -> dict:
+    return plain(json.loads(config.to_json()))
 
 
 def _flatten(settings: dict, prefix: str = "") -> dict:

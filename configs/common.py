@@ -27,10 +27,9 @@ def experiment(method: str, **settings) -> ConfigDict:
     }
     config.eval = {"batch_size": 256, "top_k": 1}
     config.checkpoint = {"every_epochs": 50, "every_inversion_steps": 2500, "keep": 2}
-    # "auto" takes what was measured to be fastest on the device at hand.
     config.execution = {
-        "seeds": "auto",  # "vmap": side by side; "sequential": one after the other
-        "loop": "auto",  # "compiled": an epoch is one program; "host": a step is
+        "seeds": "sequential",  # one after the other; "vmap": side by side
+        "loop": "auto",  # "compiled": an epoch is one program; "host": a step is one
     }
     return config
 

@@ -3,8 +3,13 @@
 import os
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
+from jax.experimental.compilation_cache import compilation_cache
+
+from cljax import plots, setup
+from tests import runs
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 GOLDENS = Path(os.environ.get("CLJAX_GOLDENS", SHARED / "goldens"))
@@ -35,3 +40,53 @@ def tfds_dir():
     if not TFDS.is_dir():
         pytest.skip(f"no prepared data sets at {TFDS}; set CLJAX_TFDS to a TFDS data_dir")
     return TFDS
+
+
+@pytest.fixture(scope="session")
+def compiled(tmp_path_factory):
+    """A folder of compiled programs, used in this process and by those it starts."""
+    folder = str(tmp_path_factory.mktemp("compiled"))
+    settings = {
+        "jax_compilation_cache_dir": folder,
+        "jax_persistent_cache_min_compile_time_secs": 0,
+        "jax_persistent_cache_min_entry_size_bytes": -1,
+    }
+    before = {name: getattr(jax.config, name) for name in settings}
+    for name, value in settings.items():
+        jax.config.update(name, value)
+    compilation_cache.reset_cache()  # JAX has decided by now whether there is one
+    yield folder
+    for name, value in before.items():
+        jax.config.update(name, value)
+    compilation_cache.reset_cache()
+
+
+@pytest.fixture(scope="session")
+def executors():
+    """Executors of this session by form, so that runs in this process share their programs."""
+    return {}
+
+
+@pytest.fixture
+def fast_runs(compiled, executors, monkeypatch):
+    """Makes runs in this process fast: programs are compiled once, and nothing is plotted."""
+    make = setup.make_executor
+
+    def make_executor(config):
+        form = config.execution.seeds, config.execution.loop
+        if form not in executors:
+            executors[form] = make(config)
+        return executors[form]
+
+    monkeypatch.setattr(setup, "make_executor", make_executor)
+    monkeypatch.setattr(plots, "write_plots", lambda *args: None)
+
+
+@pytest.fixture(scope="session")
+def reference(compiled, tmp_path_factory):
+    """The workdir of the tiny experiment, run without an interruption by its user's command."""
+    workdir = tmp_path_factory.mktemp("reference") / "run"
+    status, _, err = runs.command(*runs.arguments(workdir), cache=compiled)
+    assert status == 0, err
+    assert err == ""
+    return workdir

@@ -24,7 +24,12 @@ DIRECTIONS = {
         ("classifier", make_classifier("resnet32", 100), "M", "resnet32(100)"),
         ("classifier", make_classifier("resnet14", 1000), "net18", "resnet18(1000)"),
         ("generator", make_generator("cifar", (32, 32, 3)), "G", "generator.CIFAR_GEN"),
-        ("generator", make_generator("tiny_imagenet", (64, 64, 3)), "tiny", "generator.TINYIMNET_GEN"),
+        (
+            "generator",
+            make_generator("tiny_imagenet", (64, 64, 3)),
+            "tiny",
+            "generator.TINYIMNET_GEN",
+        ),
         ("generator", make_generator("imagenet", (224, 224, 3)), "imnet", "generator.IMNET_GEN"),
     ],
 )
@@ -49,7 +54,9 @@ def test_round_trip_of_our_variables(kind):
 
 def test_order_of_the_exported_tensors_is_that_of_the_network(goldens):
     module = make_classifier("resnet32", 100)
-    exported = torch.classifier_to_torch(module, torch.classifier_from_torch(module, state_dict(goldens, "T")))
+    exported = torch.classifier_to_torch(
+        module, torch.classifier_from_torch(module, state_dict(goldens, "T"))
+    )
     assert list(exported) == goldens("states")["state_names"].tolist()
 
 
@@ -106,9 +113,11 @@ def test_mismatches_are_listed():
         torch.classifier_from_torch(module, state)
     assert "surplus: fc.bias; misshapen: bn1.bias [3] instead of [4]" in str(error.value)
     with pytest.raises(UserError, match=r"missing: .*, \S+ and \d+ more$"):
-        torch.classifier_from_torch(make_classifier("resnet14", 10, width=4), {
-            k: v for k, v in state.items() if k != "fc.bias" and k != "bn1.bias"
-        } | {"bn1.bias": bias})
+        torch.classifier_from_torch(
+            make_classifier("resnet14", 10, width=4),
+            {k: v for k, v in state.items() if k != "fc.bias" and k != "bn1.bias"}
+            | {"bn1.bias": bias},
+        )
 
 
 def test_variables_of_another_network_are_not_written():

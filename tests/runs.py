@@ -1,0 +1,137 @@
+"""A tiny experiment, run in this process or as its user runs it, and what it leaves behind."""
+
+import io
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+from rich.console import Console
+
+from cljax import experiment
+from cljax.checkpoints import Checkpoints
+from configs import abd_digits, base_digits
+
+ROOT = Path(__file__).resolve().parents[1]
+
+# Two tasks of two epochs with an inversion of two stretches between them, two steps each.
+TINY = {
+    "model.width": 4,
+    "epochs": 2,
+    "milestones": (1,),
+    "batch_size": 8,
+    "max_tasks": 2,
+    "data.per_class": 10,
+    "eval.batch_size": 64,
+    "checkpoint.every_epochs": 1,
+    "checkpoint.every_inversion_steps": 2,
+}
+TINY_INVERSION = {"inversion.steps": 4, "inversion.steps_per_epoch": 2}
+
+
+def make_config(method: str = "abd", **settings):
+    """The tiny config; settings are written with __ for dots, such as optimizer__lr=0.5."""
+    if method == "abd":
+        config = abd_digits.get_config()
+        config.update_from_flattened_dict(TINY | TINY_INVERSION)
+    else:
+        config = base_digits.get_config()
+        config.update_from_flattened_dict(TINY)
+    config.update_from_flattened_dict(
+        {key.replace("__", "."): value for key, value in settings.items()}
+    )
+    return config
+
+
+def run(config, workdir: Path) -> str:
+    """Runs a config in this process; returns what the console showed."""
+    console = Console(file=io.StringIO(), width=200)
+    experiment.run(config, workdir, console)
+    return console.file.getvalue()
+
+
+def arguments(workdir: Path, **settings) -> list[str]:
+    """The command line of the tiny config."""
+    settings = TINY | TINY_INVERSION | {k.replace("__", "."): v for k, v in settings.items()}
+    return [f"--workdir={workdir}", *(f"--config.{key}={value}" for key, value in settings.items())]
+
+
+def start(*args, cache: str | None = None, sabotage: tuple[str, ...] = (), **kwargs):
+    """Starts main.py, or tests/sabotage.py with main.py inside."""
+    environment = os.environ | {"JAX_PLATFORMS": "cpu"}
+    if cache:
+        environment |= {
+            "JAX_COMPILATION_CACHE_DIR": cache,
+            "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+            "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
+        }
+    program = [str(ROOT / "tests" / "sabotage.py"), *sabotage] if sabotage else [ROOT / "main.py"]
+    return subprocess.Popen(
+        [sys.executable, *program, *args],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=environment,
+        **kwargs,
+    )
+
+
+def command(*args, **kwargs) -> tuple[int, str, str]:
+    """Runs main.py to its end: (exit status, standard output, standard error)."""
+    process = start(*args, **kwargs)
+    try:
+        out, err = process.communicate(timeout=120)
+    finally:
+        process.kill()
+    return process.returncode, out, err
+
+
+def assert_one_line(status: int, err: str, *words: str) -> None:
+    """A user's mistake: exit status 1 and one line on standard error that has the words."""
+    lines = err.splitlines()
+    assert len(lines) == 1 and lines[0].startswith("error: "), err
+    assert status == 1
+    for word in words:
+        assert word in err, err
+
+
+def results(workdir: Path) -> dict:
+    """results.json without what differs from run to run."""
+    content = json.loads((workdir / "results.json").read_text())
+    del content["seconds"]
+    return content
+
+
+def metrics(workdir: Path) -> list[dict]:
+    """The rows of metrics.jsonl without what differs from run to run."""
+    rows = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+    for row in rows:
+        del row["images_per_second"]
+    return rows
+
+
+def arrays(workdir: Path) -> dict[str, np.ndarray]:
+    """The arrays of the newest checkpoint."""
+    saved = Checkpoints(workdir / "checkpoints", keep=None, read_only=True)
+    found, _ = saved.restore()
+    saved.close()
+    return found
+
+
+def assert_same_arrays(one: dict[str, np.ndarray], other: dict[str, np.ndarray]) -> None:
+    """Bit for bit."""
+    assert one.keys() == other.keys()
+    for name, array in one.items():
+        assert array.dtype == other[name].dtype, name
+        np.testing.assert_array_equal(array, other[name], err_msg=name)
+
+
+def assert_same_run(workdir: Path, reference: Path) -> None:
+    """Two runs have left the same, bit for bit, but for what a clock says."""
+    assert results(workdir) == results(reference)
+    assert metrics(workdir) == metrics(reference)
+    assert_same_arrays(arrays(workdir), arrays(reference))
+    dreamed = [{path.name for path in run.rglob("dreamed*.png")} for run in (workdir, reference)]
+    assert dreamed[0] == dreamed[1]

@@ -1,0 +1,114 @@
+"""The shipped configs hold the published values, and become the right parts."""
+
+import importlib
+import json
+from pathlib import Path
+from types import SimpleNamespace
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from cljax import configure
+from cljax.errors import UserError
+from cljax.methods import METHODS, make_method
+
+CONFIGS = sorted(p.stem for p in (Path(__file__).parents[1] / "configs").glob("[a-z]*_*.py"))
+CIFAR = SimpleNamespace(
+    num_classes=100,
+    mean=(0.5,) * 3,
+    std=(0.25,) * 3,
+    train_images=np.zeros((1, 32, 32, 3), np.uint8),
+)
+
+
+def load(name):
+    config = importlib.import_module(f"configs.{name}").get_config()
+    config.lock()
+    return config
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_a_config_builds_its_method(name):
+    config = load(name)
+    shape = (1, 8, 8, 1) if name.endswith("digits") else (1, 32, 32, 3)
+    dataset = SimpleNamespace(**vars(CIFAR) | {"train_images": np.zeros(shape, np.uint8)})
+    assert type(make_method(config, dataset)).__name__ == METHODS[config.method.name][1]
+
+
+@pytest.mark.parametrize("name", ["abd", "base"])
+def test_cifar100_configs_hold_the_values_of_the_original_scripts(goldens, name):
+    hparams = json.loads((goldens.folder / "hparams.json").read_text())
+    original = hparams["experiments"]["cifar100-fivetask"][name]
+    config = load(f"{name}_cifar100")
+    assert config.num_tasks == 100 // original["first_split_size"]
+    assert [*config.milestones, config.epochs] == original["schedule"]
+    assert config.batch_size == original["batch_size"]
+    assert config.model.name == original["model_name"]
+    optimizer = config.optimizer
+    found = optimizer.lr, optimizer.momentum, optimizer.weight_decay
+    assert found == (original["lr"], original["momentum"], original["weight_decay"])
+    if name == "abd":
+        settings = config.inversion
+        weights = (
+            settings.lr,
+            settings.statistics,
+            settings.prior,
+            settings.temperature,
+            settings.content,
+        )
+        assert list(weights) == original["deep_inv_params"]
+        assert settings.steps == original["power_iters"]
+        assert config.method.mu == original["mu"]
+
+
+def test_schedule_scale_shortens_everything_together():
+    config = load("abd_cifar100")
+    config.schedule_scale = 0.1
+    method = make_method(config, CIFAR)
+    assert method.training.epochs == 25
+    assert method.training.optimizer.milestones == (10, 15, 20)
+    assert method.dreaming.inversion.steps == 1000
+    config.schedule_scale = 1e-6
+    assert make_method(config, CIFAR).training.epochs == 1
+
+
+def test_inversion_steps_are_split_into_epochs_that_add_up():
+    config = load("abd_cifar100")
+    config.inversion.steps, config.inversion.steps_per_epoch = 1100, 500
+    stage = make_method(config, CIFAR).dreaming
+    assert [stage.num_steps(epoch, 0) for epoch in range(stage.epochs)] == [500, 500, 100]
+    assert stage.describe(2) == {"step": 1100}
+
+
+@pytest.mark.parametrize(
+    ("dtype", "expected", "precision"),
+    [
+        ("float32", jnp.float32, "highest"),
+        ("tf32", jnp.float32, "tensorfloat32"),
+        ("bfloat16", jnp.bfloat16, "default"),
+    ],
+)
+def test_dtype_reaches_networks_and_images(dtype, expected, precision):
+    config = load("abd_cifar100")
+    config.dtype = dtype
+    method = make_method(config, CIFAR)
+    assert method.classifier.backbone.dtype == expected
+    assert method.dreaming.inversion.generator.dtype == expected
+    assert method.preprocessing.dtype == expected
+    assert configure.matmul_precision(config) == precision
+
+
+def test_a_setting_that_the_method_lacks_names_the_nearest():
+    config = load("abd_cifar100")
+    with config.unlocked():
+        config.method.mue = 1.0
+    with pytest.raises(UserError, match=r"config\.method\.mue.*did you mean mu"):
+        make_method(config, CIFAR)
+
+
+def test_a_method_that_dreams_needs_a_block_inversion():
+    config = load("base_cifar100")
+    config.method.name = "abd"
+    with pytest.raises(UserError, match=r"config\.inversion is missing"):
+        make_method(config, CIFAR)

@@ -1,0 +1,355 @@
+"""However a run ends, the same command goes on to the same bits."""
+
+import json
+import os
+import shutil
+import signal
+import time
+
+import pytest
+
+from cljax import experiment, logs, training
+from cljax.checkpoints import Checkpoints
+from cljax.errors import UserError
+from tests import runs
+
+
+@pytest.fixture
+def interrupt(monkeypatch):
+    """interrupt(number, epoch, step): the signal comes at the step of the epoch, from 0."""
+    run_epoch = training.Trainer.run_epoch
+
+    def arrange(number: int, epoch: int, step: int):
+        left = [epoch]
+
+        def interrupted(self, *args):
+            *args, stopped = args
+            step_left = [step if left[0] == 0 else -1]
+            left[0] -= 1
+
+            def asked():
+                if step_left[0] == 0:
+                    signal.raise_signal(number)
+                step_left[0] -= 1
+                return stopped()
+
+            return run_epoch(self, *args, asked)
+
+        monkeypatch.setattr(training.Trainer, "run_epoch", interrupted)
+
+    yield arrange
+
+
+@pytest.fixture
+def spoil(monkeypatch):
+    """spoil(epoch): the how-manieth epoch, from 0, ends in a failure of the program."""
+    run_epoch = training.Trainer.run_epoch
+
+    class Failure(Exception):
+        pass
+
+    def arrange(epoch: int):
+        left = [epoch]
+
+        def failing(*args):
+            left[0] -= 1
+            if left[0] < 0:
+                raise Failure
+            return run_epoch(*args)
+
+        monkeypatch.setattr(training.Trainer, "run_epoch", failing)
+        return Failure, lambda: monkeypatch.setattr(training.Trainer, "run_epoch", run_epoch)
+
+    return arrange
+
+
+@pytest.fixture
+def half(fast_runs, spoil, tmp_path):
+    """A workdir whose run failed in the second task's second epoch."""
+    workdir = tmp_path / "half"
+    failure, mend = spoil(5)
+    with pytest.raises(failure):
+        runs.run(runs.make_config(), workdir)
+    mend()
+    return workdir
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize(
+    ("epoch", "step"), [(0, 0), (0, 1), (1, 0), (3, 1), (5, 1)], ids=lambda n: str(n)
+)
+def test_signal_saves_and_run_goes_on(
+    fast_runs, interrupt, reference, tmp_path, number, epoch, step
+):
+    handler = signal.getsignal(number)
+    interrupt(number, epoch, step)
+    with pytest.raises(experiment.Stopped) as stopped:
+        runs.run(runs.make_config(), tmp_path)
+    assert stopped.value.number == number
+    assert signal.getsignal(number) == handler
+    assert len(runs.metrics(tmp_path)) == epoch
+    shown = runs.run(runs.make_config(), tmp_path)
+    assert "going on" in shown
+    runs.assert_same_run(tmp_path, reference)
+
+
+def test_many_signals_in_one_epoch(fast_runs, monkeypatch, reference, tmp_path):
+    # A signal at every step: each start does one step only.
+    run_epoch = training.Trainer.run_epoch
+
+    def one_step(self, *args):
+        *args, stopped = args
+        calls = []
+
+        def asked():
+            calls.append(None)
+            if len(calls) == 2:
+                signal.raise_signal(signal.SIGTERM)
+            return stopped()
+
+        return run_epoch(self, *args, asked)
+
+    monkeypatch.setattr(training.Trainer, "run_epoch", one_step)
+    for starts in range(1, 20):
+        try:
+            runs.run(runs.make_config(), tmp_path)
+            break
+        except experiment.Stopped:
+            continue
+    assert starts > 6
+    runs.assert_same_run(tmp_path, reference)
+
+
+def test_second_signal_acts_at_once(fast_runs, interrupt, monkeypatch, reference, tmp_path):
+    interrupt(signal.SIGINT, 3, 1)
+    save = Checkpoints.save
+
+    def impatient(self, *args, **kwargs):
+        signal.raise_signal(signal.SIGINT)
+        return save(self, *args, **kwargs)
+
+    write = experiment.Run._stop_here
+
+    def stop_here(self):
+        monkeypatch.setattr(Checkpoints, "save", impatient)
+        write(self)
+
+    monkeypatch.setattr(experiment.Run, "_stop_here", stop_here)
+    with pytest.raises(KeyboardInterrupt):
+        runs.run(runs.make_config(), tmp_path)
+    monkeypatch.setattr(Checkpoints, "save", save)
+    runs.run(runs.make_config(), tmp_path)
+    runs.assert_same_run(tmp_path, reference)
+
+
+def test_crash_leaves_a_resumable_run(half, reference):
+    assert len(runs.metrics(half)) == 5
+    runs.run(runs.make_config(), half)
+    runs.assert_same_run(half, reference)
+
+
+def test_several_seeds_go_on(fast_runs, interrupt, tmp_path):
+    config = runs.make_config("base", seeds=(1, 0))
+    runs.run(config, tmp_path / "whole")
+    interrupt(signal.SIGTERM, 2, 3)  # the second seed's second step; the first seed is through
+    with pytest.raises(experiment.Stopped):
+        runs.run(config, tmp_path / "stopped")
+    runs.run(config, tmp_path / "stopped")
+    runs.assert_same_run(tmp_path / "stopped", tmp_path / "whole")
+
+
+def test_metrics_after_the_checkpoint_are_cut(half, reference):
+    with (half / "metrics.jsonl").open("a") as file:
+        file.write('{"seed": 0, "stage": "train", "epoch": 99}\n{"seed": 0, "st')
+    runs.run(runs.make_config(), half)
+    runs.assert_same_run(half, reference)
+
+
+def test_shorter_metrics_are_refused(half):
+    os.truncate(half / "metrics.jsonl", 10)
+    with pytest.raises(UserError, match=r"metrics\.jsonl"):
+        runs.run(runs.make_config(), half)
+
+
+def newest(workdir):
+    return max((workdir / "checkpoints").iterdir(), key=lambda path: int(path.name))
+
+
+def truncate(path):
+    os.truncate(path, path.stat().st_size // 2)
+
+
+def flip_bit(path):
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize("damage", [truncate, flip_bit, os.unlink])
+@pytest.mark.parametrize("victim", ["arrays/**/d/*", "record/metadata"])
+def test_damaged_checkpoint_falls_back(half, reference, damage, victim):
+    broken = newest(half)
+    # The largest file holds the numbers.
+    damage(max(broken.glob(victim), key=lambda path: path.stat().st_size))
+    shown = runs.run(runs.make_config(), half)
+    assert "warning: checkpoint" in shown and str(broken) in shown
+    runs.assert_same_run(half, reference)
+
+
+def test_every_checkpoint_damaged(half):
+    for checkpoint in (half / "checkpoints").iterdir():
+        truncate(checkpoint / "record" / "metadata")
+    before = sorted(path.name for path in (half / "checkpoints").iterdir())
+    with pytest.raises(UserError, match="no checkpoint can be read"):
+        runs.run(runs.make_config(), half)
+    assert sorted(path.name for path in (half / "checkpoints").iterdir()) == before
+
+
+def test_complete_run_only_reports(fast_runs, monkeypatch, reference, tmp_path):
+    workdir = tmp_path / "copy"
+    shutil.copytree(reference, workdir)
+    monkeypatch.setattr(training.Trainer, "run_epoch", None)  # a call would fail
+    shown = runs.run(runs.make_config(), workdir)
+    assert "complete" in shown and "2 of 2 tasks" in shown
+    runs.assert_same_run(workdir, reference)
+    content = (workdir / "results.json").read_text()
+    assert content == (reference / "results.json").read_text()
+
+
+def test_other_data_are_refused(half):
+    record = newest(half) / "record" / "metadata"
+    content = json.loads(record.read_text())
+    content["record"]["data"] += 1
+    record.write_text(json.dumps(content))
+    with pytest.raises(UserError, match="other data"):
+        runs.run(runs.make_config(), half)
+
+
+def test_free_keys_may_change(half, reference):
+    config = runs.make_config(checkpoint__every_epochs=0, checkpoint__keep=1, data__dir="elsewhere")
+    runs.run(config, half)
+    assert runs.results(half) == runs.results(reference)
+    assert len(list((half / "checkpoints").iterdir())) == 1
+
+
+def test_overwrite_starts_over(half, reference):
+    (half / "mine.txt").write_text("kept")
+    runs.run(runs.make_config(overwrite=True), half)
+    runs.assert_same_run(half, reference)
+    assert (half / "mine.txt").read_text() == "kept"
+
+
+def test_overwrite_with_a_mistake_removes_nothing(half, reference):
+    with pytest.raises(UserError, match="cannot be split"):
+        runs.run(runs.make_config(num_tasks=3, overwrite=True), half)
+    runs.run(runs.make_config(), half)
+    runs.assert_same_run(half, reference)
+
+
+def test_full_disk_at_a_line_of_metrics(half, monkeypatch, reference):
+    def full(self, row):
+        with logs.writing(self.path):
+            raise OSError(28, os.strerror(28))
+
+    append = logs.RunLog.append
+    monkeypatch.setattr(logs.RunLog, "append", full)
+    with pytest.raises(UserError, match=r"metrics\.jsonl.*No space left"):
+        runs.run(runs.make_config(), half)
+    monkeypatch.setattr(logs.RunLog, "append", append)
+    runs.run(runs.make_config(), half)
+    runs.assert_same_run(half, reference)
+
+
+# (moment, count, what is on the disk then). The rename of a checkpoint's folder makes it valid.
+KILLS = [
+    ("epoch", 1),  # before anything is saved
+    ("os.mkdir:checkpoints/0.orbax", 1),  # the first save has just begun
+    ("os.rename:0.orbax-checkpoint-tmp", 1),  # an item of it is written
+    ("epoch", 2),  # in the second epoch
+    ("os.rename:dreamed_task0", 1),  # after the inversion, before it is saved
+    ("os.rename:.results.json", 1),  # between model and results
+    ("os.rename:accuracy_matrix.png", 1),  # between results and checkpoint
+    ("os.mkdir:models/1.orbax", 1),  # the last model is being saved
+    ("os.rename:/results.json", 1),
+]
+
+
+@pytest.mark.slow
+def test_killed_again_and_again(reference, compiled, tmp_path):
+    for moment, count in KILLS:
+        sabotage = ("kill", moment, str(count))
+        process = runs.start(*runs.arguments(tmp_path), cache=compiled, sabotage=sabotage)
+        _, err = process.communicate(timeout=120)
+        assert process.returncode == -signal.SIGKILL, (moment, err)
+        assert err == "", moment
+    status, out, err = runs.command(*runs.arguments(tmp_path), cache=compiled)
+    assert (status, err) == (0, "")
+    assert "going on" in out
+    runs.assert_same_run(tmp_path, reference)
+    left = [str(path) for path in tmp_path.rglob("*tmp*")]
+    assert left == []
+
+
+@pytest.mark.slow
+def test_killed_when_a_save_shows(reference, compiled, tmp_path):
+    # Nothing is arranged within the program: it is killed from outside in the middle of a save.
+    process = runs.start(*runs.arguments(tmp_path), cache=compiled)
+    while process.poll() is None:
+        if list((tmp_path / "checkpoints").glob("2.orbax-checkpoint-tmp*")):
+            break
+        time.sleep(0.0005)
+    process.kill()
+    process.communicate()
+    assert process.returncode == -signal.SIGKILL
+    status, _, err = runs.command(*runs.arguments(tmp_path), cache=compiled)
+    assert (status, err) == (0, "")
+    runs.assert_same_run(tmp_path, reference)
+
+
+@pytest.mark.slow
+def test_signals_from_outside(compiled, tmp_path):
+    flags = runs.arguments(tmp_path, epochs=100_000)
+    process = runs.start(*flags, cache=compiled)
+    metrics = tmp_path / "metrics.jsonl"
+    while process.poll() is None and not (metrics.exists() and metrics.stat().st_size):
+        time.sleep(0.01)
+    # While it is at work, nobody else is let in.
+    runs.assert_one_line(*runs.command(*flags, cache=compiled)[::2], "another run is at work")
+    over = runs.command(*flags, "--config.overwrite=True", cache=compiled)
+    runs.assert_one_line(*over[::2], "another run is at work")
+    process.send_signal(signal.SIGTERM)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 128 + signal.SIGTERM
+    assert err == ""
+    assert f"stopped and saved; the same command goes on from here (workdir {tmp_path})" in out
+    assert list((tmp_path / "checkpoints").iterdir())
+
+
+def test_ctrl_c_before_anything_is_one_line(tmp_path):
+    sabotage = ("interrupt", "import:scipy", "1")
+    status, out, err = runs.command(*runs.arguments(tmp_path), sabotage=sabotage)
+    assert status == 130
+    assert err.splitlines() == ["stopped at once; what is saved so far is kept"]
+
+
+def test_full_disk_at_a_checkpoint(half, reference, compiled):
+    flags = runs.arguments(half)
+    before = runs.arrays(half)
+    limit = 200_000  # bytes of a file: more than the metrics, less than the weights
+    sabotage = (f"full:{limit}", "epoch", "1")
+    status, _, err = runs.command(*flags, cache=compiled, sabotage=sabotage)
+    runs.assert_one_line(status, err, "checkpoint could not be written", "File too large")
+    runs.assert_same_arrays(runs.arrays(half), before)
+    assert not list((half / "checkpoints").glob("*tmp*"))
+    runs.run(runs.make_config(), half)
+    runs.assert_same_run(half, reference)
+
+
+def test_full_disk_at_everything(half, reference, compiled):
+    before = runs.arrays(half)
+    sabotage = ("full:1", "epoch", "1")
+    status, _, err = runs.command(*runs.arguments(half), cache=compiled, sabotage=sabotage)
+    runs.assert_one_line(status, err, "metrics.jsonl", "File too large")
+    runs.assert_same_arrays(runs.arrays(half), before)
+    runs.run(runs.make_config(), half)
+    runs.assert_same_run(half, reference)

@@ -1,0 +1,247 @@
+"""Optimisers and schedules against the original's numbers, and what stages do within a task."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from cljax import inversion as inversion_lib
+from cljax import stages
+from cljax.inversion import Inversion
+from cljax.methods.base import Observed
+from cljax.rng import Streams
+from cljax.stages import SGD, InversionStage, TrainStage
+from cljax.state import Batch, Data, GeneratorState, LearnerState, Task
+from tests import small
+from tests.goldens import PRECISIONS, Expected, enable
+
+ZEROS = Streams(0, 0, 0, 0)
+precisions = pytest.mark.parametrize("precision", PRECISIONS)
+
+
+class Toy:
+    """A linear map to fixed targets in place of a method."""
+
+    def __init__(self, label=lambda params: jax.tree.map(lambda _: "trained", params)):
+        self.get_parameters = label
+
+    def observe(self, state, task, batch, key):
+        rows, targets = batch.images, batch.labels
+        loss = jnp.square(rows @ state.params["W"].T + state.params["b"] - targets).mean()
+        return Observed(loss, None, jnp.zeros(()), {"error": loss}, state.batch_stats)
+
+
+def learner(params, streams=ZEROS, opt_state=None):
+    return LearnerState(params, {}, opt_state, None, None, streams)
+
+
+def toy_params(expected, precision):
+    return {"W": expected["toy/W0"].astype(precision), "b": expected["toy/b0"].astype(precision)}
+
+
+@precisions
+@pytest.mark.parametrize(("case", "weight_decay"), [("sgd", 2e-4), ("sgd_nowd", 0.0)])
+def test_sgd(goldens, precision, case, weight_decay):
+    """Ten epochs of one step with the schedule [5, 8, 10]."""
+    expected = Expected(goldens, "optim", precision)
+    optimizer = SGD(0.1, 0.9, weight_decay, 0.1, (5, 8, 10))
+    method, stage = Toy(), TrainStage("train", 10, 0, 6, optimizer)
+    with enable(precision):
+        batch = Batch(*(expected[f"toy/{name}"].astype(precision) for name in "AB"))
+        state = stage.begin(method, learner(toy_params(expected, precision)))
+        step = jax.jit(
+            lambda state, e: stages.update(method, optimizer, state, None, batch, e, None)
+        )
+        history = []
+        for epoch in range(10):
+            state, metrics = step(state, epoch)
+            assert set(metrics) == {"loss", "error", "accuracy"}
+            history.append({"loss": metrics["loss"], **state.params})
+        for name in ("W", "b", "loss"):
+            expected.forward(f"{case}/{name}", np.stack([entry[name] for entry in history]))
+        rates = [optimizer.rate(epoch) for epoch in range(10)]
+    np.testing.assert_allclose(rates, expected[f"{case}/lr"], rtol=1e-6)
+
+
+@precisions
+def test_adam(goldens, precision, monkeypatch):
+    """The generator's optimiser; the bias sees gradients near Adam's epsilon."""
+    expected = Expected(goldens, "optim", precision)
+    rows, targets = (expected[f"toy/{name}"].astype(precision) for name in "AB")
+
+    def toy_loss(inversion, classifier, params, batch_stats, teacher, seen, step):
+        loss = jnp.square(rows @ params["W"].T - targets).mean()
+        return loss + 1e-7 * (step + 1) * params["b"].sum(), ({}, batch_stats)
+
+    monkeypatch.setattr(inversion_lib, "loss", toy_loss)
+    learning_rate, *others = expected["adam/defaults_lr_b1_b2_eps_wd"]
+    np.testing.assert_allclose(others, [0.9, 0.999, 1e-8, 0], rtol=1e-6)
+    inversion = Inversion(generator=None)
+    np.testing.assert_allclose(inversion.learning_rate, learning_rate, rtol=1e-6)
+    with enable(precision):
+        params = toy_params(expected, precision)
+        state = GeneratorState(params, {}, optax.scale_by_adam().init(params))
+        history = []
+        for i in range(10):
+            state, _ = inversion_lib.step(inversion, None, state, None, 2, i)
+            history.append(state.params)
+        for name in ("W", "b"):
+            expected.forward(f"adam/{name}", np.stack([params[name] for params in history]))
+
+
+@pytest.mark.parametrize(
+    ("name", "milestones"), [("cifar", (100, 150, 200, 250)), ("imagenet", (30, 60, 80, 90, 100))]
+)
+def test_schedule(goldens, name, milestones):
+    expected = goldens("optim")[f"lr_per_epoch/{name}"]
+    optimizer = SGD(0.1, 0.9, 2e-4, 0.1, milestones)
+    rates = [optimizer.rate(epoch) for epoch in range(len(expected))]
+    np.testing.assert_allclose(rates, expected, rtol=1e-6)
+    traced = jax.jit(jax.vmap(optimizer.rate))(jnp.arange(len(expected)))
+    np.testing.assert_allclose(traced, expected, rtol=1e-6)
+
+
+def test_frozen_parameters_stay_without_decay_or_momentum():
+    method = Toy(lambda params: {"W": "frozen", "b": "trained"})
+    optimizer = SGD(0.1, 0.9, 0.5, 0.1, ())
+    params = {"W": jnp.ones((3, 4)), "b": jnp.ones(3)}
+    state = TrainStage("train", 1, 0, 2, optimizer).begin(method, learner(params))
+    batch = Batch(jnp.ones((2, 4)), jnp.zeros((2, 3)))
+    for _ in range(2):
+        state, _ = stages.update(method, optimizer, state, None, batch, 0, None)
+    np.testing.assert_array_equal(state.params["W"], params["W"])
+    assert (state.params["b"] != params["b"]).all()
+
+
+def make_task(images=50, padding=0, index=1):
+    indices = np.arange(100, 100 + images, dtype=np.int32)
+    # Padding repeats an index that is not of the task, so that any use of it would show.
+    indices = jnp.concatenate([jnp.asarray(indices), jnp.full(padding, 7, jnp.int32)])
+    label_map = jnp.array([3, 1, 4, 0, 2], jnp.int32)
+    numbers = (jnp.int32(n) for n in (index, 2, 4))
+    return Task(*numbers, indices, jnp.int32(images), label_map, False)
+
+
+def stage(batch_size=16):
+    return TrainStage("train", 2, 0, batch_size, SGD(0.1, 0.9, 0.0, 0.1, ()))
+
+
+prepare = jax.jit(lambda state, task, epoch: stage().prepare(state, task, epoch))
+
+
+def order(task, epoch=0, streams=ZEROS):
+    """The order of an epoch without its padding."""
+    prepared = prepare(learner({}, streams), task, epoch)
+    assert prepared.shape == task.indices.shape
+    np.testing.assert_array_equal(prepared[int(task.count) :], task.indices[int(task.count) :])
+    return prepared[: int(task.count)].tolist()
+
+
+def test_an_epoch_is_a_permutation_of_the_tasks_images():
+    task = make_task()
+    assert order(task) != sorted(order(task))
+    assert sorted(order(task)) == task.indices.tolist()
+    places = np.array([order(task, epoch) for epoch in range(40)]) - 100
+    # Means of 40 uniform draws from 0..49; a deviation of 5 standard errors is no chance.
+    assert np.abs(places.mean(0) - 24.5).max() < 5 * 14.43 / np.sqrt(40)
+
+
+def test_the_order_differs_by_epoch_task_and_seed_alone():
+    task = make_task()
+    different = [
+        order(task),
+        order(task, epoch=1),
+        order(make_task(index=2)),
+        order(task, streams=Streams(0, 1, 0, 0)),
+    ]
+    assert len(set(map(tuple, different))) == 4
+    assert order(task, streams=Streams(1, 0, 2, 3)) == order(task)
+
+
+def test_the_order_does_not_depend_on_the_padding():
+    assert order(make_task(padding=13)) == order(make_task())
+
+
+def test_incomplete_batches_are_dropped():
+    assert [stage().num_steps(0, count) for count in (15, 16, 50)] == [0, 1, 3]
+
+
+class Recorder:
+    """A method that reports what its first batch was made of; its preprocessing too."""
+
+    def __init__(self):
+        self.preprocessing = self
+
+    def train(self, key, images):
+        return images + jax.random.uniform(key)
+
+    def get_parameters(self, params):
+        return jax.tree.map(lambda _: "trained", params)
+
+    def observe(self, state, task, batch, key):
+        terms = {
+            "rows": jnp.floor(batch.images[:, 0, 0, 0]).astype(jnp.int32),
+            "labels": batch.labels,
+            "augmentation": batch.images[0, 0, 0, 0] % 1,
+            "replay": jax.random.uniform(key),
+        }
+        return Observed(state.params.sum(), None, jnp.zeros(()), terms, {})
+
+
+def recorded(i=0, epoch=0, index=1, streams=ZEROS):
+    """What `Recorder` saw in step i, and the epoch's order."""
+    images = jnp.broadcast_to(jnp.arange(150, dtype=jnp.uint8)[:, None, None, None], (150, 2, 2, 1))
+    data = Data(images, jnp.arange(150, dtype=jnp.int32) % 5, images, None)
+    method, train, task = Recorder(), stage(), make_task(index=index)
+    state = train.begin(method, learner(jnp.ones(2), streams))
+    prepared = train.prepare(state, task, epoch)
+    _, metrics = train.step(method, data, task, epoch, prepared, i, state)
+    return {name: np.asarray(value).tolist() for name, value in metrics.items()}, prepared
+
+
+def test_a_step_takes_its_batch_and_maps_the_labels():
+    task = make_task()
+    for i in (0, 2):
+        seen, prepared = recorded(i)
+        rows = prepared[i * 16 : (i + 1) * 16]
+        np.testing.assert_array_equal(seen["rows"], rows)
+        np.testing.assert_array_equal(seen["labels"], task.label_map[rows % 5])
+
+
+def test_random_numbers_of_a_step():
+    """Each draw has its own stream, and differs by step, epoch and task."""
+    base, _ = recorded()
+    for name in ("augmentation", "replay"):
+        others = [recorded(i=1), recorded(epoch=1), recorded(index=2)]
+        assert len({base[name], *(other[name] for other, _ in others)}) == 4
+    assert base["augmentation"] != base["replay"]
+    augmented, _ = recorded(streams=Streams(0, 0, 1, 0))
+    assert augmented.pop("augmentation") != base["augmentation"]
+    assert augmented.items() <= base.items()
+    replayed, _ = recorded(streams=Streams(0, 0, 0, 1))
+    assert replayed.pop("replay") != base["replay"]
+    assert replayed.items() <= base.items()
+    initial, _ = recorded(streams=Streams(1, 0, 0, 0))
+    assert initial == base
+
+
+def test_inversion_steps_are_cut_into_epochs():
+    dreaming = InversionStage("dream", 3, 0, 40, Inversion(small.generator(), steps=100))
+    assert [dreaming.num_steps(epoch, 5000) for epoch in range(3)] == [40, 40, 20]
+
+
+def test_inversion_takes_the_classifier_as_teacher():
+    """A copy: the classifier's own buffers may be donated to the next step."""
+    dreaming = InversionStage("dream", 1, 0, 1, Inversion(small.generator(), steps=1))
+    state = learner({"W": jnp.ones(3)}).replace(batch_stats={"mean": jnp.zeros(2)})
+    state = dreaming.begin(None, state)
+    np.testing.assert_array_equal(state.teacher["params"]["W"], np.ones(3))
+    np.testing.assert_array_equal(state.teacher["batch_stats"]["mean"], np.zeros(2))
+    assert state.teacher["params"]["W"] is not state.params["W"]
+
+
+def test_descriptions():
+    train = TrainStage("train", 10, 0, 6, SGD(0.1, 0.9, 0.0, 0.1, (5,)))
+    assert train.describe(4) == {"learning_rate": pytest.approx(0.1)}
+    assert train.describe(5) == {"learning_rate": pytest.approx(0.01)}
