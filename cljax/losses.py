@@ -39,6 +39,53 @@ def cross_entropy(
     return (losses if weights is None else weights * losses).mean()
 
 
+def distillation(
+    logits: jax.Array,
+    teacher_logits: jax.Array,
+    valid: jax.Array,
+    teacher_valid: jax.Array | None = None,
+    temperature: float = 2.0,
+) -> jax.Array:
+    """Knowledge distillation (Hinton et al. 2015), without the factor T^2, as the ABD code has it.
+
+    `mean_b - sum_k softmax(teacher_b / T)_k log softmax(logits_b / T)_k`.
+
+    Args:
+      logits, teacher_logits: float [B, K]; no gradient flows into the latter.
+      valid: bool [K], the classes of the student's softmax.
+      teacher_valid: bool [K], the classes of the teacher's softmax, a subset of `valid`; the same
+        by default. The teacher gives the other valid classes probability 0.
+      temperature: T.
+
+    Returns:
+      float [].
+    """
+    teacher_valid = valid if teacher_valid is None else teacher_valid
+    targets = jax.nn.softmax(teacher_logits / temperature, where=teacher_valid)
+    log_probabilities = jax.nn.log_softmax(logits / temperature, where=valid)
+    products = jax.lax.stop_gradient(targets) * jnp.where(teacher_valid, log_probabilities, 0.0)
+    return -products.sum(-1).mean()
+
+
+def binary_cross_entropy(logits: jax.Array, targets: jax.Array, valid: jax.Array) -> jax.Array:
+    """Sigmoid cross entropy, a sum over valid classes and a mean over rows.
+
+    Logarithms are bounded below by -100, PyTorch's guard against saturation.
+
+    Args:
+      logits: float [B, K].
+      targets: float [B, K] in 0..1.
+      valid: bool [K].
+
+    Returns:
+      float [].
+    """
+    yes = jnp.maximum(jax.nn.log_sigmoid(logits), -100.0)
+    no = jnp.maximum(jax.nn.log_sigmoid(-logits), -100.0)
+    losses = -(targets * yes + (1 - targets) * no)
+    return jnp.where(valid, losses, 0.0).sum(-1).mean()
+
+
 def weighted_feature_distance(
     features: jax.Array, teacher_features: jax.Array, kernel: jax.Array, valid: jax.Array
 ) -> jax.Array:

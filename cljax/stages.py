@@ -184,7 +184,7 @@ class InversionStage(Stage):
 
     def begin(self, method, state):
         """The teacher: a copy of the classifier as the task left it."""
-        return state.replace(teacher=jax.tree.map(jnp.copy, state.variables))
+        return state.with_teacher()
 
     def num_steps(self, epoch, count):
         """`steps_per_epoch`, or what is left."""

@@ -9,6 +9,7 @@ import typing
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from flax import struct
 
 from cljax.rng import Streams
@@ -113,3 +114,7 @@ class LearnerState:
     def variables(self) -> dict[str, PyTree]:
         """The classifier's variables as Flax takes them."""
         return {"params": self.params, "batch_stats": self.batch_stats}
+
+    def with_teacher(self) -> "LearnerState":
+        """The state with a copy of the classifier, as it is now, for teacher."""
+        return self.replace(teacher=jax.tree.map(jnp.copy, self.variables))

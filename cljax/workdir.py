@@ -38,13 +38,18 @@ def claim(workdir: Path, config):
 
 
 def begin(workdir: Path, config) -> None:
-    """Writes config.json; with config.overwrite all that a run left there is removed before.
+    """Writes config.json, and removes what a killed run left half-written.
+
+    With config.overwrite everything that a run left there is removed before.
 
     Raises:
       UserError: the directory cannot be written.
     """
     if config.overwrite:
         _clear(workdir)
+    with writing(workdir):
+        for unfinished in (*workdir.glob(".*.tmp"), *workdir.glob("plots/.*.tmp")):
+            unfinished.unlink()  # of a run that was killed
     write_json_atomically(workdir / "config.json", _settings(config))
 
 

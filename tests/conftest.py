@@ -63,13 +63,13 @@ def compiled(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def executors():
-    """Executors of this session by form, so that runs in this process share their programs."""
+    """The executors of this session by their form."""
     return {}
 
 
-@pytest.fixture
-def fast_runs(compiled, executors, monkeypatch):
-    """Makes runs in this process fast: programs are compiled once, and nothing is plotted."""
+@pytest.fixture(scope="module")
+def fast_runs(compiled, executors):
+    """Makes runs in this process fast: they share compiled programs, and draw no plots."""
     make = setup.make_executor
 
     def make_executor(config):
@@ -78,8 +78,10 @@ def fast_runs(compiled, executors, monkeypatch):
             executors[form] = make(config)
         return executors[form]
 
-    monkeypatch.setattr(setup, "make_executor", make_executor)
-    monkeypatch.setattr(plots, "write_plots", lambda *args: None)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(setup, "make_executor", make_executor)
+        patch.setattr(plots, "write_plots", lambda *args: None)
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -1,13 +1,24 @@
-"""Small networks with ready values, for tests of rules rather than of numbers."""
+"""Small networks with ready values, and methods and tasks around them or others."""
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 
+from cljax.data.augment import Augmentation
+from cljax.data.preprocessing import Preprocessing
+from cljax.inversion import Inversion
+from cljax.methods.abd import AlwaysBeDreaming
+from cljax.methods.base import Finetune
 from cljax.models import LATENT_SIZE, Classifier, Generator, make_classifier
+from cljax.stages import SGD, InversionStage, TrainStage
+from cljax.state import GeneratorState, Task, hyperparameters
 
 NUM_CLASSES = 10
 IMAGE_SHAPE = (8, 8, 3)
+PLAIN = Preprocessing(Augmentation(), (0.0,) * 3, (1.0,) * 3)
+# Compiler options of programs that take longer to compile than to run.
+HURRY = {"xla_backend_optimization_level": 0}
 
 
 def classifier(dtype=jnp.float32) -> Classifier:
@@ -39,3 +50,46 @@ def variables(module, seed: int, dtype=jnp.float32):
         return values.astype(dtype)
 
     return jax.tree_util.tree_map_with_path(fill, shapes)
+
+
+def fresh(variables) -> GeneratorState:
+    """A generator with these variables and a fresh Adam."""
+    opt_state = optax.scale_by_adam().init(variables["params"])
+    return GeneratorState(variables["params"], variables["batch_stats"], opt_state)
+
+
+def images(count: int, seed: int) -> np.ndarray:
+    """Standard normal images."""
+    random = np.random.default_rng(seed)
+    return random.normal(size=(count, *IMAGE_SHAPE)).astype(np.float32)
+
+
+def sgd(learning_rate: float = 0.1) -> SGD:
+    """The published optimiser at a constant rate."""
+    return SGD(learning_rate, 0.9, 2e-4, 0.1, ())
+
+
+@hyperparameters
+class Given(AlwaysBeDreaming):
+    """Replays given images instead of dreaming: those in the place of the state's generator."""
+
+    def dream(self, state, key, count):
+        """The images."""
+        return state.generator
+
+
+def method(kind, classifier, generator, batch_size: int = 20):
+    """The method "base" or "abd", or "given": the latter with replayed images given."""
+    training = TrainStage("train", 1, 0, batch_size, sgd())
+    if kind == "base":
+        return Finetune(classifier, PLAIN, training)
+    dreaming = InversionStage("dream", 1, 0, 1, Inversion(generator))
+    cls = {"abd": AlwaysBeDreaming, "given": Given}[kind]
+    return cls(classifier, PLAIN, training, dreaming)
+
+
+def task(old: int, seen: int, is_first: bool = False) -> Task:
+    """A task without data."""
+    nothing = jnp.zeros(1, jnp.int32)
+    numbers = (jnp.int32(n) for n in (0 if is_first else 1, old, seen))
+    return Task(*numbers, nothing, jnp.int32(0), nothing, is_first)

@@ -91,10 +91,6 @@ def test_imagenet_classifier(goldens, precision):
     expected.all_compared()
 
 
-def random_images(count):
-    return np.random.default_rng(1).normal(size=(count, *small.IMAGE_SHAPE)).astype(np.float32)
-
-
 def parameter_count(module, inputs):
     variables = jax.eval_shape(lambda: module.init(jax.random.key(0), inputs, train=False))
     return sum(leaf.size for leaf in jax.tree.leaves(variables["params"]))
@@ -171,7 +167,7 @@ def test_batch_norm_starts_with_standard_statistics():
 def test_repeated_statistics_update_is_two_train_mode_passes():
     module = small.classifier()
     variables = small.variables(module, seed=0)
-    images = random_images(4)
+    images = small.images(4, seed=1)
     _, once = run(module, variables, images, train=True)
     _, twice = run(module, variables | {"batch_stats": once}, images, train=True)
     repeated = repeat_statistics_update(variables["batch_stats"], once)
@@ -192,7 +188,7 @@ def test_pad_shortcut_takes_even_pixels_and_pads_channels_on_both_sides():
 def test_logits_are_the_head_of_the_features():
     module = small.classifier()
     variables = small.variables(module, seed=0)
-    images = random_images(2)
+    images = small.images(2, seed=1)
     logits, features = jax.jit(module.apply)(variables, images)
     head = variables["params"]["head"]
     np.testing.assert_allclose(logits, features @ head["kernel"] + head["bias"], rtol=1e-6)
@@ -233,9 +229,9 @@ def test_initial_values_of_the_generator():
 
 def test_half_precision_networks_give_float32_outputs():
     module = small.classifier(jnp.bfloat16)
-    variables = jax.eval_shape(module.init, jax.random.key(0), random_images(2))
+    variables = jax.eval_shape(module.init, jax.random.key(0), small.images(2, seed=1))
     outputs, statistics = jax.eval_shape(
-        lambda v: run(module, v, random_images(2), train=True), variables
+        lambda v: run(module, v, small.images(2, seed=1), train=True), variables
     )
     assert outputs.logits.dtype == outputs.features.dtype == jnp.float32
     leaves = jax.tree.leaves((variables, statistics))

@@ -1,6 +1,7 @@
 """ABD on real CIFAR-100 as a user runs it, cut down to two minutes, stopped and gone on with."""
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -31,8 +32,10 @@ def test_two_tasks_of_cifar100_with_a_stop_within_the_inversion(tmp_path, tfds_d
     workdir = tmp_path / "run"
     command = [sys.executable, "main.py", *SMALL, f"--workdir={workdir}"]
     command.append(f"--config.data.dir={tfds_dir}")
+    cache = {"JAX_COMPILATION_CACHE_DIR": str(tmp_path / "cache")}
+    process = {"cwd": ROOT, "env": os.environ | cache, "text": True}
 
-    first = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True)
+    first = subprocess.Popen(command, stdout=subprocess.PIPE, **process)
     metrics = workdir / "metrics.jsonl"
     deadline = time.monotonic() + 300
     while not (metrics.exists() and '"invert"' in metrics.read_text()):
@@ -43,7 +46,7 @@ def test_two_tasks_of_cifar100_with_a_stop_within_the_inversion(tmp_path, tfds_d
     assert first.returncode == 128 + signal.SIGTERM, output
     assert "the same command goes on" in output
 
-    second = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=600)
+    second = subprocess.run(command, capture_output=True, timeout=600, **process)
     assert second.returncode == 0, second.stderr
     assert "going on in" in second.stdout
     rows = [json.loads(line) for line in metrics.read_text().splitlines()]

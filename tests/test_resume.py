@@ -40,43 +40,41 @@ def interrupt(monkeypatch):
     yield arrange
 
 
-@pytest.fixture
-def spoil(monkeypatch):
-    """spoil(epoch): the how-manieth epoch, from 0, ends in a failure of the program."""
-    run_epoch = training.Trainer.run_epoch
+@pytest.fixture(scope="module")
+def failed_run(fast_runs, tmp_path_factory):
+    """A workdir whose run failed in the second task's second epoch."""
+    workdir = tmp_path_factory.mktemp("failed")
+    run_epoch, epochs = training.Trainer.run_epoch, []
 
     class Failure(Exception):
         pass
 
-    def arrange(epoch: int):
-        left = [epoch]
+    def failing(*args):
+        epochs.append(None)
+        if len(epochs) == 6:
+            raise Failure
+        return run_epoch(*args)
 
-        def failing(*args):
-            left[0] -= 1
-            if left[0] < 0:
-                raise Failure
-            return run_epoch(*args)
-
-        monkeypatch.setattr(training.Trainer, "run_epoch", failing)
-        return Failure, lambda: monkeypatch.setattr(training.Trainer, "run_epoch", run_epoch)
-
-    return arrange
-
-
-@pytest.fixture
-def half(fast_runs, spoil, tmp_path):
-    """A workdir whose run failed in the second task's second epoch."""
-    workdir = tmp_path / "half"
-    failure, mend = spoil(5)
-    with pytest.raises(failure):
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(Failure):
+        patch.setattr(training.Trainer, "run_epoch", failing)
         runs.run(runs.make_config(), workdir)
-    mend()
     return workdir
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.fixture
+def half(failed_run, tmp_path):
+    """The workdir of a failed run, to do with as one likes."""
+    return shutil.copytree(failed_run, tmp_path / "half")
+
+
 @pytest.mark.parametrize(
-    ("epoch", "step"), [(0, 0), (0, 1), (1, 0), (3, 1), (5, 1)], ids=lambda n: str(n)
+    ("number", "epoch", "step"),
+    [
+        (signal.SIGTERM, 0, 0),  # before the first step
+        (signal.SIGINT, 1, 1),
+        (signal.SIGTERM, 3, 1),  # within the inversion
+        (signal.SIGINT, 4, 0),  # in the second task, before its first step
+    ],
 )
 def test_signal_saves_and_run_goes_on(
     fast_runs, interrupt, reference, tmp_path, number, epoch, step
@@ -93,8 +91,9 @@ def test_signal_saves_and_run_goes_on(
     runs.assert_same_run(tmp_path, reference)
 
 
-def test_many_signals_in_one_epoch(fast_runs, monkeypatch, reference, tmp_path):
-    # A signal at every step: each start does one step only.
+@pytest.mark.slow
+def test_stopped_at_every_step(fast_runs, monkeypatch, reference, tmp_path):
+    # Each start does one step only.
     run_epoch = training.Trainer.run_epoch
 
     def one_step(self, *args):
@@ -110,12 +109,14 @@ def test_many_signals_in_one_epoch(fast_runs, monkeypatch, reference, tmp_path):
         return run_epoch(self, *args, asked)
 
     monkeypatch.setattr(training.Trainer, "run_epoch", one_step)
-    for starts in range(1, 20):
+    starts = 0
+    while True:
+        starts += 1
         try:
             runs.run(runs.make_config(), tmp_path)
             break
         except experiment.Stopped:
-            continue
+            assert starts < 20
     assert starts > 6
     runs.assert_same_run(tmp_path, reference)
 
@@ -149,7 +150,7 @@ def test_crash_leaves_a_resumable_run(half, reference):
 
 
 def test_several_seeds_go_on(fast_runs, interrupt, tmp_path):
-    config = runs.make_config("base", seeds=(1, 0))
+    config = runs.make_config(seeds=(1, 0))
     runs.run(config, tmp_path / "whole")
     interrupt(signal.SIGTERM, 2, 3)  # the second seed's second step; the first seed is through
     with pytest.raises(experiment.Stopped):
@@ -185,9 +186,16 @@ def flip_bit(path):
     path.write_bytes(content)
 
 
-@pytest.mark.parametrize("damage", [truncate, flip_bit, os.unlink])
-@pytest.mark.parametrize("victim", ["arrays/**/d/*", "record/metadata"])
-def test_damaged_checkpoint_falls_back(half, reference, damage, victim):
+@pytest.mark.parametrize(
+    ("victim", "damage"),
+    [
+        ("arrays/**/d/*", truncate),
+        ("arrays/**/d/*", flip_bit),
+        ("arrays/**/d/*", os.unlink),
+        ("record/metadata", truncate),
+    ],
+)
+def test_damaged_checkpoint_falls_back(half, reference, victim, damage):
     broken = newest(half)
     # The largest file holds the numbers.
     damage(max(broken.glob(victim), key=lambda path: path.stat().st_size))
@@ -265,12 +273,10 @@ KILLS = [
     ("epoch", 1),  # before anything is saved
     ("os.mkdir:checkpoints/0.orbax", 1),  # the first save has just begun
     ("os.rename:0.orbax-checkpoint-tmp", 1),  # an item of it is written
-    ("epoch", 2),  # in the second epoch
     ("os.rename:dreamed_task0", 1),  # after the inversion, before it is saved
     ("os.rename:.results.json", 1),  # between model and results
     ("os.rename:accuracy_matrix.png", 1),  # between results and checkpoint
     ("os.mkdir:models/1.orbax", 1),  # the last model is being saved
-    ("os.rename:/results.json", 1),
 ]
 
 
@@ -286,8 +292,7 @@ def test_killed_again_and_again(reference, compiled, tmp_path):
     assert (status, err) == (0, "")
     assert "going on" in out
     runs.assert_same_run(tmp_path, reference)
-    left = [str(path) for path in tmp_path.rglob("*tmp*")]
-    assert left == []
+    assert [path for path in tmp_path.rglob("*") if "tmp" in path.name] == []
 
 
 @pytest.mark.slow
@@ -327,7 +332,7 @@ def test_signals_from_outside(compiled, tmp_path):
 
 def test_ctrl_c_before_anything_is_one_line(tmp_path):
     sabotage = ("interrupt", "import:scipy", "1")
-    status, out, err = runs.command(*runs.arguments(tmp_path), sabotage=sabotage)
+    status, _, err = runs.command(*runs.arguments(tmp_path), sabotage=sabotage)
     assert status == 130
     assert err.splitlines() == ["stopped at once; what is saved so far is kept"]
 
@@ -349,7 +354,7 @@ def test_full_disk_at_everything(half, reference, compiled):
     before = runs.arrays(half)
     sabotage = ("full:1", "epoch", "1")
     status, _, err = runs.command(*runs.arguments(half), cache=compiled, sabotage=sabotage)
-    runs.assert_one_line(status, err, "metrics.jsonl", "File too large")
+    runs.assert_one_line(status, err, "cannot write", "File too large")
     runs.assert_same_arrays(runs.arrays(half), before)
     runs.run(runs.make_config(), half)
     runs.assert_same_run(half, reference)

@@ -7,6 +7,10 @@ from cljax.errors import UserError
 # name: (module, class)
 METHODS = {
     "base": ("cljax.methods.base", "Finetune"),
+    "lwf": ("cljax.methods.lwf", "LearningWithoutForgetting"),
+    "lwf_mc": ("cljax.methods.lwf", "MultiClassLwF"),
+    "deep_inversion": ("cljax.methods.deep_inversion", "DeepInversion"),
+    "deep_inversion_lwf": ("cljax.methods.deep_inversion", "DeepInversionLwF"),
     "abd": ("cljax.methods.abd", "AlwaysBeDreaming"),
 }
 

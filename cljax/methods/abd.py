@@ -3,16 +3,14 @@
 import jax
 import jax.numpy as jnp
 
-from cljax import configure, losses, rng
-from cljax import inversion as inversion_lib
-from cljax.methods.base import Finetune
+from cljax import losses
+from cljax.methods.dreaming import Dreaming
 from cljax.models.norm import repeat_statistics_update
-from cljax.stages import InversionStage
-from cljax.state import LearnerState, hyperparameters
+from cljax.state import hyperparameters
 
 
 @hyperparameters
-class AlwaysBeDreaming(Finetune):
+class AlwaysBeDreaming(Dreaming):
     """Data-free replay: old classes come back as images dreamed by an inverted generator.
 
     Follows the released code where it differs from the paper: the first task's cross entropy and
@@ -20,46 +18,20 @@ class AlwaysBeDreaming(Finetune):
     shares of classes; running statistics move twice per step.
 
     Attributes:
-      dreaming: the stage that trains the generator after each task but the last.
       mu: weight of the feature distillation.
     """
 
-    dreaming: InversionStage
     mu: float = 0.1
-
-    @classmethod
-    def from_config(cls, config, dataset, **parts):
-        """Adds the stage that dreams."""
-        dreaming = configure.dreaming(config, dataset)
-        return super().from_config(config, dataset, dreaming=dreaming, **parts)
-
-    def init(self, streams, image_shape):
-        """Adds a teacher, not used before it is taken, and the generator that lives on."""
-        state = super().init(streams, image_shape)
-        key = rng.key(streams.generator, "generator")
-        return state.replace(
-            teacher=jax.tree.map(jnp.copy, state.variables),
-            generator=inversion_lib.init_generator(self.dreaming.inversion, key),
-        )
-
-    def stages(self, task_index, num_tasks):
-        """Training, then dreaming; the last task's generator would serve nobody."""
-        if task_index == num_tasks - 1:
-            return (self.training,)
-        return (self.training, self.dreaming)
 
     def observe(self, state, task, batch, key):
         """The first task's plain cross entropy, or the three losses on real and dreamed images."""
         if task.is_first:
             return self._observe_first(state, task, batch)
         num_real = batch.labels.shape[0]
-        images = jnp.concatenate([batch.images, self.dream(state, key, num_real)])
-        teacher = self.classifier.apply(state.teacher, images)
+        images, labels, teacher = self.replay(state, task, batch, key)
         num_classes = self.classifier.num_classes
         old = losses.class_range(num_classes, 0, task.old)
         new = losses.class_range(num_classes, task.old, task.seen)
-        dreamed_labels = losses.masked_argmax(teacher.logits[num_real:], old)
-        labels = jnp.concatenate([batch.labels, dreamed_labels])
         old_share = task.old / task.seen
         weights = jnp.where(labels < task.old, old_share, 1 - old_share)
 
@@ -90,7 +62,3 @@ class AlwaysBeDreaming(Finetune):
         outputs, batch_stats = self.train_forward(state, batch.images)
         loss = losses.cross_entropy(outputs.logits, batch.labels)
         return self.observed(task, batch, outputs.logits, {"class": loss}, batch_stats)
-
-    def dream(self, state: LearnerState, key: jax.Array, count: int) -> jax.Array:
-        """`count` fresh images [count, H, W, C] of old classes. The key is consumed."""
-        return inversion_lib.sample(self.dreaming.inversion, state.generator, key, count)

@@ -1,0 +1,68 @@
+"""DeepInversion as the ABD paper compares it (after Yin et al., CVPR 2020), and LwF on dreams."""
+
+from cljax import losses
+from cljax.methods.dreaming import Dreaming
+from cljax.state import hyperparameters
+
+
+@hyperparameters
+class DeepInversion(Dreaming):
+    """Cross entropy on real images, distillation of real and of dreamed ones.
+
+    Attributes:
+      mu: weight of both distillations.
+      temperature: of both.
+    """
+
+    mu: float = 1.0
+    temperature: float = 2.0
+
+    def observe(self, state, task, batch, key):
+        """Dreams are distilled over all classes seen; the teacher gives the new ones nothing."""
+        if task.is_first:
+            return super().observe(state, task, batch, key)
+        real = slice(None, batch.labels.shape[0])
+        dreamed = slice(batch.labels.shape[0], None)
+        images, _, teacher = self.replay(state, task, batch, key)
+        outputs, batch_stats = self.train_forward(state, images)
+        num_classes = self.classifier.num_classes
+        old = losses.class_range(num_classes, 0, task.old)
+        seen = losses.class_range(num_classes, 0, task.seen)
+        logits, targets = outputs.logits, teacher.logits
+        terms = {
+            "class": losses.cross_entropy(logits[real], batch.labels, seen),
+            "distillation": self.mu
+            * losses.distillation(logits[real], targets[real], old, None, self.temperature),
+            "dream_distillation": self.mu
+            * losses.distillation(logits[dreamed], targets[dreamed], seen, old, self.temperature),
+        }
+        return self.observed(task, batch, logits[real], terms, batch_stats)
+
+
+@hyperparameters
+class DeepInversionLwF(Dreaming):
+    """LwF whose distillation sees dreamed images besides the real ones.
+
+    Attributes:
+      mu: weight of the distillation.
+      temperature: of the distillation.
+    """
+
+    mu: float = 0.1
+    temperature: float = 2.0
+
+    def observe(self, state, task, batch, key):
+        """Cross entropy on real images, distillation of old classes on all of them."""
+        if task.is_first:
+            return super().observe(state, task, batch, key)
+        images, _, teacher = self.replay(state, task, batch, key)
+        outputs, batch_stats = self.train_forward(state, images)
+        old = losses.class_range(self.classifier.num_classes, 0, task.old)
+        seen = losses.class_range(self.classifier.num_classes, 0, task.seen)
+        logits = outputs.logits[: batch.labels.shape[0]]
+        terms = {
+            "class": losses.cross_entropy(logits, batch.labels, seen),
+            "distillation": self.mu
+            * losses.distillation(outputs.logits, teacher.logits, old, None, self.temperature),
+        }
+        return self.observed(task, batch, logits, terms, batch_stats)

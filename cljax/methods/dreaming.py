@@ -1,0 +1,69 @@
+"""What methods share that replay old classes as dreamed images (ABD paper, section 4)."""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from cljax import configure, losses, rng
+from cljax import inversion as inversion_lib
+from cljax.methods.base import Finetune
+from cljax.models import Outputs
+from cljax.stages import InversionStage
+from cljax.state import Batch, LearnerState, Task, hyperparameters
+
+
+class Replay(NamedTuple):
+    """A batch with as many dreamed images behind the real ones.
+
+    Attributes:
+      images: float [2B, H, W, C].
+      labels: int32 [2B]; the teacher labels the dreamed ones, among the old classes.
+      teacher: the teacher's outputs for all of them.
+    """
+
+    images: jax.Array
+    labels: jax.Array
+    teacher: Outputs
+
+
+@hyperparameters
+class Dreaming(Finetune):
+    """Fine-tuning with a teacher and a generator that is inverted from it after each task.
+
+    Attributes:
+      dreaming: the stage that trains the generator.
+    """
+
+    dreaming: InversionStage
+
+    @classmethod
+    def from_config(cls, config, dataset, **parts):
+        """Adds the stage that dreams."""
+        dreaming = configure.dreaming(config, dataset)
+        return super().from_config(config, dataset, dreaming=dreaming, **parts)
+
+    def init(self, streams, image_shape):
+        """Adds a teacher, not used before it is taken, and the generator that lives on."""
+        state = super().init(streams, image_shape).with_teacher()
+        key = rng.key(streams.generator, "generator")
+        return state.replace(generator=inversion_lib.init_generator(self.dreaming.inversion, key))
+
+    def stages(self, task_index, num_tasks):
+        """Training, then dreaming; the last task's generator would serve nobody."""
+        if task_index == num_tasks - 1:
+            return (self.training,)
+        return (self.training, self.dreaming)
+
+    def dream(self, state: LearnerState, key: jax.Array, count: int) -> jax.Array:
+        """`count` fresh images [count, H, W, C] of old classes. The key is consumed."""
+        return inversion_lib.sample(self.dreaming.inversion, state.generator, key, count)
+
+    def replay(self, state: LearnerState, task: Task, batch: Batch, key: jax.Array) -> Replay:
+        """The batch with dreamed images, and what the teacher says of both. The key is consumed."""
+        num_real = batch.labels.shape[0]
+        images = jnp.concatenate([batch.images, self.dream(state, key, num_real)])
+        teacher = self.classifier.apply(state.teacher, images)
+        old = losses.class_range(self.classifier.num_classes, 0, task.old)
+        dreamed_labels = losses.masked_argmax(teacher.logits[num_real:], old)
+        return Replay(images, jnp.concatenate([batch.labels, dreamed_labels]), teacher)

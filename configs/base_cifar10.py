@@ -1,0 +1,7 @@
+"""Plain fine-tuning on CIFAR-10, 5 tasks of 2 classes."""
+
+from configs import common
+
+
+def get_config():
+    return common.cifar(common.experiment("base"), "cifar10")

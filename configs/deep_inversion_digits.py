@@ -1,0 +1,8 @@
+"""DeepInversion with a generator on scanned digits, 5 tasks of 2 classes."""
+
+from configs import common
+
+
+def get_config():
+    config = common.digits(common.experiment("deep_inversion", mu=1.0))
+    return common.inversion(config, "digits", steps=1000)

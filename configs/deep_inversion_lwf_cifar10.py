@@ -1,0 +1,8 @@
+"""LwF on dreamed images on CIFAR-10, 5 tasks of 2 classes."""
+
+from configs import common
+
+
+def get_config():
+    config = common.cifar(common.experiment("deep_inversion_lwf", mu=0.1), "cifar10")
+    return common.inversion(config, "cifar")

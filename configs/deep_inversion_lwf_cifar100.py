@@ -1,0 +1,13 @@
+"""LwF on dreamed images on CIFAR-100, 5 tasks of 20 classes.
+
+    python main.py --config=configs/deep_inversion_lwf_cifar100.py --config.seeds="(0,1,2)"
+
+In the scripts of the original code, but not in its tables.
+"""
+
+from configs import common
+
+
+def get_config():
+    config = common.cifar(common.experiment("deep_inversion_lwf", mu=0.1), "cifar100")
+    return common.inversion(config, "cifar")

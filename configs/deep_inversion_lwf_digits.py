@@ -1,0 +1,8 @@
+"""LwF on dreamed images on scanned digits, 5 tasks of 2 classes."""
+
+from configs import common
+
+
+def get_config():
+    config = common.digits(common.experiment("deep_inversion_lwf", mu=0.1))
+    return common.inversion(config, "digits", steps=1000)

@@ -1,0 +1,7 @@
+"""Learning without Forgetting on scanned digits, 5 tasks of 2 classes."""
+
+from configs import common
+
+
+def get_config():
+    return common.digits(common.experiment("lwf", mu=1.0))

@@ -1,0 +1,184 @@
+"""main.py as its user calls it, and every mistake that a user can make as one line."""
+
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from cljax import experiment
+from cljax.errors import UserError
+from tests import runs
+
+
+def test_help_is_quick_and_needs_no_jax(tmp_path):
+    # A jax that cannot be imported stands in the way.
+    (tmp_path / "jax.py").write_text("raise ImportError('jax was imported')")
+    process = subprocess.run(
+        [sys.executable, runs.ROOT / "main.py", "--help"],
+        capture_output=True,
+        text=True,
+        env=os.environ | {"PYTHONPATH": str(tmp_path)},
+        timeout=60,
+    )
+    assert "--config" in process.stdout and "--workdir" in process.stdout
+    assert process.stderr == ""
+
+
+@pytest.mark.parametrize(
+    ("flag", "words"),
+    [
+        ("--config.epoch=3", ["config.epoch:", "no such key", "did you mean epochs?"]),
+        ("--config.lr=3", ["optimizer.lr", "inversion.lr"]),
+        ("--config.optimizer.learning_rate=1", ["optimizer.lr"]),
+        ("--config.method.nu=3", ["method.mu"]),
+        ("--config.zzz=3", ["there are batch_size, checkpoint"]),
+        ("--config.epochs=abc", ["config.epochs", "abc"]),
+        ("--config.optimizer.lr=fast", ["config.optimizer.lr", "fast"]),
+        ("--config.overwrite=maybe", ["config.overwrite", "maybe"]),
+        ("--config.method=abd", ["config.method", "abd"]),
+        ("--config.epochs", ["config.epochs"]),
+        ("--workdri=x", ["workdri", "workdir"]),
+        ("stray", ["unexpected arguments stray", "--config.KEY=VALUE"]),
+    ],
+)
+def test_wrong_flag(tmp_path, flag, words):
+    status, out, err = runs.command(flag, cwd=tmp_path)
+    runs.assert_one_line(status, err, *words)
+    assert out == ""
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (None, ["no such file"]),
+        ("def get_config(:", ["invalid syntax", "line 1"]),
+        ("import no_such_module", ["line 1", "No module named 'no_such_module'"]),
+        ("def get_config():\n    return undefined", ["line 2", "'undefined' is not defined"]),
+        ("def get_config():\n    raise ValueError('a\\nb')", ["line 2", "ValueError: a b"]),
+        ("x = 1", ["get_config"]),
+        ("def get_config():\n    return {}", ["ConfigDict", "dict"]),
+    ],
+)
+def test_wrong_config_file(tmp_path, content, words):
+    path = tmp_path / "mine.py"
+    if content is not None:
+        path.write_text(content)
+    status, _, err = runs.command(f"--config={path}", "--config.epochs=3", cwd=tmp_path)
+    runs.assert_one_line(status, err, str(path), *words)
+    assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.slow
+def test_user_mistakes_end_the_command(tmp_path):
+    blocked = tmp_path / "file"
+    blocked.write_text("no directory")
+    # As an unwritable directory, but also for root.
+    status, _, err = runs.command(*runs.arguments(blocked / "run"))
+    runs.assert_one_line(status, err, "cannot write", str(blocked), "Not a directory")
+    assert blocked.read_text() == "no directory"
+    status, _, err = runs.command(*runs.arguments(tmp_path / "run", num_tasks=3))
+    runs.assert_one_line(status, err, "cannot be split into num_tasks=3", "use num_tasks of")
+    status, _, err = runs.command(*runs.arguments(tmp_path / "run", optimizer__lr=1e30))
+    runs.assert_one_line(status, err, "not finite in task 1, train epoch 1, seed 0: loss")
+
+
+def test_own_config_file_and_default_workdir(tmp_path, compiled):
+    content = "from configs import abd_digits\n\n\ndef get_config(tasks='3'):\n"
+    content += "    config = abd_digits.get_config()\n"
+    content += "    config.max_tasks = int(tasks)\n    return config\n"
+    (tmp_path / "mine.py").write_text(content)
+    flags = [flag for flag in runs.arguments(tmp_path) if "workdir" not in flag]
+    flags = [flag for flag in flags if "max_tasks" not in flag]
+    status, out, err = runs.command("--config=mine.py:1", *flags, cwd=tmp_path, cache=compiled)
+    assert (status, err) == (0, "")
+    assert runs.results(tmp_path / "runs" / "mine")["tasks_total"] == 1
+    assert "1 of 1 tasks" in out
+
+
+@pytest.fixture
+def pickled(tmp_path):
+    """An .npz file with an array that NumPy would have to unpickle, which has a visible effect."""
+
+    class Trap:
+        def __reduce__(self):
+            return os.mkdir, (str(tmp_path / "sprung"),)
+
+    path = tmp_path / "trap.npz"
+    labels = np.zeros(1, np.int32)
+    images = np.array([Trap()], dtype=object)
+    np.savez(path, x_train=images, y_train=labels, x_test=images, y_test=labels)
+    return path
+
+
+MISTAKES = {
+    "seeds": ({"seeds": ()}, "config.seeds"),
+    "seed twice": ({"seeds": (1, 1)}, "twice"),
+    "seed text": ({"seeds": ("a",)}, "config.seeds"),
+    "seed range": ({"seeds": (2**31,)}, "config.seeds"),
+    "stream range": ({"streams__init": 2**31}, "config.streams.init"),
+    "split": ({"num_tasks": 3}, "10 classes cannot be split"),
+    "no tasks": ({"num_tasks": 0}, "num_tasks is 0"),
+    "first task": ({"first_task_size": 11}, "cannot be split"),
+    "task sizes": ({"task_sizes": (6, 5)}, "at most the 10 classes"),
+    "task size text": ({"task_sizes": (1.5,)}, "config.task_sizes"),
+    "class order": ({"data__class_order": "1,2,99"}, "class 99 does not exist"),
+    "order file": ({"data__class_order": "none.txt"}, "no such file"),
+    "batch": ({"batch_size": 21}, "more than the 20 training images of task 0"),
+    "no batch": ({"batch_size": 0}, "config.batch_size"),
+    "epochs": ({"epochs": 0}, "config.epochs"),
+    "milestones": ({"milestones": (0.5,)}, "config.milestones"),
+    "scale": ({"schedule_scale": float("inf")}, "config.schedule_scale"),
+    "rate": ({"optimizer__lr": float("nan")}, "config.optimizer.lr"),
+    "negative rate": ({"optimizer__lr": -1.0}, "config.optimizer.lr"),
+    "temperature": ({"inversion__temperature": 0.0}, "config.inversion.temperature"),
+    "inversion steps": ({"inversion__steps": 0}, "config.inversion.steps"),
+    "dtype": ({"dtype": "float16"}, "float32, tf32, bfloat16"),
+    "network": ({"model__name": "resnet9"}, "config.model.name"),
+    "width": ({"model__width": 0}, "config.model.width"),
+    "generator": ({"inversion__generator": "gan"}, "no generator 'gan'; there are cifar"),
+    "generator size": ({"inversion__generator": "imagenet"}, "multiple of 32, not 8x8"),
+    "method": ({"method__name": "icarl"}, "no method 'icarl'; there are base, abd"),
+    "top k": ({"eval__top_k": 11}, "config.eval.top_k: 11 is more than the 10 classes"),
+    "no data set": ({"data__name": "no set"}, "no set"),
+    "unprepared": ({"data__name": "cifar100", "data__dir": "/none"}, "--config.data.dir"),
+    "no npz": ({"data__name": "npz"}, "config.data.path is empty"),
+    "missing npz": ({"data__name": "npz", "data__path": "none.npz"}, "none.npz: no such file"),
+    "loop": ({"execution__loop": "fast"}, "auto, compiled, host"),
+    "fold": ({"data__validation": True, "seeds": (5,)}, "folds exist for seeds 0..4"),
+    "first task from": ({"first_task_from": "/none"}, "no run there"),
+}
+
+
+@pytest.mark.parametrize("name", MISTAKES)
+def test_wrong_setting_is_one_line_and_leaves_nothing(tmp_path, name):
+    settings, words = MISTAKES[name]
+    with pytest.raises(UserError) as error:
+        experiment.run(runs.make_config(**settings), tmp_path)
+    assert words in str(error.value)
+    assert "\n" not in str(error.value)
+    assert [path.name for path in tmp_path.iterdir()] in ([], [".lock"])
+
+
+def test_unknown_method_setting_names_the_nearest(tmp_path):
+    config = runs.make_config()
+    with config.unlocked():
+        config.method.muu = 0.5
+    with pytest.raises(UserError, match=r"config\.method\.muu.*did you mean mu\?"):
+        experiment.run(config, tmp_path)
+
+
+def test_method_without_its_settings(tmp_path):
+    config = runs.make_config("base")
+    config.method.name = "abd"
+    with pytest.raises(UserError, match=r"config\.inversion is missing"):
+        experiment.run(config, tmp_path)
+
+
+def test_nothing_is_unpickled(pickled, tmp_path):
+    config = runs.make_config(data__name="npz", data__path=str(pickled))
+    with pytest.raises(UserError, match="cannot read x_train as a plain array"):
+        experiment.run(config, tmp_path / "run")
+    assert not (tmp_path / "sprung").exists()

@@ -1,0 +1,200 @@
+"""Single steps of methods against the original's numbers."""
+
+import functools
+from types import SimpleNamespace
+
+import jax
+import numpy as np
+import pytest
+
+from cljax import losses, stages
+from cljax.interop import torch
+from cljax.rng import Streams
+from cljax.state import Batch, LearnerState
+from tests import small
+from tests.goldens import PRECISIONS, Expected, channels_last, enable, network, recipe
+
+OLD = 20
+SEEN = {"first": 20, "update": 40, "uneven": 32}
+METHODS = {"base": "base", "abd": "given"}  # golden files and our methods
+update = jax.jit(stages.update)
+
+
+@pytest.fixture(scope="module", params=PRECISIONS)
+def original(goldens, request):
+    """States and inputs that all cases share, at one precision."""
+    precision = request.param
+    classifier, learner = network(goldens, "M", precision)
+    teacher = network(goldens, "T", precision)[1]
+    generator, dreamer = network(goldens, "G", precision)
+    generate = jax.jit(functools.partial(generator.apply, train=False))
+
+    def dream(latents):
+        with enable(precision):
+            return generate(dreamer, latents.astype(precision))
+
+    inputs = goldens("inputs")
+    return SimpleNamespace(
+        goldens=goldens,
+        precision=precision,
+        classifier=classifier,
+        learner=learner,
+        teacher=teacher,
+        generator=generator,
+        dream=dream,
+        real=channels_last(inputs["x_real"], precision),
+        y_new=inputs["y_new"].astype(np.int32),
+        y_first=inputs["y_first"].astype(np.int32),
+    )
+
+
+def initial_state(original, method):
+    state = LearnerState(
+        **original.learner,
+        opt_state=None,
+        teacher=original.teacher,
+        generator=None,
+        streams=Streams(0, 0, 0, 0),
+    )
+    return method.training.begin(method, state)
+
+
+def compare_state(expected, original, state):
+    """All stored tensors after the step, and how far each of the 157 tensors moved."""
+    with enable(original.precision):
+        before = torch.classifier_to_torch(original.classifier, original.learner)
+        after = torch.classifier_to_torch(original.classifier, state.variables)
+    names = [name for name in expected.names if name.startswith("after/")]
+    assert len(names) >= 10
+    for name in names:
+        tensor = name.removeprefix("after/")
+        if "running" in tensor:
+            expected.forward(name, after[tensor])
+        else:
+            expected.update(name, after[tensor], before[tensor])
+    tensors = original.goldens("states")["state_names"]
+    moved = [np.linalg.norm(after[tensor] - before[tensor]) for tensor in tensors]
+    expected.update("delta_norm", np.array(moved, original.precision))
+
+
+def run_case(original, case, kind):
+    """One step of a golden case: expectations, method, state before, batch, task, results."""
+    expected = Expected(original.goldens, f"{case}_{kind}", original.precision)
+    method = small.method(METHODS[kind], original.classifier, original.generator)
+    seen = SEEN[case]
+    labels = original.y_first if case == "first" else OLD + (original.y_new - OLD) % (seen - OLD)
+    with enable(original.precision):
+        before = initial_state(original, method)
+        if kind == "abd" and case != "first":
+            latents = original.goldens("inputs")["z_syn"]
+            before = before.replace(generator=original.dream(latents))
+        # Base does not know first tasks, so a second program would show nothing.
+        is_first = case == "first" and kind == "abd"
+        task = small.task(0 if case == "first" else OLD, seen, is_first)
+        batch = Batch(original.real, labels)
+        state, metrics = update(method, small.sgd(), before, task, batch, 0, jax.random.key(0))
+    compare_state(expected, original, state)
+    return expected, method, before, batch, metrics
+
+
+@functools.partial(jax.jit, static_argnames=("classifier", "train"))
+def outputs_of(classifier, variables, images, train):
+    mutable = ["batch_stats"] if train else []
+    return classifier.apply(variables, images, train=train, mutable=mutable)[0]
+
+
+def compare_accuracy(metrics, logits, labels):
+    want = np.mean(np.argmax(logits, -1) == labels)
+    np.testing.assert_allclose(metrics["accuracy"], want, rtol=1e-6)
+
+
+@pytest.mark.parametrize("case", ["first", "update", "uneven"])
+def test_base_is_the_originals(original, case):
+    expected, method, before, batch, metrics = run_case(original, case, "base")
+    with enable(original.precision):
+        outputs = outputs_of(method.classifier, before.variables, batch.images, train=True)
+    expected.forward("logits", outputs.logits[:, : SEEN[case]])
+    expected.forward("loss_total", metrics["loss"])
+    expected.forward("loss_class", metrics["class"])
+    compare_accuracy(metrics, expected["logits"], batch.labels)
+    expected.all_compared()
+
+
+def test_first_task_of_abd_is_the_originals(original):
+    expected, method, before, batch, metrics = run_case(original, "first", "abd")
+    with enable(original.precision):
+        outputs = outputs_of(method.classifier, before.variables, batch.images, train=True)
+    expected.forward("logits", outputs.logits)
+    for name in ("loss_total", "loss_class", "loss_ce"):
+        expected.forward(name, metrics["class"])
+    expected.forward("loss_total", metrics["loss"])
+    expected.forward("loss_kd", np.zeros((), original.precision))
+    assert set(metrics) == {"loss", "class", "accuracy"}
+    compare_accuracy(metrics, expected["logits"][:, : SEEN["first"]], batch.labels)
+    expected.all_compared()
+
+
+@pytest.mark.parametrize("case", ["update", "uneven"])
+def test_abd_is_the_originals(original, case):
+    """The running statistics after the step show that they moved twice."""
+    expected, method, before, batch, metrics = run_case(original, case, "abd")
+    expected.forward("loss_total", metrics["loss"])
+    expected.forward("loss_class", metrics["local"] + metrics["head"])
+    expected.forward("loss_local_ce", metrics["local"])
+    expected.forward("loss_ft_ce", metrics["head"])
+    expected.forward("loss_kd", metrics["distillation"])
+    images = np.concatenate([batch.images, before.generator])
+    with enable(original.precision):
+        student = outputs_of(method.classifier, before.variables, images, train=True)
+        teacher = outputs_of(method.classifier, before.teacher, images, train=False)
+    expected.forward("logits", student.logits)
+    head = original.teacher["params"]["head"]
+    for name, outputs in [("kd_student", student), ("kd_teacher", teacher)]:
+        logits = np.asarray(outputs.features) @ head["kernel"] + head["bias"]
+        expected.forward(name, logits[:, :OLD])
+    compare_accuracy(metrics, expected["logits"][:20, : SEEN[case]], batch.labels)
+    expected.all_compared()
+
+
+def test_dreamed_inputs_are_the_originals(original):
+    inputs = original.goldens("inputs")
+    want = channels_last(inputs["x_syn"], original.precision)
+    images = original.dream(inputs["z_syn"])
+    # Ten times the deviation of such images within the original (generator_cifar, eval mode).
+    np.testing.assert_allclose(images, want, atol=2.5e-5)
+    with enable(original.precision):
+        logits = outputs_of(original.classifier, original.teacher, images, train=False).logits
+        labels = losses.masked_argmax(logits, losses.class_range(100, 0, OLD))
+    np.testing.assert_array_equal(labels, inputs["y_syn"])
+    # Likewise (update_lwf, teacher_logits).
+    np.testing.assert_allclose(logits[:, :OLD], inputs["yhat_syn"], atol=7e-5)
+
+
+def test_chain_of_abd_steps_is_the_originals(original):
+    """Three steps: momentum accumulates, and so do the repeated statistics updates."""
+    expected = Expected(original.goldens, "update_abd_chain", original.precision)
+    method = small.method("given", original.classifier, original.generator)
+    real, labels, order = original.real, original.y_new, expected["perm"]
+    batches = [
+        Batch(real, labels),
+        Batch(real[order][:, :, ::-1], labels[order]),
+        Batch(real[:, ::-1], labels),
+    ]
+    history = []
+    with enable(original.precision):
+        state, task = initial_state(original, method), small.task(OLD, SEEN["update"])
+        for i, batch in enumerate(batches):
+            dreamed = original.dream(recipe(original.goldens, f"chain/z{i}"))
+            logits = outputs_of(original.classifier, original.teacher, dreamed, train=False).logits
+            np.testing.assert_array_equal(np.argmax(logits[:, :OLD], -1), expected["y_syn"][i])
+            state = state.replace(generator=dreamed)
+            state, metrics = update(
+                method, small.sgd(0.01), state, task, batch, 0, jax.random.key(0)
+            )
+            history.append(metrics)
+    compare_state(expected, original, state)
+    terms = {name: np.stack([metrics[name] for metrics in history]) for name in history[0]}
+    expected.forward("loss_total", terms["loss"])
+    expected.forward("loss_class", terms["local"] + terms["head"])
+    expected.forward("loss_kd", terms["distillation"])
+    expected.all_compared("perm", "y_syn")
