@@ -118,8 +118,7 @@ class Executor:
 
     def _compile(self, key: Callable, function: Callable, donated: int | None = None) -> Callable:
         if key not in self._compiled:
-            if self.vmap_seeds:
-                function = _vmap_all_but_first(function)
+            function = (_vmap_all_but_first if self.vmap_seeds else _wrap)(function)
             donated = () if donated is None else (donated,)
             self._compiled[key] = jax.jit(function, donate_argnums=donated)
         return functools.partial(self._timed, self._compiled[key])
@@ -159,7 +158,18 @@ def _loop(one):
     return loop
 
 
+def _wrap(function):
+    """A function of its own: all that JAX compiles of one function is counted together."""
+
+    @functools.wraps(function)
+    def wrapped(*args):
+        return function(*args)
+
+    return wrapped
+
+
 def _vmap_all_but_first(function):
+    @functools.wraps(function)
     def mapped(shared, *args):
         return jax.vmap(lambda *one: function(shared, *one))(*args)
 

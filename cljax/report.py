@@ -38,6 +38,8 @@ def print_summary(
     for path in sorted(Path(workdir).iterdir()):
         if not path.name.startswith("."):
             name = f"  {path}{os.sep if path.is_dir() else ''}"
+            if path.name == "plots":
+                name += ": " + ", ".join(sorted(picture.name for picture in path.iterdir()))
             console.print(name, markup=False, emoji=False, highlight=False, soft_wrap=True)
 
 

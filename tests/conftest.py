@@ -1,5 +1,6 @@
 """Where the tests find the golden numbers and the prepared data sets, and fixtures they share."""
 
+import logging
 import os
 from pathlib import Path
 
@@ -14,6 +15,9 @@ from tests import runs
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 GOLDENS = Path(os.environ.get("CLJAX_GOLDENS", SHARED / "goldens"))
 TFDS = Path(os.environ.get("CLJAX_TFDS", SHARED / "tfds"))
+
+# Orbax leaves tasks behind whose failure asyncio would tell after the tests of damaged files.
+logging.getLogger("asyncio").setLevel(logging.CRITICAL)
 
 
 @pytest.fixture(scope="session")

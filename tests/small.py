@@ -10,6 +10,9 @@ from cljax.data.preprocessing import Preprocessing
 from cljax.inversion import Inversion
 from cljax.methods.abd import AlwaysBeDreaming
 from cljax.methods.base import Finetune
+from cljax.methods.deep_inversion import DeepInversion, DeepInversionLwF
+from cljax.methods.dreaming import Dreaming
+from cljax.methods.lwf import LearningWithoutForgetting, MultiClassLwF
 from cljax.models import LATENT_SIZE, Classifier, Generator, make_classifier
 from cljax.stages import SGD, InversionStage, TrainStage
 from cljax.state import GeneratorState, Task, hyperparameters
@@ -69,8 +72,7 @@ def sgd(learning_rate: float = 0.1) -> SGD:
     return SGD(learning_rate, 0.9, 2e-4, 0.1, ())
 
 
-@hyperparameters
-class Given(AlwaysBeDreaming):
+class GivenImages:
     """Replays given images instead of dreaming: those in the place of the state's generator."""
 
     def dream(self, state, key, count):
@@ -78,13 +80,39 @@ class Given(AlwaysBeDreaming):
         return state.generator
 
 
+@hyperparameters
+class Given(GivenImages, AlwaysBeDreaming):
+    """ABD with given images."""
+
+
+@hyperparameters
+class GivenDeepInversion(GivenImages, DeepInversion):
+    """DeepInversion with given images."""
+
+
+@hyperparameters
+class GivenDeepInversionLwF(GivenImages, DeepInversionLwF):
+    """LwF with given images."""
+
+
+METHODS = {
+    "base": Finetune,
+    "lwf": LearningWithoutForgetting,
+    "lwf_mc": MultiClassLwF,
+    "abd": AlwaysBeDreaming,
+    "given": Given,
+    "given_deep_inversion": GivenDeepInversion,
+    "given_deep_inversion_lwf": GivenDeepInversionLwF,
+}
+
+
 def method(kind, classifier, generator, batch_size: int = 20):
-    """The method "base" or "abd", or "given": the latter with replayed images given."""
+    """One of METHODS; the "given" ones replay given images."""
     training = TrainStage("train", 1, 0, batch_size, sgd())
-    if kind == "base":
-        return Finetune(classifier, PLAIN, training)
+    cls = METHODS[kind]
+    if not issubclass(cls, Dreaming):
+        return cls(classifier, PLAIN, training)
     dreaming = InversionStage("dream", 1, 0, 1, Inversion(generator))
-    cls = {"abd": AlwaysBeDreaming, "given": Given}[kind]
     return cls(classifier, PLAIN, training, dreaming)
 
 

@@ -72,7 +72,7 @@ def test_wrong_config_file(tmp_path, content, words):
 
 
 @pytest.mark.slow
-def test_user_mistakes_end_the_command(tmp_path):
+def test_user_mistakes_end_the_command(tmp_path, compiled):
     blocked = tmp_path / "file"
     blocked.write_text("no directory")
     # As an unwritable directory, but also for root.
@@ -81,7 +81,9 @@ def test_user_mistakes_end_the_command(tmp_path):
     assert blocked.read_text() == "no directory"
     status, _, err = runs.command(*runs.arguments(tmp_path / "run", num_tasks=3))
     runs.assert_one_line(status, err, "cannot be split into num_tasks=3", "use num_tasks of")
-    status, _, err = runs.command(*runs.arguments(tmp_path / "run", optimizer__lr=1e30))
+    status, _, err = runs.command(
+        *runs.arguments(tmp_path / "run", optimizer__lr=1e30), cache=compiled
+    )
     runs.assert_one_line(status, err, "not finite in task 1, train epoch 1, seed 0: loss")
 
 
@@ -140,7 +142,7 @@ MISTAKES = {
     "width": ({"model__width": 0}, "config.model.width"),
     "generator": ({"inversion__generator": "gan"}, "no generator 'gan'; there are cifar"),
     "generator size": ({"inversion__generator": "imagenet"}, "multiple of 32, not 8x8"),
-    "method": ({"method__name": "icarl"}, "no method 'icarl'; there are base, abd"),
+    "method": ({"method__name": "icarl"}, "no method 'icarl'; there are base, "),
     "top k": ({"eval__top_k": 11}, "config.eval.top_k: 11 is more than the 10 classes"),
     "no data set": ({"data__name": "no set"}, "no set"),
     "unprepared": ({"data__name": "cifar100", "data__dir": "/none"}, "--config.data.dir"),

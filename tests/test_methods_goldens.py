@@ -16,7 +16,15 @@ from tests.goldens import PRECISIONS, Expected, channels_last, enable, network, 
 
 OLD = 20
 SEEN = {"first": 20, "update": 40, "uneven": 32}
-METHODS = {"base": "base", "abd": "given"}  # golden files and our methods
+METHODS = {  # golden files and our methods
+    "base": "base",
+    "lwf": "lwf",
+    "lwf_mc": "lwf_mc",
+    "deepinv": "given_deep_inversion",
+    "deepinv_lwf": "given_deep_inversion_lwf",
+    "abd": "given",
+}
+REPLAY = ("deepinv", "deepinv_lwf", "abd")
 update = jax.jit(stages.update)
 
 
@@ -44,6 +52,7 @@ def original(goldens, request):
         dream=dream,
         real=channels_last(inputs["x_real"], precision),
         y_new=inputs["y_new"].astype(np.int32),
+        y_mix=inputs["y_mix"].astype(np.int32),
         y_first=inputs["y_first"].astype(np.int32),
     )
 
@@ -82,14 +91,16 @@ def run_case(original, case, kind):
     expected = Expected(original.goldens, f"{case}_{kind}", original.precision)
     method = small.method(METHODS[kind], original.classifier, original.generator)
     seen = SEEN[case]
-    labels = original.y_first if case == "first" else OLD + (original.y_new - OLD) % (seen - OLD)
+    labels = original.y_mix if kind == "lwf_mc" else original.y_new
+    labels = np.where(labels < OLD, labels, OLD + (labels - OLD) % (seen - OLD or 1))
+    labels = original.y_first if case == "first" else labels
     with enable(original.precision):
         before = initial_state(original, method)
-        if kind == "abd" and case != "first":
+        if kind in REPLAY and case != "first":
             latents = original.goldens("inputs")["z_syn"]
             before = before.replace(generator=original.dream(latents))
         # Base does not know first tasks, so a second program would show nothing.
-        is_first = case == "first" and kind == "abd"
+        is_first = case == "first" and kind != "base"
         task = small.task(0 if case == "first" else OLD, seen, is_first)
         batch = Batch(original.real, labels)
         state, metrics = update(method, small.sgd(), before, task, batch, 0, jax.random.key(0))
@@ -134,6 +145,45 @@ def test_first_task_of_abd_is_the_originals(original):
     expected.all_compared()
 
 
+@pytest.mark.parametrize("kind", ["lwf", "lwf_mc", "deepinv"])
+def test_first_task_of_other_learners_is_the_originals(original, kind):
+    expected, method, before, batch, metrics = run_case(original, "first", kind)
+    with enable(original.precision):
+        outputs = outputs_of(method.classifier, before.variables, batch.images, train=True)
+    expected.forward("logits", outputs.logits[:, : SEEN["first"]])
+    expected.forward("loss_total", metrics["loss"])
+    for name in {"loss_class", "loss_ce"} & expected.names:
+        expected.forward(name, metrics["class"])
+    expected.forward("loss_kd", np.zeros((), original.precision))
+    assert set(metrics) == {"loss", "class", "accuracy"}
+    compare_accuracy(metrics, expected["logits"], batch.labels)
+    expected.all_compared()
+
+
+@pytest.mark.parametrize("case", ["update", "uneven"])
+@pytest.mark.parametrize("kind", ["lwf", "lwf_mc", "deepinv", "deepinv_lwf"])
+def test_distilling_learners_are_the_originals(original, case, kind):
+    expected, method, before, batch, metrics = run_case(original, case, kind)
+    images = batch.images
+    if kind in REPLAY:
+        images = np.concatenate([images, before.generator])
+    with enable(original.precision):
+        student = outputs_of(method.classifier, before.variables, images, train=True)
+        teacher = outputs_of(method.classifier, before.teacher, batch.images, train=False)
+    expected.forward("logits", student.logits[:, : SEEN[case]])
+    if "teacher_logits" in expected.names:
+        expected.forward("teacher_logits", teacher.logits[:, :OLD])
+    expected.forward("loss_total", metrics["loss"])
+    for name in {"loss_class", "loss_ce"} & expected.names:
+        expected.forward(name, metrics["class"])
+    distilled = [metrics[n] for n in ("distillation", "dream_distillation") if n in metrics]
+    expected.forward("loss_kd", np.sum(distilled, dtype=original.precision))
+    if "kd_terms" in expected.names:
+        expected.forward("kd_terms", np.array(distilled) / method.mu)
+    compare_accuracy(metrics, expected["logits"][:20], batch.labels)
+    expected.all_compared()
+
+
 @pytest.mark.parametrize("case", ["update", "uneven"])
 def test_abd_is_the_originals(original, case):
     """The running statistics after the step show that they moved twice."""
@@ -146,11 +196,16 @@ def test_abd_is_the_originals(original, case):
     images = np.concatenate([batch.images, before.generator])
     with enable(original.precision):
         student = outputs_of(method.classifier, before.variables, images, train=True)
-        teacher = outputs_of(method.classifier, before.teacher, images, train=False)
+        # Two halves, as other cases have compiled this for 20 images.
+        teacher = [
+            outputs_of(method.classifier, before.teacher, half, train=False)
+            for half in (batch.images, before.generator)
+        ]
     expected.forward("logits", student.logits)
     head = original.teacher["params"]["head"]
-    for name, outputs in [("kd_student", student), ("kd_teacher", teacher)]:
-        logits = np.asarray(outputs.features) @ head["kernel"] + head["bias"]
+    teacher_features = np.concatenate([half.features for half in teacher])
+    for name, features in [("kd_student", student.features), ("kd_teacher", teacher_features)]:
+        logits = np.asarray(features) @ head["kernel"] + head["bias"]
         expected.forward(name, logits[:, :OLD])
     compare_accuracy(metrics, expected["logits"][:20, : SEEN[case]], batch.labels)
     expected.all_compared()

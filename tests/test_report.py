@@ -63,12 +63,14 @@ def summary(results, workdir, width=100):
 def test_summary_has_the_numbers_and_the_files(tmp_path):
     (tmp_path / "results.json").write_text("{}")
     (tmp_path / "plots").mkdir()
+    for picture in ("loss.png", "dreams.png"):
+        (tmp_path / "plots" / picture).touch()
     text = summary(results(3, 2), tmp_path)
     assert "lwf on digits: 3 of 3 tasks, seeds 0, 1" in text
     assert "85.50 ± 0.50" in text  # final: (80 + 85 + 90) / 3, plus seed
     assert "7.50 ± 0.00" in text  # forgetting: (10 + 5) / 2
     assert "after 3 80.5 85.5 90.5" in text
-    assert f"  {tmp_path}/plots/\n  {tmp_path}/results.json\n" in text
+    assert f"  {tmp_path}/plots/: dreams.png, loss.png\n  {tmp_path}/results.json\n" in text
     assert "train 1,234.5 s, total 1,300.0 s" in text
 
 

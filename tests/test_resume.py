@@ -13,6 +13,9 @@ from cljax.checkpoints import Checkpoints
 from cljax.errors import UserError
 from tests import runs
 
+# TensorStore complains once more, from a thread of its own, of a file that it could not read.
+pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+
 
 @pytest.fixture
 def interrupt(monkeypatch):

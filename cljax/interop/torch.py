@@ -207,4 +207,4 @@ def _check(
             more = f" and {len(names) - _LISTED} more" if len(names) > _LISTED else ""
             parts.append(f"{kind}: {', '.join(names[:_LISTED])}{more}")
     if parts:
-        raise UserError(f"{what} of another network; {'; '.join(parts)}")
+        raise UserError(f"{what} and network differ; {'; '.join(parts)}")

@@ -1,0 +1,360 @@
+"""The story of a run: what it computes, compiles, refuses and leaves behind."""
+
+import json
+import os
+import shutil
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from cljax import experiment, rng, setup, training
+from cljax.errors import UserError
+from cljax.execution import Executor
+from tests import runs
+
+# TensorStore complains once more, from a thread of its own, of a file that it could not read.
+pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+
+
+@pytest.fixture
+def executor(compiled, monkeypatch):
+    """A list that holds the executor of the latest run, which had it for itself."""
+    made = []
+
+    def make_executor(config):
+        made[:] = [Executor()]
+        return made[0]
+
+    monkeypatch.setattr(setup, "make_executor", make_executor)
+    return made
+
+
+@pytest.fixture
+def spoil(monkeypatch):
+    """spoil(n, change): `change` is applied to what the n-th epoch, from 1, returns."""
+    run_epoch = training.Trainer.run_epoch
+
+    def arrange(n: int, change):
+        epochs = []
+
+        def spoiled(*args):
+            epochs.append(None)
+            result = run_epoch(*args)
+            return change(*result) if len(epochs) == n else result
+
+        monkeypatch.setattr(training.Trainer, "run_epoch", spoiled)
+        return lambda: monkeypatch.setattr(training.Trainer, "run_epoch", run_epoch)
+
+    return arrange
+
+
+def test_results_and_files(reference):
+    content = json.loads((reference / "results.json").read_text())
+    assert content["complete"] and content["method"] == "abd"
+    assert content["task_sizes"] == [2, 2] and content["tasks_total"] == 2
+    assert [len(row) for row in content["accuracy"][0]] == [1, 2]
+    assert {"compile", "train", "invert", "evaluate", "save", "total"} == set(content["seconds"])
+    names = {path.name for path in reference.iterdir()}
+    assert names >= {
+        "checkpoints",
+        "config.json",
+        "log.txt",
+        "metrics.jsonl",
+        "models",
+        "plots",
+        "results.json",
+        "tensorboard",
+    }
+    rows = [(row["task"], row["stage"], row["epoch"]) for row in runs.metrics(reference)]
+    assert rows == [
+        (0, "train", 0),
+        (0, "train", 1),
+        (0, "invert", 0),
+        (0, "invert", 1),
+        (1, "train", 0),
+        (1, "train", 1),
+    ]
+
+
+def test_in_process_run_is_the_users(fast_runs, reference, tmp_path):
+    runs.run(runs.make_config(), tmp_path)
+    runs.assert_same_run(tmp_path, reference)
+
+
+@pytest.mark.slow
+def test_more_tasks_compile_nothing_more(executor, tmp_path):
+    # The first task and later ones are different programs; all later ones are the same.
+    counts = []
+    for tasks in (3, 5):
+        runs.run(runs.make_config(epochs=1, milestones=(), max_tasks=tasks), tmp_path / str(tasks))
+        counts.append(executor[0].num_compilations())
+    assert counts[0] == counts[1]
+    assert counts[0] == {
+        "before_task": 2,
+        "begin_stage": 2,  # training, inversion
+        "prepare_epoch": 4,
+        "train_step": 4,
+        "draw_pictures": 2,
+        "after_task": 2,
+        "score_batch": 1,
+    }
+
+
+def test_seeds_together_are_the_seeds_alone(fast_runs, tmp_path):
+    runs.run(runs.make_config(seeds=(3, 1)), tmp_path / "both")
+    together, both = runs.results(tmp_path / "both"), runs.arrays(tmp_path / "both")
+    for place, seed in enumerate((3, 1)):
+        workdir = tmp_path / str(seed)
+        runs.run(runs.make_config(seeds=(seed,)), workdir)
+        alone = runs.results(workdir)
+        for key in ("accuracy", "accuracy_within_task", "class_orders", "test_images"):
+            assert together[key][place] == alone[key][0]
+        rows = [row for row in runs.metrics(tmp_path / "both") if row["seed"] == seed]
+        assert rows == runs.metrics(workdir)
+        own = {name: array for name, array in both.items() if name.startswith(f"seed{seed}.")}
+        runs.assert_same_arrays(own, runs.arrays(workdir))
+
+
+@pytest.mark.slow
+def test_vmapped_seeds_are_the_seeds_alone(fast_runs, tmp_path):
+    settings = {"max_tasks": 1, "epochs": 1, "seeds": (3, 1)}
+    runs.run(runs.make_config("base", execution__seeds="vmap", **settings), tmp_path / "vmap")
+    runs.run(runs.make_config("base", **settings), tmp_path / "sequential")
+    pairs = zip(runs.metrics(tmp_path / "vmap"), runs.metrics(tmp_path / "sequential"), strict=True)
+    for mapped, plain in pairs:
+        assert mapped["seed"] == plain["seed"]
+        assert mapped["loss"] == pytest.approx(plain["loss"], rel=1e-4)
+    mapped, plain = (runs.arrays(tmp_path / name) for name in ("vmap", "sequential"))
+    assert mapped.keys() == plain.keys()
+    for name, array in mapped.items():
+        np.testing.assert_allclose(array, plain[name], rtol=1e-3, atol=1e-4, err_msg=name)
+
+
+def draws(config, task, place: int = 0) -> dict[str, np.ndarray]:
+    """What each random stream draws first."""
+    problem = setup.make_problem(config)
+    method, state = problem.method, problem.states[place]
+    images = problem.data.train_images[:8]
+    key = rng.key(state.streams.augmentation, "augment", 0, 0, 0)
+    return {
+        "class_order": problem.streams[place].class_order,
+        "init": np.asarray(jax.flatten_util.ravel_pytree(state.params)[0]),
+        "data_order": np.asarray(method.training.prepare(state, task, jnp.int32(0))),
+        "augmentation": np.asarray(method.preprocessing.train(key, images)),
+        "generator": np.asarray(jax.flatten_util.ravel_pytree(state.generator.params)[0]),
+    }
+
+
+def test_one_stream_can_change_alone(compiled):
+    config = runs.make_config()
+    task = setup.make_task(setup.make_problem(config).streams[0], 0)
+    before = draws(config, task)
+    assert before.keys() == set(config.streams)
+    for name in config.streams:
+        config = runs.make_config(**{f"streams__{name}": 1})
+        after = draws(config, task)
+        changed = {key for key in before if not np.array_equal(before[key], after[key])}
+        assert changed == {name}
+    everything = draws(runs.make_config(seeds=(1,)), task)
+    assert all(not np.array_equal(before[key], everything[key]) for key in before)
+
+
+@pytest.mark.parametrize("form", ["list", "json", "txt", "npy"])
+def test_class_order(fast_runs, tmp_path, form):
+    order = [7, 2, 9, 4]
+    spec = "7,2,9,4"
+    if form != "list":
+        spec = str(tmp_path / f"order.{form}")
+        if form == "npy":
+            np.save(spec, np.array(order))
+        else:
+            (tmp_path / f"order.{form}").write_text(
+                "[7, 2, 9, 4]" if form == "json" else "7 2\n9,4"
+            )
+    config = runs.make_config("base", data__class_order=spec, num_tasks=2)
+    if form == "list":
+        config.update({"max_tasks": 1, "epochs": 1})
+        runs.run(config, tmp_path / "run")
+        assert runs.results(tmp_path / "run")["class_orders"] == [[7, 2]]
+    else:
+        (stream,) = setup.make_problem(config).streams
+        assert stream.class_order.tolist() == order and stream.task_sizes == (2, 2)
+
+
+@pytest.mark.slow
+def test_own_images_and_a_larger_first_task(compiled, tmp_path):
+    # Five classes that differ in brightness, of 6x6 colour images: learned in no time.
+    random = np.random.default_rng(0)
+    arrays = {}
+    for split, count in (("train", 60), ("test", 25)):
+        labels = np.arange(count) % 5
+        images = labels[:, None, None, None] * 50 + random.integers(0, 20, (count, 6, 6, 3))
+        arrays |= {f"x_{split}": images.astype(np.uint8), f"y_{split}": labels}
+    np.savez(tmp_path / "mine.npz", **arrays)
+    config = runs.make_config(
+        "base",
+        data__name="npz",
+        data__path=str(tmp_path / "mine.npz"),
+        data__per_class=0,
+        data__class_order="sequential",
+        first_task_size=3,
+        num_tasks=3,
+        epochs=8,
+        milestones=(),
+    )
+    runs.run(config, tmp_path / "run")
+    content = runs.results(tmp_path / "run")
+    assert content["dataset"] == "npz" and content["class_orders"] == [[0, 1, 2, 3]]
+    assert content["task_sizes"] == [3, 1] and content["test_images"] == [[15, 5]]
+    assert content["accuracy"][0][0][0] > 60
+    # Other images of the same name are no continuation.
+    arrays["x_test"][0] += 1
+    np.savez(tmp_path / "mine.npz", **arrays)
+    with pytest.raises(UserError, match="other data"):
+        runs.run(config, tmp_path / "run")
+
+
+@pytest.mark.slow
+def test_validation_mode(compiled, tmp_path):
+    config = runs.make_config("base", data__validation=True, data__per_class=20, max_tasks=1)
+    runs.run(config, tmp_path)
+    content = runs.results(tmp_path)
+    (stream,) = setup.make_problem(config).streams
+    assert content["test_images"] == [stream.eval_counts.tolist()]
+    assert stream.eval_counts[0] + stream.train_counts[0] == 40
+    assert not set(stream.eval_indices) & set(stream.train_indices[0, : stream.train_counts[0]])
+
+
+def test_infinite_loss_stops_the_run(fast_runs, spoil, reference, tmp_path):
+    def change(states, sums, reached):
+        return states, [one | {"local": jnp.float32(jnp.nan)} for one in sums], reached
+
+    mend = spoil(6, change)
+    with pytest.raises(UserError) as error:
+        runs.run(runs.make_config(), tmp_path)
+    message = str(error.value)
+    assert "not finite in task 2, train epoch 2, seed 0: loss" in message
+    assert "local nan" in message and "head" in message and "\n" not in message
+    content = runs.results(tmp_path)
+    assert content["tasks_done"] == 1 and not content["complete"]
+    assert all(np.isfinite(array).all() for array in runs.arrays(tmp_path).values())
+    mend()  # as if a lower rate had been there from the start
+    runs.run(runs.make_config(), tmp_path)
+    runs.assert_same_run(tmp_path, reference)
+
+
+@pytest.mark.parametrize("epoch", [5, 6])  # the second is the task's last
+def test_weights_that_are_not_finite_are_not_saved(fast_runs, spoil, reference, tmp_path, epoch):
+    def change(states, sums, reached):
+        params = jax.tree.map(lambda p: p * jnp.inf, states[0].params)
+        return [states[0].replace(params=params)], sums, reached
+
+    mend = spoil(epoch, change)
+    with pytest.raises(UserError, match="state is not finite in task 2"):
+        runs.run(runs.make_config(), tmp_path)
+    assert runs.results(tmp_path)["tasks_done"] == 1
+    mend()
+    runs.run(runs.make_config(), tmp_path)
+    runs.assert_same_run(tmp_path, reference)
+
+
+def test_large_rate_is_told(fast_runs, tmp_path):
+    with pytest.raises(UserError, match="not finite in task 1, train epoch 1, seed 0: loss"):
+        runs.run(runs.make_config(optimizer__lr=1e30), tmp_path)
+
+
+def listing(folder):
+    return {
+        str(path.relative_to(folder)): path.read_bytes()
+        for path in folder.rglob("*")
+        if path.is_file()
+    }
+
+
+def test_first_task_of_another_run(fast_runs, reference, tmp_path):
+    before = listing(reference)
+    config = runs.make_config(first_task_from=str(reference))
+    runs.run(config, tmp_path)
+    assert listing(reference) == before
+    # The rest of the run is that of the run it was taken from.
+    assert runs.results(tmp_path) == runs.results(reference)
+    assert runs.metrics(tmp_path) == runs.metrics(reference)[2:]
+    found = runs.arrays(tmp_path)
+    runs.assert_same_arrays(found, runs.arrays(reference))
+
+
+def test_first_task_of_another_method_and_a_seed_of_many(fast_runs, reference, tmp_path):
+    shutil.copytree(reference, tmp_path / "abd")
+    config = runs.make_config("base", first_task_from=str(tmp_path / "abd"), max_tasks=1)
+    runs.run(config, tmp_path / "base")
+    content, other = runs.results(tmp_path / "base"), runs.results(reference)
+    assert content["accuracy"][0][0] == other["accuracy"][0][0]
+    assert runs.metrics(tmp_path / "base") == []
+    shutil.rmtree(tmp_path / "abd")  # it was needed once only
+    runs.run(config, tmp_path / "base")
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"model__width": 8}, "another network"),
+        ({"seeds": (0, 1)}, r"has the seeds \[0\], not 1"),
+        ({"streams__class_order": 1}, "other classes with seed 0"),
+        ({"task_sizes": (3, 2)}, "other classes with seed 0"),
+        ({"data__per_class": 12}, "its data differ"),
+        ({"data__validation": True}, "other classes|validation"),
+    ],
+)
+def test_first_task_that_does_not_fit(reference, tmp_path, settings, words):
+    config = runs.make_config(first_task_from=str(reference), **settings)
+    with pytest.raises(UserError, match=words) as error:
+        experiment.run(config, tmp_path)
+    assert f"config.first_task_from={reference}" in str(error.value)
+    assert [path.name for path in tmp_path.iterdir()] == [".lock"]
+
+
+def unfinished(folder):
+    (folder / "results.json").unlink()
+
+
+def other_data_set(folder):
+    content = json.loads((folder / "results.json").read_text()) | {"dataset": "cifar100"}
+    (folder / "results.json").write_text(json.dumps(content))
+
+
+def other_program(folder):
+    (folder / "results.json").write_text("{}")
+
+
+def damaged_model(folder):
+    path = max((folder / "models" / "0").rglob("d/*"), key=lambda path: path.stat().st_size)
+    os.truncate(path, 10)
+
+
+def no_model(folder):
+    shutil.rmtree(folder / "models")
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (unfinished, "no run there has finished its first task"),
+        (other_data_set, "a run on cifar100, not on digits"),
+        (other_program, "another program or version"),
+        (damaged_model, "models/0"),
+        (no_model, "models/0"),
+    ],
+)
+def test_first_task_that_is_not_there(reference, tmp_path, change, words):
+    other = shutil.copytree(reference, tmp_path / "other")
+    change(other)
+    before = listing(other)
+    config = runs.make_config(first_task_from=str(other))
+    with pytest.raises(UserError, match=words) as error:
+        experiment.run(config, tmp_path / "run")
+    assert "\n" not in str(error.value)
+    assert listing(other) == before
+    # Mended, the same workdir will do.
+    assert [path.name for path in (tmp_path / "run").iterdir()] == [".lock"]
