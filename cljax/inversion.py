@@ -74,13 +74,14 @@ def draw_latents(key: jax.Array, count: int) -> jax.Array:
 def class_balance(logits: jax.Array, valid: jax.Array) -> jax.Array:
     """1 + sum_k p_k ln p_k / ln(valid classes), p the batch's mean prediction.
 
-    0 if the batch is predicted evenly over the valid classes, 1 if all of it is one class.
+    0 if the batch is predicted evenly over the valid classes, 1 if all of it is one class or
+    there is but one.
     logits [B, K], valid bool [K] -> [].
     """
     p = jax.nn.softmax(logits, where=valid).mean(0)
     present = p > 0
     negative_entropy = jnp.where(present, p * jnp.log(jnp.where(present, p, 1.0)), 0.0).sum()
-    return 1 + negative_entropy / jnp.log(valid.sum())
+    return 1 + negative_entropy / jnp.log(jnp.maximum(valid.sum(), 2))
 
 
 def statistics_divergence(batch_stats: PyTree, moments: PyTree) -> PyTree:
@@ -146,7 +147,7 @@ def loss(
       params: the generator's parameters.
       batch_stats: the generator's running statistics; moved, as the generator is in train mode.
       teacher: the frozen classifier's variables; used in eval mode.
-      seen: int32 [], classes the frozen classifier knows (at least 2).
+      seen: int32 [], classes the frozen classifier knows.
       latents: float [B, LATENT_SIZE].
 
     Returns:

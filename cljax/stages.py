@@ -50,11 +50,13 @@ class Stage(abc.ABC):
       name: shown in metrics and progress.
       epochs: how often the stage's steps are repeated.
       has_pictures: whether the stage leaves images worth showing.
+      has_phases: whether the steps of the first task differ from those of later ones.
       save_every: epochs from checkpoint to checkpoint within the stage; 0: none.
     """
 
     name: str
     has_pictures: ClassVar[bool] = False
+    has_phases: ClassVar[bool] = True
 
     name: str
     epochs: int
@@ -173,6 +175,7 @@ class InversionStage(Stage):
     """
 
     has_pictures: ClassVar[bool] = True
+    has_phases: ClassVar[bool] = False
 
     steps_per_epoch: int
     inversion: inversion_lib.Inversion

@@ -31,7 +31,21 @@ def hyperparameters(cls):
     traced = [n for n in names if types[n] is float or hasattr(types[n], "is_hyperparameters")]
     static = [n for n in names if n not in traced]
     cls.is_hyperparameters = True
-    return jax.tree_util.register_dataclass(cls, data_fields=traced, meta_fields=static)
+
+    def flatten(self):
+        # The class is part of the key: `jax.tree_util.register_dataclass` takes two classes with
+        # equal fields for the same, and then runs one's compiled program for the other.
+        values = [(jax.tree_util.GetAttrKey(n), getattr(self, n)) for n in traced]
+        return values, (cls, *(getattr(self, n) for n in static))
+
+    def unflatten(key, values):
+        result = object.__new__(cls)
+        for name, value in zip([*static, *traced], [*key[1:], *values], strict=True):
+            object.__setattr__(result, name, value)
+        return result
+
+    jax.tree_util.register_pytree_with_keys(cls, flatten, unflatten)
+    return cls
 
 
 @struct.dataclass

@@ -114,6 +114,9 @@ class Trainer:
         Returns:
           The packed states and sums, and the step that each seed has reached.
         """
+        if not stage.has_phases:
+            tasks = [task.replace(is_first=False) for task in self.executor.unpack(tasks)]
+            tasks = self.executor.pack(tasks)
         epoch = jnp.int32(epoch)
         prepared = self.executor.call(prepare_epoch, (stage, epoch), states, tasks)
         constant = self.executor.zip(tasks, prepared)

@@ -94,8 +94,8 @@ def test_more_tasks_compile_nothing_more(executor, tmp_path):
     assert counts[0] == {
         "before_task": 2,
         "begin_stage": 2,  # training, inversion
-        "prepare_epoch": 4,
-        "train_step": 4,
+        "prepare_epoch": 3,
+        "train_step": 3,
         "draw_pictures": 2,
         "after_task": 2,
         "score_batch": 1,

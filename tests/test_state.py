@@ -85,6 +85,18 @@ def test_inherited_fields_keep_their_kind():
     assert make(Inherited, extra=2.0).extra == 2.0
 
 
+@hyperparameters
+class Opposite(Outer):
+    """The fields of Outer, another class."""
+
+
+def test_classes_with_equal_fields_are_different_programs():
+    """Equal keys of unequal classes would run one's program for the other, by chance of hashes."""
+    one, other = jax.tree.structure(make()), jax.tree.structure(make(Opposite))
+    assert one != other
+    assert one == jax.tree.structure(make(weight=4.0))
+
+
 def test_hyperparameters_are_frozen():
     with pytest.raises(dataclasses.FrozenInstanceError):
         make().weight = 1.0

@@ -1,0 +1,1 @@
+"""Class-incremental learning in JAX, made for compiled speed."""
