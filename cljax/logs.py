@@ -181,6 +181,7 @@ class _EventFile:
             self.add(row)
 
     def add(self, row: dict) -> None:
+        """Writes a row's numbers as an event."""
         from tensorboardX.proto.event_pb2 import Event
         from tensorboardX.proto.summary_pb2 import Summary
 
@@ -212,6 +213,7 @@ class _ConsoleHandler(logging.Handler):
         self.console = console
 
     def emit(self, record):
+        """Prints one record."""
         prefix = f"{record.levelname.lower()}: " if record.levelno > NOTE else ""
         self.console.print(
             f"{prefix}{self.format(record)}",
