@@ -60,6 +60,10 @@ class Executor:
         """The inverse of `zip`."""
         return packed if self.vmap_seeds else tuple(map(list, zip(*packed, strict=True)))
 
+    def each(self, function: Callable, packed: PyTree) -> PyTree:
+        """A function of a value's structure alone, for every seed; nothing is computed."""
+        return function(packed) if self.vmap_seeds else [function(one) for one in packed]
+
     def call(self, function: Callable, shared: PyTree, *packed: PyTree) -> PyTree:
         """`function(shared, *of one seed)` for every seed; packed arguments, packed result."""
         compiled = self._compile(function, function)

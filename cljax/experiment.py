@@ -71,7 +71,6 @@ class Run:
         self.config = config
         self.directory = directory
         self.problem = problem
-        self.num_tasks = problem.streams[0].num_tasks
         self.executor = setup.make_executor(config)
         self.trainer = training.Trainer(self.executor, problem.method, problem.data)
         settings = Settings(config.eval.batch_size, config.eval.top_k)
@@ -90,7 +89,7 @@ class Run:
             self._restore()
             self.ledger.announce(self.cursor)
             with StopRequest() as self.stop, self.ledger.progress(self.cursor):
-                while self.cursor.task < self.num_tasks:
+                while self.cursor.task < self.problem.num_tasks:
                     self._run_task()
             return self.ledger.results()
         finally:
@@ -100,10 +99,8 @@ class Run:
 
     def _run_task(self):
         cursor, method, call = self.cursor, self.problem.method, self.executor.call
-        tasks = self.executor.pack(
-            [setup.make_task(stream, cursor.task) for stream in self.problem.streams]
-        )
-        stages = method.stages(cursor.task, self.num_tasks)
+        tasks = self.executor.pack(self.problem.tasks(cursor.task))
+        stages = method.stages(cursor.task, self.problem.num_tasks)
         if cursor == Cursor(cursor.task):
             self.states = call(training.before_task, method, self.states, tasks)
             if cursor.task == 0 and self.config.first_task_from:
@@ -143,7 +140,7 @@ class Run:
 
     def _run_epoch(self, stage: Stage, tasks):
         cursor = self.cursor
-        counts = [int(stream.train_counts[cursor.task]) for stream in self.problem.streams]
+        counts = self.problem.counts(cursor.task)
         stops = [stage.num_steps(cursor.epoch, count) for count in counts]
         starts = cursor.reached or [0] * len(stops)
         before = self.ledger.seconds[stage.name]
@@ -163,9 +160,8 @@ class Run:
 
     def _save_model(self, task: int):
         """The classifiers after a task, for whoever wants to use or share them."""
-        arrays = {}
-        for seed, state in self._by_seed(self.states):
-            arrays |= flatten(state.variables, f"seed{seed}")
+        variables = self.executor.each(lambda state: state.variables, self.states)
+        arrays = self._flatten(variables, "seed")
         self._check_finite(arrays)
         self.models.save(arrays, {"data": self.problem.fingerprint}, number=task)
 
@@ -182,12 +178,9 @@ class Run:
 
     def _write_checkpoint(self):
         start = time.perf_counter()
-        arrays = {}
-        for seed, state in self._by_seed(self.states):
-            arrays |= flatten(state, f"seed{seed}")
+        arrays = self._flatten(self.states, "seed")
         if self.cursor.reached is not None:
-            for seed, sums in self._by_seed(self.sums):
-                arrays |= flatten(sums, f"sums{seed}")
+            arrays |= self._flatten(self.sums, "sums")
         self._check_finite(arrays)
         record = {
             "cursor": dataclasses.asdict(self.cursor),
@@ -234,5 +227,8 @@ class Run:
                 [unflatten_dict(f"sums{seed}", arrays) for seed in self.config.seeds]
             )
 
-    def _by_seed(self, packed):
-        return zip(self.config.seeds, self.executor.unpack(packed), strict=True)
+    def _flatten(self, packed, prefix: str) -> dict[str, np.ndarray]:
+        arrays = {}
+        for seed, tree in zip(self.config.seeds, self.executor.unpack(packed), strict=True):
+            arrays |= flatten(tree, f"{prefix}{seed}")
+        return arrays

@@ -83,7 +83,7 @@ class Ledger:
     def progress(self, cursor: Cursor):
         """Shows the run's progress, from `cursor` on, while the block runs."""
         self._done = self._work_before(cursor)
-        work = self._work_before(Cursor(len(self.problem.streams[0].task_sizes)))
+        work = self._work_before(Cursor(self.problem.num_tasks))
         with Progress(work, done=self._done, console=self.console) as self._progress:
             yield
 
@@ -120,7 +120,7 @@ class Ledger:
         logger.info("%s", "  ".join([*words, *describe_metrics(means), f"{rate:,.0f} images/s"]))
         self._progress.update(
             task=cursor.task,
-            num_tasks=len(self.problem.streams[0].task_sizes),
+            num_tasks=self.problem.num_tasks,
             stage=stage.name,
             epoch=cursor.epoch,
             num_epochs=stage.epochs,
@@ -190,7 +190,7 @@ class Ledger:
                 late,
                 config.epochs,
             )
-        if cursor.task == len(streams[0].task_sizes):
+        if cursor.task == self.problem.num_tasks:
             logger.log(logs.NOTE, "%s holds the complete run", self.directory)
         elif cursor != Cursor():
             where = f"task {cursor.task + 1}, stage {cursor.stage + 1}, epoch {cursor.epoch + 1}"
@@ -216,7 +216,7 @@ class Ledger:
         for task, place, stage in self.problem.plan():
             epochs = stage.epochs if (task, place) < (cursor.task, cursor.stage) else 0
             epochs = cursor.epoch if (task, place) == (cursor.task, cursor.stage) else epochs
-            counts = [int(stream.train_counts[task]) for stream in self.problem.streams]
+            counts = self.problem.counts(task)
             steps = [stage.num_steps(e, n) for n in counts for e in range(epochs)]
             kind = _kind_of_work(stage, task)
             work[kind] = work.get(kind, 0) + sum(steps)

@@ -48,11 +48,23 @@ class Problem:
     states: list[LearnerState]
     fingerprint: int
 
+    @property
+    def num_tasks(self) -> int:
+        """T."""
+        return self.streams[0].num_tasks
+
+    def tasks(self, index: int) -> list[Task]:
+        """Task `index` (from 0) of each seed."""
+        return [make_task(stream, index) for stream in self.streams]
+
+    def counts(self, task: int) -> list[int]:
+        """Training images of a task, per seed."""
+        return [int(stream.train_counts[task]) for stream in self.streams]
+
     def plan(self, num_tasks: int | None = None) -> Iterator[tuple[int, int, Stage]]:
         """All stages of the first `num_tasks` tasks (default: all): (task, place, stage)."""
-        total = self.streams[0].num_tasks
-        for task in range(total if num_tasks is None else num_tasks):
-            for place, stage in enumerate(self.method.stages(task, total)):
+        for task in range(self.num_tasks if num_tasks is None else num_tasks):
+            for place, stage in enumerate(self.method.stages(task, self.num_tasks)):
                 yield task, place, stage
 
 

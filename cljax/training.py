@@ -78,9 +78,10 @@ class Trainer:
 
     def zero_sums(self, stage: Stage, states: PyTree, tasks: PyTree, num_seeds: int) -> PyTree:
         """Packed zeros for the sums of the metrics of a stage's steps."""
-        state, task = self.executor.unpack(states)[0], self.executor.unpack(tasks)[0]
-        phase = stage.name, task.is_first
+        is_first = (tasks if self.executor.vmap_seeds else tasks[0]).is_first
+        phase = stage.name, is_first
         if phase not in self._metric_names:
+            state, task = self.executor.unpack(states)[0], self.executor.unpack(tasks)[0]
 
             def metrics(state, task):
                 epoch = jnp.int32(0)
@@ -115,8 +116,7 @@ class Trainer:
           The packed states and sums, and the step that each seed has reached.
         """
         if not stage.has_phases:
-            tasks = [task.replace(is_first=False) for task in self.executor.unpack(tasks)]
-            tasks = self.executor.pack(tasks)
+            tasks = self.executor.each(lambda task: task.replace(is_first=False), tasks)
         epoch = jnp.int32(epoch)
         prepared = self.executor.call(prepare_epoch, (stage, epoch), states, tasks)
         constant = self.executor.zip(tasks, prepared)

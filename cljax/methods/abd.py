@@ -29,9 +29,8 @@ class AlwaysBeDreaming(Dreaming):
             return self._observe_first(state, task, batch)
         num_real = batch.labels.shape[0]
         images, labels, teacher = self.replay(state, task, batch, key)
-        num_classes = self.classifier.num_classes
-        old = losses.class_range(num_classes, 0, task.old)
-        new = losses.class_range(num_classes, task.old, task.seen)
+        old = self.classes(0, task.old)
+        new = self.classes(task.old, task.seen)
         old_share = task.old / task.seen
         weights = jnp.where(labels < task.old, old_share, 1 - old_share)
 

@@ -101,9 +101,13 @@ class Finetune:
         The key is consumed.
         """
         outputs, batch_stats = self.train_forward(state, batch.images)
-        seen = losses.class_range(self.classifier.num_classes, 0, task.seen)
+        seen = self.classes(0, task.seen)
         loss = losses.cross_entropy(outputs.logits, batch.labels, seen)
         return self.observed(task, batch, outputs.logits, {"class": loss}, batch_stats)
+
+    def classes(self, start: jax.Array | int, stop: jax.Array | int) -> jax.Array:
+        """Mask bool [K] of the classes start..stop-1."""
+        return losses.class_range(self.classifier.num_classes, start, stop)
 
     def observed(
         self,
@@ -117,7 +121,7 @@ class Finetune:
 
         logits float [B, K] are those of `batch`.
         """
-        seen = losses.class_range(self.classifier.num_classes, 0, task.seen)
+        seen = self.classes(0, task.seen)
         predictions = losses.masked_argmax(logits, seen)
         accuracy = (predictions == batch.labels).mean()
         return Observed(sum(terms.values()), predictions, accuracy, terms, batch_stats)

@@ -25,9 +25,8 @@ class DeepInversion(Dreaming):
         dreamed = slice(batch.labels.shape[0], None)
         images, _, teacher = self.replay(state, task, batch, key)
         outputs, batch_stats = self.train_forward(state, images)
-        num_classes = self.classifier.num_classes
-        old = losses.class_range(num_classes, 0, task.old)
-        seen = losses.class_range(num_classes, 0, task.seen)
+        old = self.classes(0, task.old)
+        seen = self.classes(0, task.seen)
         logits, targets = outputs.logits, teacher.logits
         terms = {
             "class": losses.cross_entropy(logits[real], batch.labels, seen),
@@ -57,8 +56,8 @@ class DeepInversionLwF(Dreaming):
             return super().observe(state, task, batch, key)
         images, _, teacher = self.replay(state, task, batch, key)
         outputs, batch_stats = self.train_forward(state, images)
-        old = losses.class_range(self.classifier.num_classes, 0, task.old)
-        seen = losses.class_range(self.classifier.num_classes, 0, task.seen)
+        old = self.classes(0, task.old)
+        seen = self.classes(0, task.seen)
         logits = outputs.logits[: batch.labels.shape[0]]
         terms = {
             "class": losses.cross_entropy(logits, batch.labels, seen),

@@ -64,6 +64,6 @@ class Dreaming(Finetune):
         num_real = batch.labels.shape[0]
         images = jnp.concatenate([batch.images, self.dream(state, key, num_real)])
         teacher = self.classifier.apply(state.teacher, images)
-        old = losses.class_range(self.classifier.num_classes, 0, task.old)
+        old = self.classes(0, task.old)
         dreamed_labels = losses.masked_argmax(teacher.logits[num_real:], old)
         return Replay(images, jnp.concatenate([batch.labels, dreamed_labels]), teacher)

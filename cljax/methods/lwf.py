@@ -34,8 +34,8 @@ class LearningWithoutForgetting(Finetune):
             return super().observe(state, task, batch, key)
         outputs, batch_stats = self.train_forward(state, batch.images)
         teacher = self.classifier.apply(state.teacher, batch.images)
-        seen = losses.class_range(self.classifier.num_classes, 0, task.seen)
-        old = losses.class_range(self.classifier.num_classes, 0, task.old)
+        seen = self.classes(0, task.seen)
+        old = self.classes(0, task.old)
         terms = {
             "class": losses.cross_entropy(outputs.logits, batch.labels, seen),
             "distillation": self.mu
@@ -56,13 +56,12 @@ class MultiClassLwF(LearningWithoutForgetting):
 
     def observe(self, state, task, batch, key):
         """Targets are one-hot, but the teacher's sigmoids in the columns of old classes."""
-        num_classes = self.classifier.num_classes
         outputs, batch_stats = self.train_forward(state, batch.images)
-        targets = jax.nn.one_hot(batch.labels, num_classes)
+        targets = jax.nn.one_hot(batch.labels, self.classifier.num_classes)
         if not task.is_first:
             teacher = self.classifier.apply(state.teacher, batch.images)
-            old = losses.class_range(num_classes, 0, task.old)
+            old = self.classes(0, task.old)
             targets = jnp.where(old, jax.nn.sigmoid(teacher.logits), targets)
-        seen = losses.class_range(num_classes, 0, task.seen)
+        seen = self.classes(0, task.seen)
         loss = losses.binary_cross_entropy(outputs.logits, targets, seen)
         return self.observed(task, batch, outputs.logits, {"class": loss}, batch_stats)
