@@ -8,6 +8,7 @@ from cljax.data.augment import Augmentation
 from cljax.data.preprocessing import Preprocessing
 from cljax.errors import UserError
 from cljax.inversion import Inversion
+from cljax.memory import Memory
 from cljax.models import Classifier, make_classifier, make_generator
 from cljax.stages import SGD, InversionStage, TrainStage
 
@@ -50,19 +51,56 @@ def classifier(config, dataset) -> Classifier:
 def preprocessing(config, dataset) -> Preprocessing:
     """The data set's transforms."""
     augmentation = Augmentation(**config.data.augmentation.to_dict())
-    return Preprocessing(augmentation, dataset.mean, dataset.std, compute_dtype(config))
+    mean, std = dataset.mean, dataset.std
+    if not config.data.standardise:
+        mean, std = (0.0,) * len(mean), (1.0,) * len(std)
+    return Preprocessing(augmentation, mean, std, compute_dtype(config))
 
 
-def training(config) -> TrainStage:
-    """The supervised stage of every task."""
+def memory(config, takes_exemplars: bool) -> Memory:
+    """The exemplar policy.
+
+    Raises:
+      UserError: a setting is wrong, or the method does not take exemplars.
+    """
+    settings = config.exemplars
+    for key, choices in {"strategy": Memory.STRATEGIES, "replay": Memory.REPLAYS}.items():
+        if settings[key] not in choices:
+            raise UserError(
+                f"config.exemplars.{key}: {settings[key]!r} is none of {', '.join(choices)}"
+            )
+    if settings.total < 0:
+        raise UserError(f"config.exemplars.total: {settings.total} must be 0 or more")
+    if settings.total and not takes_exemplars:
+        raise UserError(
+            f"config.exemplars.total: {settings.total}, but method {config.method.name!r} keeps no "
+            "images; set it to 0 or take another method"
+        )
+    if settings.class_weighting and not settings.total:
+        raise UserError(
+            "config.exemplars.class_weighting: without exemplars no class is rare; set "
+            "config.exemplars.total"
+        )
+    return Memory(settings.total, settings.strategy, settings.replay, settings.class_weighting)
+
+
+def training(
+    config, cls: type[TrainStage] = TrainStage, name: str = "train", rate: float = 1.0
+) -> TrainStage:
+    """A supervised stage with the config's schedule.
+
+    Args:
+      cls: the stage's class.
+      rate: multiplies the learning rate.
+    """
     milestones = tuple(scaled(config, m) for m in config.milestones)
-    return TrainStage(
-        name="train",
+    return cls(
+        name=name,
         epochs=scaled(config, config.epochs),
         save_every=config.checkpoint.every_epochs,
         batch_size=config.batch_size,
         optimizer=SGD(
-            learning_rate=config.optimizer.lr,
+            learning_rate=rate * config.optimizer.lr,
             momentum=config.optimizer.momentum,
             weight_decay=config.optimizer.weight_decay,
             decay=config.optimizer.decay,

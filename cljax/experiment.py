@@ -8,7 +8,7 @@ import jax
 import numpy as np
 from rich.console import Console
 
-from cljax import configure, logs, report, setup, training, workdir
+from cljax import configure, logs, setup, summary, training, workdir
 from cljax.checkpoints import Checkpoints, flatten, unflatten, unflatten_dict
 from cljax.errors import UserError
 from cljax.evaluation import Evaluator, Settings
@@ -54,7 +54,7 @@ def run(config, directory: str | Path, console: Console | None = None) -> dict:
         workdir.begin(directory, config)
         logs.setup_logging(directory, console)
         results = Run(config, problem, directory, console).go()
-        report.print_summary(results, directory, console)
+        summary.print_summary(results, directory, console)
     return results
 
 
@@ -98,16 +98,16 @@ class Run:
             self.ledger.log.close()
 
     def _run_task(self):
-        cursor, method, call = self.cursor, self.problem.method, self.executor.call
+        cursor = self.cursor
         tasks = self.executor.pack(self.problem.tasks(cursor.task))
-        stages = method.stages(cursor.task, self.problem.num_tasks)
+        stages = self.problem.method.stages(cursor.task, self.problem.num_tasks)
         if cursor == Cursor(cursor.task):
-            self.states = call(training.before_task, method, self.states, tasks)
+            self.states = self.trainer.before_task(self.states, tasks)
             if cursor.task == 0 and self.config.first_task_from:
                 self._adopt_first_task()
         while cursor.stage < len(stages):
             self._run_stage(stages, tasks)
-        self.states = call(training.after_task, method, self.states, tasks)
+        self.states = self.trainer.after_task(self.states, tasks)
         with self.ledger.time("evaluate"):
             self.ledger.add_accuracy(self.evaluator.evaluate(self.states, cursor.task))
         self._save_model(cursor.task)
@@ -125,22 +125,24 @@ class Run:
     def _run_stage(self, stages: tuple[Stage, ...], tasks):
         cursor, stage = self.cursor, stages[self.cursor.stage]
         if cursor.epoch == 0 and cursor.reached is None:
-            self.states = self.trainer.begin(stage, self.states)
+            self.states = self.trainer.begin(stage, self.states, tasks)
+        tasks, counts = self.trainer.choose_images(stage, self.states, tasks)
+        if not any(stage.num_steps(0, count) for count in counts):
+            self.ledger.warn_of_no_batch(cursor, stage, max(counts))
+            cursor.epoch = stage.epochs
         while cursor.epoch < stage.epochs:
-            self._run_epoch(stage, tasks)
+            self._run_epoch(stage, tasks, counts)
             cursor.epoch += 1
             if cursor.epoch < stage.epochs:
                 self._save(stage.save_every and cursor.epoch % stage.save_every == 0)
         if stage.has_pictures:
-            drawing = (self.problem.method, stage)
-            drawn = self.executor.call(training.draw_pictures, drawing, self.states, tasks)
+            drawn = self.trainer.draw_pictures(stage, self.states, tasks)
             self.ledger.draw_pictures(cursor.task, self.executor.unpack(drawn))
         cursor.stage, cursor.epoch = cursor.stage + 1, 0
         self._save(cursor.stage < len(stages))
 
-    def _run_epoch(self, stage: Stage, tasks):
+    def _run_epoch(self, stage: Stage, tasks, counts: list[int]):
         cursor = self.cursor
-        counts = self.problem.counts(cursor.task)
         stops = [stage.num_steps(cursor.epoch, count) for count in counts]
         starts = cursor.reached or [0] * len(stops)
         before = self.ledger.seconds[stage.name]

@@ -102,20 +102,23 @@ class Ledger:
           UserError: a metric is not finite; it is written before.
         """
         kind = _kind_of_work(stage, cursor.task)
-        self._done[kind] += sum(steps)
+        self._done[kind] += self.problem.num_images(cursor.task)
         rate = sum(steps) * stage.batch_size / max(seconds, 1e-9)
         earlier = sum(
             s.epochs for t, _, s in self.problem.plan(cursor.task) if s.name == stage.name
         )
-        rows = []
+        rows = {}
         for seed, total, n in zip(self.config.seeds, sums, steps, strict=True):
-            rows.append({"loss": 0.0} | {name: float(value) / n for name, value in total.items()})
+            if not n:  # fewer images than a batch, with this seed
+                continue
+            rows[seed] = {"loss": 0.0} | {name: float(v) / n for name, v in total.items()}
             place = {"seed": seed, "task": cursor.task, "stage": stage.name, "epoch": cursor.epoch}
             place["global_epoch"] = earlier + cursor.epoch
             fixed = stage.describe(cursor.epoch)
-            self.log.append({**place, **fixed, **rows[-1], "images_per_second": round(rate, 1)})
+            self.log.append({**place, **fixed, **rows[seed], "images_per_second": round(rate, 1)})
         self._check_finite(cursor, stage, rows)
-        means = {name: float(np.mean([row[name] for row in rows])) for name in rows[0]}
+        names = next(iter(rows.values()))
+        means = {name: float(np.mean([row[name] for row in rows.values()])) for name in names}
         words = f"task {cursor.task + 1}", f"{stage.name} {cursor.epoch + 1}/{stage.epochs}"
         logger.info("%s", "  ".join([*words, *describe_metrics(means), f"{rate:,.0f} images/s"]))
         self._progress.update(
@@ -128,6 +131,16 @@ class Ledger:
             kind=kind,
             work_done=self._done[kind],
             images_per_second=rate,
+        )
+
+    def warn_of_no_batch(self, cursor: Cursor, stage: Stage, count: int) -> None:
+        """Tells that a stage is passed over."""
+        logger.warning(
+            "task %d: stage %s has %d images, fewer than a batch of %d, so it does nothing",
+            cursor.task + 1,
+            stage.name,
+            count,
+            stage.batch_size,
         )
 
     def add_accuracy(self, right: list[np.ndarray]) -> None:
@@ -202,7 +215,7 @@ class Ledger:
         self._started = now
 
     def _check_finite(self, cursor, stage, rows):
-        for seed, row in zip(self.config.seeds, rows, strict=True):
+        for seed, row in rows.items():
             if not all(math.isfinite(value) for value in row.values()):
                 terms = ", ".join(f"{name} {value:.4g}" for name, value in row.items())
                 raise UserError(
@@ -216,13 +229,12 @@ class Ledger:
         for task, place, stage in self.problem.plan():
             epochs = stage.epochs if (task, place) < (cursor.task, cursor.stage) else 0
             epochs = cursor.epoch if (task, place) == (cursor.task, cursor.stage) else epochs
-            counts = self.problem.counts(task)
-            steps = [stage.num_steps(e, n) for n in counts for e in range(epochs)]
             kind = _kind_of_work(stage, task)
-            work[kind] = work.get(kind, 0) + sum(steps)
+            work[kind] = work.get(kind, 0) + epochs * self.problem.num_images(task)
         return work
 
 
 def _kind_of_work(stage: Stage, task: int) -> str:
-    """Steps of one kind cost the same: those of a stage, apart in the first task."""
+    """Epochs of one kind cost about as much per image of the task: those of a stage, but the first
+    task's apart."""
     return f"{stage.name} of the first task" if task == 0 else stage.name

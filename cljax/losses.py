@@ -39,6 +39,21 @@ def cross_entropy(
     return (losses if weights is None else weights * losses).mean()
 
 
+def class_weights(counts: jax.Array, seen: jax.Array) -> jax.Array:
+    """Weights against rare classes, `w_k = sum_j (c_j + 1) / (s (c_k + 1))` (ABD code, "--DW").
+
+    Args:
+      counts: int32 [K], c: images of each class; 0 for classes not seen.
+      seen: int32 [], s.
+
+    Returns:
+      float [K], 0 for classes not seen.
+    """
+    valid = class_range(counts.shape[0], 0, seen)
+    more = jnp.where(valid, counts + 1, 0)
+    return jnp.where(valid, more.sum() / (seen * (counts + 1)), 0.0)
+
+
 def distillation(
     logits: jax.Array,
     teacher_logits: jax.Array,
@@ -80,10 +95,51 @@ def binary_cross_entropy(logits: jax.Array, targets: jax.Array, valid: jax.Array
     Returns:
       float [].
     """
+    return jnp.where(valid, _sigmoid_cross_entropies(logits, targets), 0.0).sum(-1).mean()
+
+
+def reconstruction(logits: jax.Array, images: jax.Array, weights: jax.Array) -> jax.Array:
+    """Sigmoid cross entropy of pixels, `(1/B) sum_b weights_b mean_pixels BCE(logits_b, images_b)`.
+
+    Taken from logits, as float32 sigmoids would saturate; bounded as in `binary_cross_entropy`.
+
+    Args:
+      logits: float [B, H, W, C], the reconstructed images before their sigmoid.
+      images: float [B, H, W, C] in 0..1.
+      weights: float [B]; their sum does not divide.
+
+    Returns:
+      float [].
+    """
+    losses = _sigmoid_cross_entropies(logits, images).mean((1, 2, 3))
+    return (weights * losses).mean()
+
+
+def latent_divergence(mean: jax.Array, log_variance: jax.Array) -> jax.Array:
+    """`mean_b KL(N(mean_b, exp(log_variance_b)) || N(0, I))`; float [B, Z] each -> [].
+
+    The variational term of an auto-encoder (Kingma & Welling 2014, appendix B).
+    """
+    terms = 1 + log_variance - jnp.square(mean) - jnp.exp(log_variance)
+    return -0.5 * terms.sum(-1).mean()
+
+
+def _sigmoid_cross_entropies(logits, targets):
+    """Element by element, with PyTorch's bound of the logarithms."""
     yes = jnp.maximum(jax.nn.log_sigmoid(logits), -100.0)
     no = jnp.maximum(jax.nn.log_sigmoid(-logits), -100.0)
-    losses = -(targets * yes + (1 - targets) * no)
-    return jnp.where(valid, losses, 0.0).sum(-1).mean()
+    return -(targets * yes + (1 - targets) * no)
+
+
+def class_share_weights(
+    labels: jax.Array, old: jax.Array | int, seen: jax.Array | int
+) -> jax.Array:
+    """Weights float [B]: `old / seen` for labels below `old`, `1 - old / seen` for the others.
+
+    Shares of classes, not of images, as the ABD code has it; all ones in the first task.
+    """
+    old_share = old / seen
+    return jnp.where(labels < old, old_share, 1 - old_share)
 
 
 def weighted_feature_distance(

@@ -1,6 +1,5 @@
 """Plots of a run and pictures of images, drawn without a display and without global state."""
 
-import io
 import math
 import os
 import statistics
@@ -10,32 +9,19 @@ from itertools import accumulate
 from pathlib import Path
 from typing import NamedTuple
 
-import matplotlib
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from cljax.logs import LABELS, epoch_axis, write_atomically
+from cljax.plot_style import COLOURS, png, styled
 
 # What a row of metrics.jsonl holds besides its labels and losses.
 NOT_LOSSES = {*LABELS, "learning_rate", "accuracy", "images_per_second", "seconds"}
 
-# Okabe and Ito's palette, told apart with every kind of colour vision.
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
-
 # Image grids, in pixels. A power of two as dots per inch keeps sizes whole after the division.
 GRID_DPI, GAP, LINE, IMAGE_PIXELS = 128, 10, 4, 64
-
-STYLE = {
-    "font.family": "DejaVu Sans",
-    "font.size": 11,
-    "axes.titlesize": 12,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.prop_cycle": matplotlib.cycler(color=COLOURS),
-    "legend.frameon": False,
-}
 
 
 def mean_matrix(matrices: Sequence[Sequence[Sequence[float]]]) -> list[list[float]]:
@@ -60,9 +46,7 @@ def write_plots(results: dict, rows: Sequence[dict], folder: str | os.PathLike) 
     """
     folder = Path(folder)
     figures = {}
-    with matplotlib.rc_context():
-        matplotlib.rcdefaults()  # a user's matplotlibrc must not change the pictures
-        matplotlib.rcParams.update(STYLE)
+    with styled():
         if results["tasks_done"]:
             figures["accuracy_after_each_task.png"] = _draw_accuracy(results)
             figures["accuracy_matrix.png"] = _draw_matrix(results)
@@ -70,16 +54,8 @@ def write_plots(results: dict, rows: Sequence[dict], folder: str | os.PathLike) 
         if curves:
             figures["loss_curves.png"] = _draw_losses(curves, results)
         for name, figure in figures.items():
-            write_atomically(folder / name, _png(figure))
+            write_atomically(folder / name, png(figure))
     return [folder / name for name in figures]
-
-
-def _png(figure, dpi=150) -> bytes:
-    buffer = io.BytesIO()
-    FigureCanvasAgg(figure)
-    # Without matplotlib's version in it, the same data give the same file.
-    figure.savefig(buffer, format="png", dpi=dpi, metadata={"Software": None})
-    return buffer.getvalue()
 
 
 def accuracy_name(results: dict) -> str:
@@ -238,9 +214,7 @@ def write_image_grid(
         raise ValueError(f"{len(labels)} labels for {len(images)} rows of images")
     grid = _tile(images)
     height, width = grid.shape[:2]
-    with matplotlib.rc_context():
-        matplotlib.rcdefaults()
-        matplotlib.rcParams.update(STYLE | {"font.size": 8})
+    with styled(**{"font.size": 8}):
         left = GAP + (_text_width(labels) + GAP if labels else 0)
         top = 4 * GAP if title else GAP
         size = np.array([left + max(width, _text_width([title or ""])) + GAP, top + height + GAP])
@@ -251,7 +225,7 @@ def write_image_grid(
             figure.text(*(centre / size), label, ha="right", va="center")
         if title:
             figure.text(*([left, GAP + height + top / 2] / size), title, va="center")
-        write_atomically(path, _png(figure, GRID_DPI))
+        write_atomically(path, png(figure, GRID_DPI))
 
 
 def write_class_grid(

@@ -1,100 +1,236 @@
-"""What a finished run shows in the terminal."""
+"""Compares runs: `python -m cljax.report WORKDIR [WORKDIR ...]`."""
 
-import os
-import statistics
-from itertools import accumulate
+import argparse
+import csv
+import io
+import re
+from collections.abc import Sequence
 from pathlib import Path
 
+from rich import box
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
-from cljax.plots import accuracy_name, mean_matrix
+from cljax import cli, comparison, published, report_html
+from cljax.comparison import HEADLINES, Run
+from cljax.errors import UserError
+from cljax.logs import write_atomically
+from cljax.report_cells import FOOTNOTES, LEFT_COLUMNS, cells, describe_group, grouped
 
-HEADLINES = {
-    "final_accuracy": "final accuracy (%)",
-    "average_incremental_accuracy": "average incremental accuracy (%)",
-    "forgetting": "forgetting (points)",
-    "backward_transfer": "backward transfer (points)",
+DESCRIPTION = """Prints a table of runs beside the published figures of CIFAR-100, and writes it as
+report.md, report.csv and report.html (with accuracy curves). Runs that are shortened or incomplete
+are marked."""
+# In the terminal, where width is dear.
+HEADINGS = {
+    "exemplars": "exem-\nplars",
+    "final accuracy (%)": "final\naccuracy\n(%)",
+    "published (%)": "published\n(%)",
+    "average incremental accuracy (%)": "average\nincremental\naccuracy (%)",
+    "forgetting (points)": "forgetting\n(points)",
 }
+LEFT_OUT_WHEN_NARROW = (
+    "device",
+    "time",
+    "seeds",
+    "forgetting (points)",
+    "average incremental accuracy (%)",
+)
+CSV_COLUMNS = (
+    "workdir",
+    "data_set",
+    "split",
+    "method",
+    "learner",
+    "exemplars",
+    "tasks_done",
+    "tasks_total",
+    "num_seeds",
+    "seeds",
+    *(f"{key}_{part}" for key in HEADLINES for part in ("mean", "std")),
+    "published_final_accuracy_mean",
+    "published_final_accuracy_std",
+    "seconds",
+    "marks",
+    "device",
+    "versions",
+)
 
 
-def print_summary(
-    results: dict, workdir: str | os.PathLike, console: Console | None = None
-) -> None:
-    """Prints the accuracies, the headline metrics, and the files of `workdir` that there are."""
+def write_report(
+    workdirs: Sequence[Path], out: Path | None = None, console: Console | None = None
+) -> list[Path]:
+    """Prints the comparison of runs, and writes it as report.md, report.csv and report.html.
+
+    Args:
+      workdirs: of runs, or directories with runs in them.
+      out: where the files go, made when missing; by default as `default_folder` says.
+
+    Returns:
+      The paths of the files.
+
+    Raises:
+      UserError: a directory holds no run or a damaged one, and nothing is written; or a file cannot
+        be written.
+    """
     console = console or Console()
-    state = "" if results["complete"] else ", unfinished"
-    tasks = f"{results['tasks_done']} of {results['tasks_total']} tasks{state}"
-    seeds = ", ".join(str(seed) for seed in results["seeds"])
-    title = f"{results['method']} on {results['dataset']}: {tasks}, seeds {seeds}"
-    console.print(title, style="bold", markup=False, highlight=False)
-    if results["tasks_done"]:
-        console.print(_accuracy_table(results))
-        _print_matrix(mean_matrix(results["accuracy"]), console)
-        console.print(_headline_table(results))
-    seconds = (f"{name} {value:,.1f} s" for name, value in results["seconds"].items())
-    console.print(f"Time: {', '.join(seconds)}", highlight=False, soft_wrap=True)
-    console.print("Files:", style="bold")
-    for path in sorted(Path(workdir).iterdir()):
-        if not path.name.startswith("."):
-            name = f"  {path}{os.sep if path.is_dir() else ''}"
-            if path.name == "plots":
-                name += ": " + ", ".join(sorted(picture.name for picture in path.iterdir()))
-            console.print(name, markup=False, emoji=False, highlight=False, soft_wrap=True)
+    runs = comparison.collect(workdirs)
+    out = out or default_folder(workdirs[0])
+    contents = {
+        "report.md": markdown(runs),
+        "report.csv": csv_text(runs),
+        "report.html": report_html.page(runs),
+    }
+    print_table(runs, console)
+    for name, text in contents.items():
+        write_atomically(out / name, text.encode())
+    paths = [out / name for name in contents]
+    written = f"Written: {', '.join(map(str, paths))}"
+    console.print(written, markup=False, emoji=False, highlight=False, soft_wrap=True)
+    return paths
 
 
-def _accuracy_table(results):
-    table = Table(title_justify="left")
-    table.title = f"{accuracy_name(results).capitalize()} after each task (%)"
-    for name in ("task", "classes seen", "all seen classes", "newest task", "earlier tasks"):
-        table.add_column(name, justify="right")
-    classes = list(accumulate(results["task_sizes"]))
-    for t in range(results["tasks_done"]):
-        rows = [matrix[t] for matrix in results["accuracy"]]
-        earlier = [statistics.fmean(row[:-1]) for row in rows] if t else []
-        seen = _mean_std([per_task[t] for per_task in results["seen_accuracy"]])
-        new = _mean_std([row[-1] for row in rows])
-        table.add_row(str(t + 1), str(classes[t]), seen, new, _mean_std(earlier))
-    return table
+def default_folder(workdir: Path) -> Path:
+    """The directory itself if it is one of runs; that of a run is left as it is: its parent."""
+    return workdir.resolve().parent if comparison.is_workdir(workdir) else workdir
 
 
-def _print_matrix(matrix, console):
-    """Prints the accuracy matrix [T][T] with the digits that fit the width of the console."""
-    label = f"after {len(matrix)}"
-    for digits in (1, 0):
-        cells = [[f"{value:.{digits}f}" for value in row] for row in matrix]
-        column = 1 + max(len(cell) for row in cells for cell in row)
-        if len(label) + len(matrix) * column <= console.width:
+def print_table(runs: Sequence[Run], console: Console) -> None:
+    """One table with a section for each data set and split; details of the marks below.
+
+    On a narrow console some columns are left out, the ones that compare least first.
+    """
+    for n in range(len(LEFT_OUT_WHEN_NARROW) + 1):
+        table = _table(runs, {"data set", "tasks", *LEFT_OUT_WHEN_NARROW[:n]})
+        unlimited = console.options.update(width=10_000)
+        if console.measure(table, options=unlimited).maximum <= console.width:
             break
-    else:
-        console.print("The accuracy matrix is too wide here; see accuracy_matrix.png.")
-        return
-    console.print("Accuracy matrix (%), mean over seeds", style="italic", highlight=False)
-    table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0))
-    table.add_column("task", no_wrap=True, justify="right")
-    for j in range(len(matrix)):
-        table.add_column(str(j + 1), no_wrap=True, justify="right", min_width=column - 1)
-    for t, row in enumerate(cells):
-        table.add_row(f"after {t + 1}", *row)
     console.print(table)
+    plain = {"markup": False, "emoji": False, "highlight": False, "soft_wrap": True}
+    marked = [run for run in runs if run.marks]
+    if marked:
+        console.print("\nMarked runs are no reproductions:", style="bold yellow", **plain)
+    for run in marked:
+        text = f"  {run.name}, {describe_group(run)} ({run.workdir}): {describe_marks(run)}"
+        console.print(text, **plain)
+    console.print()
+    if n:
+        console.print(f"Left out for width: {', '.join(LEFT_OUT_WHEN_NARROW[:n])}.", **plain)
+    console.print(f"Published: {published.SOURCE}.", style="dim", **plain)
 
 
-def _headline_table(results):
-    table = Table("seed", title="Results", title_justify="left")
-    for name in HEADLINES.values():
-        table.add_column(name, justify="right", max_width=19)
-    columns = [results[key]["per_seed"] for key in HEADLINES]
-    for s, seed in enumerate(results["seeds"]):
-        table.add_row(str(seed), *(_mean_std([column[s]]) for column in columns))
-    if len(results["seeds"]) > 1:
+def _table(runs, hidden) -> Table:
+    table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, collapse_padding=True)
+    names = [name for name in cells(runs[0]) if name not in hidden]
+    headings = [HEADINGS.get(name, name) for name in names]
+    lines = max(heading.count("\n") for heading in headings)
+    for name, heading in zip(names, headings, strict=True):
+        heading = "\n" * (lines - heading.count("\n")) + heading  # they stand on the rule
+        table.add_column(heading, justify="left" if name in LEFT_COLUMNS else "right")
+    for group in grouped(runs):
         table.add_section()
-        table.add_row("mean ± std", *(_mean_std(column) for column in columns))
+        table.add_row(Text(describe_group(group[0]), "bold"))
+        for run in group:
+            row = cells(run)
+            row["marks"] = "\n".join(mark.kind.replace("task f", "task\nf") for mark in run.marks)
+            styles = {"marks": "bold yellow", "published (%)": "dim"}
+            table.add_row(*(Text(row[name], styles.get(name, "")) for name in names))
     return table
 
 
-def _mean_std(values) -> str:
-    """Mean and, with several seeds, population deviation; a dash where there is nothing."""
-    if not values or None in values:
-        return "-"
-    mean = f"{statistics.fmean(values):.2f}"
-    return mean if len(values) == 1 else f"{mean} ± {statistics.pstdev(values):.2f}"
+def describe_marks(run: Run) -> str:
+    """All marks with their details."""
+    return " | ".join(map(str, run.marks))
+
+
+def markdown(runs: Sequence[Run]) -> str:
+    """The table, the marks and what the numbers mean, as GitHub's Markdown."""
+    names = list(cells(runs[0]))
+    lines = ["# Comparison of runs", "", _line(names)]
+    lines.append(_line("---" if name in LEFT_COLUMNS else "---:" for name in names))
+    for run in runs:
+        row = {name: _escape(text) for name, text in cells(run).items()}
+        row["marks"] = ", ".join(f"**{_escape(mark.kind)}**" for mark in run.marks)
+        lines.append(_line(row.values()))
+    marked = [run for run in runs if run.marks]
+    if marked:
+        lines += ["", "Marked runs are no reproductions:", ""]
+    for run in marked:
+        name = _escape(f"{run.name}, {describe_group(run)} ({run.workdir})")
+        lines.append(f"- {name}: {_escape('; '.join(map(str, run.marks)))}")
+    lines += ["", *(f"- {_escape(note)}" for note in FOOTNOTES), ""]
+    return "\n".join(lines)
+
+
+def _line(row) -> str:
+    return f"| {' | '.join(row)} |"
+
+
+def _escape(text: str) -> str:
+    """Text as Markdown shows it and no table's cell breaks at."""
+    return re.sub(r"([\\`*<>\[\]|])", r"\\\1", " ".join(text.split()))
+
+
+def csv_text(runs: Sequence[Run]) -> str:
+    """A line for each run, numbers in full precision and empty where there is none."""
+    buffer = io.StringIO()
+    writer = csv.DictWriter(buffer, CSV_COLUMNS, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(map(_record, runs))
+    return buffer.getvalue()
+
+
+def _record(run) -> dict:
+    record = {
+        "workdir": run.workdir,
+        "data_set": run.dataset,
+        "split": run.split,
+        "method": run.method,
+        "learner": run.name,
+        "exemplars": run.exemplars,
+        "tasks_done": run.tasks_done,
+        "tasks_total": run.tasks_total or None,
+        "num_seeds": len(run.seeds),
+        "seeds": " ".join(map(str, run.seeds)),
+        "seconds": run.seconds,
+        "marks": describe_marks(run),
+        "device": run.device,
+        "versions": " ".join(f"{name}={version}" for name, version in run.versions),
+    }
+    figures = {key: getattr(run, key) for key in HEADLINES}
+    for name, value in (figures | {"published_final_accuracy": run.figure}).items():
+        record[f"{name}_mean"], record[f"{name}_std"] = value or (None, None)
+    return record
+
+
+def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(prog="python -m cljax.report", description=DESCRIPTION)
+    parser.add_argument(
+        "workdirs",
+        metavar="WORKDIR",
+        nargs="+",
+        type=Path,
+        help="of a run, or a directory whose subdirectories are workdirs of runs",
+    )
+    parser.add_argument(
+        "--out",
+        metavar="DIR",
+        type=Path,
+        help="where the files go; default: the first WORKDIR if its subdirectories are the runs, "
+        "else the directory that it is in",
+    )
+    return parser.parse_args(argv)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Writes the report that the command line asks for."""
+    args = parse(argv)
+    try:
+        write_report(args.workdirs, args.out)
+    except UserError as error:
+        cli.fail(error)
+
+
+if __name__ == "__main__":
+    main()

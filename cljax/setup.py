@@ -1,7 +1,6 @@
 """What a run is made of, built from its config."""
 
 import dataclasses
-import functools
 import importlib.metadata
 import math
 import platform
@@ -24,7 +23,7 @@ from cljax.methods import make_method
 from cljax.methods.base import Finetune
 from cljax.metrics import FORMAT
 from cljax.stages import Stage
-from cljax.state import Data, LearnerState, Task
+from cljax.state import Data, LearnerState, Subset, Task
 from cljax.workdir import read_json
 
 
@@ -55,11 +54,13 @@ class Problem:
 
     def tasks(self, index: int) -> list[Task]:
         """Task `index` (from 0) of each seed."""
-        return [make_task(stream, index) for stream in self.streams]
+        labels, joint = self.dataset.train_labels, self.method.is_joint
+        return [make_task(stream, index, labels, joint) for stream in self.streams]
 
-    def counts(self, task: int) -> list[int]:
-        """Training images of a task, per seed."""
-        return [int(stream.train_counts[task]) for stream in self.streams]
+    def num_images(self, task: int) -> int:
+        """New training images of a task (joint training: of all tasks so far), of all seeds."""
+        tasks = slice(0 if self.method.is_joint else task, task + 1)
+        return sum(int(stream.train_counts[tasks].sum()) for stream in self.streams)
 
     def plan(self, num_tasks: int | None = None) -> Iterator[tuple[int, int, Stage]]:
         """All stages of the first `num_tasks` tasks (default: all): (task, place, stage)."""
@@ -147,6 +148,7 @@ def make_problem(config) -> Problem:
             f"config.eval.top_k: {config.eval.top_k} is more than the {dataset.num_classes} classes"
         )
     method = make_method(config, dataset)
+    method.check_tasks(task_streams[0].task_sizes)
     train_images, train_labels = (
         jnp.asarray(dataset.train_images),
         jnp.asarray(dataset.train_labels),
@@ -159,7 +161,12 @@ def make_problem(config) -> Problem:
         eval_labels=train_labels if held_out else jnp.asarray(dataset.test_labels),
     )
     image_shape = dataset.train_images.shape[1:]
-    init = jax.jit(functools.partial(method.init, image_shape=image_shape))
+
+    @jax.jit
+    def init(random_streams):
+        state = method.init(random_streams, image_shape)
+        return state.replace(opt_state=method.training.optimizer.init(state.params))
+
     states = [init(_random_streams(config, seed)) for seed in config.seeds]
     return Problem(dataset, data, task_streams, method, states, _fingerprint(dataset))
 
@@ -203,14 +210,39 @@ def _check_batch_size(config, task_streams):
             )
 
 
-def make_task(stream: TaskStream, index: int) -> Task:
-    """What compiled functions are told about task `index` (from 0) of a stream."""
+def make_task(
+    stream: TaskStream, index: int, train_labels: np.ndarray, joint: bool = False
+) -> Task:
+    """What compiled functions are told about task `index` (from 0) of a stream.
+
+    Args:
+      train_labels: int32 [N], the data set's own class numbers.
+      joint: the images of all tasks so far are trained on.
+    """
+    new = stream.train_indices[index, : stream.train_counts[index]]
+    images, capacity = new, stream.train_indices.shape[1]
+    if joint:
+        rows = zip(stream.train_indices, stream.train_counts[: index + 1], strict=False)
+        images = np.sort(np.concatenate([row[:count] for row, count in rows]))
+        capacity = stream.train_indices.size
+    labels = stream.label_map[train_labels[new]]
+    by_class = [new[labels == k] for k in range(stream.old(index), stream.seen(index))]
+    largest = np.bincount(train_labels).max()
+    table = np.zeros((max(stream.task_sizes), largest), np.int32)
+    counts = np.zeros(len(table), np.int32)
+    for row, found in enumerate(by_class):
+        table[row, : len(found)] = found
+        counts[row] = len(found)
     return Task(
         index=jnp.int32(index),
         old=jnp.int32(stream.old(index)),
         seen=jnp.int32(stream.seen(index)),
-        indices=jnp.asarray(stream.train_indices[index]),
-        count=jnp.int32(stream.train_counts[index]),
+        boundaries=jnp.asarray(np.cumsum([0, *stream.task_sizes]), jnp.int32),
+        images=Subset(
+            jnp.asarray(np.pad(images, (0, capacity - len(images)))), jnp.int32(len(images))
+        ),
+        class_images=jnp.asarray(table),
+        class_image_counts=jnp.asarray(counts),
         label_map=jnp.asarray(stream.label_map),
         is_first=index == 0,
     )

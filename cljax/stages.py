@@ -5,7 +5,7 @@ A stage has epochs of steps; `begin`, `prepare` and `step` are pure and traced, 
 """
 
 import abc
-from typing import ClassVar
+from typing import ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -13,7 +13,7 @@ import optax
 
 from cljax import inversion as inversion_lib
 from cljax import losses, rng
-from cljax.state import Batch, Data, LearnerState, PyTree, Task, hyperparameters
+from cljax.state import Batch, Data, LearnerState, PyTree, Subset, Task, hyperparameters
 
 
 @hyperparameters
@@ -34,12 +34,34 @@ class SGD:
         """The learning rate of `epoch`, traced or not."""
         return self.learning_rate * self.decay ** sum(epoch >= m for m in self.milestones)
 
-    def transformation(self, labels: PyTree) -> optax.GradientTransformation:
-        """All but the learning rate; parameters labelled "frozen" rather than "trained" stay."""
-        trained = optax.chain(
-            optax.add_decayed_weights(self.weight_decay), optax.trace(self.momentum)
+    def init(self, params: PyTree) -> PyTree:
+        """A fresh state; of one structure, whichever parameters are trained."""
+        return self._transformation(jax.tree.map(lambda _: True, params)).init(params)
+
+    def update(
+        self, grads: PyTree, state: PyTree, params: PyTree, trained: PyTree, epoch: jax.Array
+    ) -> tuple[PyTree, PyTree]:
+        """One step: the new parameters and the new state.
+
+        Args:
+          trained: a tree like `params`; False for parameters that stay, True for those that move,
+            or bool arrays that say so entry by entry.
+        """
+        whole = jax.tree.map(lambda moves: moves is not False, trained)
+        updates, state = self._transformation(whole).update(grads, state, params)
+        rate = self.rate(epoch)
+
+        def move(moves, p, u):
+            if isinstance(moves, bool):
+                return p - rate * u if moves else p
+            return jnp.where(moves, p - rate * u, p)
+
+        return jax.tree.map(move, trained, params, updates), state
+
+    def _transformation(self, decayed):
+        return optax.chain(
+            optax.add_decayed_weights(self.weight_decay, decayed), optax.trace(self.momentum)
         )
-        return optax.partition({"trained": trained, "frozen": optax.set_to_zero()}, labels)
 
 
 @hyperparameters
@@ -63,15 +85,19 @@ class Stage(abc.ABC):
     save_every: int
 
     @abc.abstractmethod
-    def begin(self, method, state: LearnerState) -> LearnerState:
+    def begin(self, method, state: LearnerState, task: Task, data: Data) -> LearnerState:
         """The state with which the stage starts; called once."""
+
+    def training_set(self, method, state: LearnerState, task: Task, data: Data) -> Subset:
+        """The stage's images, given the state after `begin`; `task.images` during the stage."""
+        return task.images
 
     @abc.abstractmethod
     def num_steps(self, epoch: int, count: int) -> int:
-        """Steps of `epoch` when the task has `count` training images."""
+        """Steps of `epoch` when the stage has `count` images."""
 
     @abc.abstractmethod
-    def prepare(self, state: LearnerState, task: Task, epoch: jax.Array) -> PyTree:
+    def prepare(self, state: LearnerState, task: Task, data: Data, epoch: jax.Array) -> PyTree:
         """What all steps of an epoch share, such as the order of the images."""
 
     @abc.abstractmethod
@@ -96,43 +122,71 @@ class Stage(abc.ABC):
         raise TypeError(f"stage {self.name!r} has no pictures")
 
 
+class Epoch(NamedTuple):
+    """What the steps of a training epoch share.
+
+    Attributes:
+      order: int32 [capacity], the stage's images shuffled, padding last.
+      class_counts: int32 [K], images of each class among them.
+    """
+
+    order: jax.Array
+    class_counts: jax.Array
+
+
 @hyperparameters
 class TrainStage(Stage):
-    """Minimises what the method's `observe` returns over shuffled batches of the task's images.
+    """Minimises what the method observes in shuffled batches of the stage's images.
 
-    Every epoch has a fresh order; the last, incomplete batch is dropped, as in the ABD code.
+    Every epoch has a fresh order; the last, incomplete batch is dropped, as in the ABD code. A
+    method's further stages inherit this and replace `training_set`, `observe` or `get_parameters`,
+    which here are the method's own.
     """
 
     batch_size: int
     optimizer: SGD
 
-    def begin(self, method, state):
+    def begin(self, method, state, task, data):
         """A fresh optimiser."""
-        optimizer = self.optimizer.transformation(method.get_parameters(state.params))
-        return state.replace(opt_state=optimizer.init(state.params))
+        return state.replace(opt_state=self.optimizer.init(state.params))
+
+    def training_set(self, method, state, task, data):
+        """As the method says."""
+        return method.training_set(state, task, data)
+
+    def observe(self, method, state: LearnerState, task: Task, batch: Batch, key: jax.Array):
+        """The method's `Observed` of a batch. The key is consumed."""
+        return method.observe(state, task, batch, key)
+
+    def get_parameters(self, method, params: PyTree, task: Task) -> PyTree:
+        """Which parameters the stage moves, as `SGD.update` takes it."""
+        return method.get_parameters(params, task)
 
     def num_steps(self, epoch, count):
         """Full batches."""
         return count // self.batch_size
 
-    def prepare(self, state, task, epoch):
-        """The epoch's order: int32 [capacity], the task's images shuffled, padding last."""
-        key = rng.key(state.streams.data_order, "order", task.index, epoch)
-        places = jnp.arange(task.indices.shape[0])
+    def prepare(self, state, task, data, epoch):
+        """The epoch's order, and the number of images of each class."""
+        key = rng.key(state.streams.data_order, f"order {self.name}", task.index, epoch)
+        places = jnp.arange(task.images.indices.shape[0])
         # Random numbers are drawn by place, so the order does not depend on the padding.
         draws = jax.random.bits(key, places.shape, jnp.uint32) >> 1
-        draws = jnp.where(places < task.count, draws, jnp.uint32(2**32 - 1))
-        return task.indices[jnp.argsort(draws, stable=True)]
+        draws = jnp.where(places < task.images.count, draws, jnp.uint32(2**32 - 1))
+        labels = task.labels(data, task.images)
+        counts = jnp.zeros(task.label_map.shape, jnp.int32).at[labels].add(1, mode="drop")
+        return Epoch(task.images.indices[jnp.argsort(draws, stable=True)], counts)
 
     def step(self, method, data, task, epoch, prepared, i, state):
         """One batch, augmented, and one update."""
-        rows = jax.lax.dynamic_slice_in_dim(prepared, i * self.batch_size, self.batch_size)
+        rows = jax.lax.dynamic_slice_in_dim(prepared.order, i * self.batch_size, self.batch_size)
         address = (task.index, epoch, i)
-        key = rng.key(state.streams.augmentation, "augment", *address)
+        key = rng.key(state.streams.augmentation, f"augment {self.name}", *address)
         images = method.preprocessing.train(key, data.train_images[rows])
-        batch = Batch(images, task.label_map[data.train_labels[rows]])
-        key = rng.key(state.streams.generator, "observe", *address)
-        return update(method, self.optimizer, state, task, batch, epoch, key)
+        labels = task.label_map[data.train_labels[rows]]
+        batch = Batch(images, labels, prepared.class_counts)
+        key = rng.key(state.streams.generator, f"observe {self.name}", *address)
+        return update(self, method, state, task, batch, epoch, key)
 
     def describe(self, epoch):
         """The learning rate."""
@@ -140,29 +194,31 @@ class TrainStage(Stage):
 
 
 def update(
+    stage: TrainStage,
     method,
-    optimizer: SGD,
     state: LearnerState,
     task: Task,
     batch: Batch,
     epoch: jax.Array,
     key: jax.Array,
 ) -> tuple[LearnerState, dict[str, jax.Array]]:
-    """One gradient step on what the method observes in a batch. The key is consumed.
+    """One gradient step on what a stage observes in a batch. The key is consumed.
 
     Returns:
       The new state, and the loss, its terms and the batch's accuracy (a fraction) before the step.
     """
+    trained = stage.get_parameters(method, state.params, task)
 
     def objective(params):
-        observed = method.observe(state.replace(params=params), task, batch, key)
+        # Without this, gradients of parameters that stay would be computed.
+        params = jax.tree.map(
+            lambda moves, p: jax.lax.stop_gradient(p) if moves is False else p, trained, params
+        )
+        observed = stage.observe(method, state.replace(params=params), task, batch, key)
         return observed.loss, observed
 
     grads, observed = jax.grad(objective, has_aux=True)(state.params)
-    transformation = optimizer.transformation(method.get_parameters(state.params))
-    updates, opt_state = transformation.update(grads, state.opt_state, state.params)
-    rate = optimizer.rate(epoch)
-    params = jax.tree.map(lambda p, u: p - rate * u, state.params, updates)
+    params, opt_state = stage.optimizer.update(grads, state.opt_state, state.params, trained, epoch)
     state = state.replace(params=params, batch_stats=observed.batch_stats, opt_state=opt_state)
     return state, {"loss": observed.loss, **observed.terms, "accuracy": observed.accuracy}
 
@@ -185,7 +241,7 @@ class InversionStage(Stage):
         """Images per step."""
         return self.inversion.batch_size
 
-    def begin(self, method, state):
+    def begin(self, method, state, task, data):
         """The teacher: a copy of the classifier as the task left it."""
         return state.with_teacher()
 
@@ -193,7 +249,7 @@ class InversionStage(Stage):
         """`steps_per_epoch`, or what is left."""
         return min(self.steps_per_epoch, self.inversion.steps - epoch * self.steps_per_epoch)
 
-    def prepare(self, state, task, epoch):
+    def prepare(self, state, task, data, epoch):
         """Nothing."""
         return ()
 

@@ -66,6 +66,27 @@ class Data:
 
 
 @struct.dataclass
+class Subset:
+    """Some training images: indices int32 [capacity], padded behind; count int32 []."""
+
+    indices: jax.Array
+    count: jax.Array
+
+
+@struct.dataclass
+class Exemplars:
+    """Images of earlier tasks that a learner keeps.
+
+    Attributes:
+      indices: int32 [M], in ascending label, within a class best first; padded behind.
+      counts: int32 [K], images of each label.
+    """
+
+    indices: jax.Array
+    counts: jax.Array
+
+
+@struct.dataclass
 class Task:
     """One task of one seed.
 
@@ -73,27 +94,46 @@ class Task:
       index: int32 [], counted from 0.
       old: int32 [], classes of earlier tasks; the new ones have the labels old..seen-1.
       seen: int32 [], classes of this and earlier tasks.
-      indices: int32 [capacity], the task's training images, in file order; padded.
-      count: int32 [], how many of `indices` are images.
-      label_map: int32 [classes of the data set], place of each class in the class order.
+      boundaries: int32 [T + 1], task j has the labels boundaries[j]..boundaries[j+1]-1.
+      images: what is trained on: the task's images in file order (joint training: those of all
+        tasks so far); within a stage, the stage's images.
+      class_images: int32 [classes of the largest task, images of the largest class], the images of
+        each new class in file order; padded.
+      class_image_counts: int32 [classes of the largest task].
+      label_map: int32 [K], place of each class in the class order.
       is_first: the first task and the later ones are different programs.
     """
 
     index: jax.Array
     old: jax.Array
     seen: jax.Array
-    indices: jax.Array
-    count: jax.Array
+    boundaries: jax.Array
+    images: Subset
+    class_images: jax.Array
+    class_image_counts: jax.Array
     label_map: jax.Array
     is_first: bool = struct.field(pytree_node=False)
+
+    def labels(self, data: Data, images: Subset) -> jax.Array:
+        """Places of the images' classes in the class order, int32 [capacity]; K for padding."""
+        labels = self.label_map[data.train_labels[images.indices]]
+        places = jnp.arange(images.indices.shape[0])
+        return jnp.where(places < images.count, labels, self.label_map.shape[0])
 
 
 @struct.dataclass
 class Batch:
-    """images float [B, H, W, C], normalised; labels int32 [B], places in the class order."""
+    """A training batch.
+
+    Attributes:
+      images: float [B, H, W, C], normalised.
+      labels: int32 [B], places in the class order.
+      class_counts: int32 [K], images of each class in the whole training set of the stage.
+    """
 
     images: jax.Array
     labels: jax.Array
+    class_counts: jax.Array
 
 
 @struct.dataclass
@@ -110,11 +150,13 @@ class LearnerState:
     """One seed's learner.
 
     Attributes:
-      params, batch_stats: the classifier's variables.
+      params, batch_stats: the classifier's variables, and whatever else is trained with it.
       opt_state: of the running stage's optimiser.
       teacher: variables of the frozen previous classifier, or None for methods without one.
       generator: the image generator, or None.
+      exemplars: images kept of earlier tasks, or None for methods without memory.
       streams: the seeds of the random streams.
+      extras: whatever else a method remembers.
     """
 
     params: PyTree
@@ -122,7 +164,9 @@ class LearnerState:
     opt_state: PyTree
     teacher: PyTree
     generator: GeneratorState | None
+    exemplars: Exemplars | None
     streams: Streams
+    extras: PyTree = None
 
     @property
     def variables(self) -> dict[str, PyTree]:

@@ -13,14 +13,16 @@ from cljax.state import Data
 PyTree = Any
 
 
-def before_task(method, state, task):
-    """`before_task` of a method as the executor calls it."""
-    return method.before_task(state, task)
+def before_task(shared, state, task):
+    """`before_task` of a method as the executor calls it; shared is (method, data)."""
+    method, data = shared
+    return method.before_task(state, task, data)
 
 
-def after_task(method, state, task):
-    """`after_task` of a method as the executor calls it."""
-    return method.after_task(state, task)
+def after_task(shared, state, task):
+    """`after_task` of a method as the executor calls it; shared is (method, data)."""
+    method, data = shared
+    return method.after_task(state, task, data)
 
 
 def draw_pictures(shared, state, task):
@@ -29,16 +31,22 @@ def draw_pictures(shared, state, task):
     return stage.pictures(method, state, task)
 
 
-def begin_stage(shared, state):
-    """`Stage.begin` as the executor calls it; shared is (method, stage)."""
-    method, stage = shared
-    return stage.begin(method, state)
+def begin_stage(shared, state, task):
+    """`Stage.begin` as the executor calls it; shared is (method, stage, data)."""
+    method, stage, data = shared
+    return stage.begin(method, state, task, data)
+
+
+def choose_images(shared, state, task):
+    """The task with a stage's images, as the executor calls it; shared is (method, stage, data)."""
+    method, stage, data = shared
+    return task.replace(images=stage.training_set(method, state, task, data))
 
 
 def prepare_epoch(shared, state, task):
-    """`Stage.prepare` as the executor calls it; shared is (stage, epoch)."""
-    stage, epoch = shared
-    return stage.prepare(state, task, epoch)
+    """`Stage.prepare` as the executor calls it; shared is (stage, data, epoch)."""
+    stage, data, epoch = shared
+    return stage.prepare(state, task, data, epoch)
 
 
 def train_step(shared, constant, i, carry):
@@ -72,9 +80,31 @@ class Trainer:
         self.data = data
         self._metric_names = {}
 
-    def begin(self, stage: Stage, states: PyTree) -> PyTree:
+    def before_task(self, states: PyTree, tasks: PyTree) -> PyTree:
+        """The packed states as a task's first stage finds them."""
+        return self.executor.call(before_task, (self.method, self.data), states, tasks)
+
+    def after_task(self, states: PyTree, tasks: PyTree) -> PyTree:
+        """The packed states as a task leaves them."""
+        return self.executor.call(after_task, (self.method, self.data), states, tasks)
+
+    def begin(self, stage: Stage, states: PyTree, tasks: PyTree) -> PyTree:
         """The packed states with which a stage starts."""
-        return self.executor.call(begin_stage, (self.method, stage), states)
+        shared = (self.method, stage, self.data)
+        return self.executor.call(begin_stage, shared, states, self._phase(stage, tasks))
+
+    def choose_images(
+        self, stage: Stage, states: PyTree, tasks: PyTree
+    ) -> tuple[PyTree, list[int]]:
+        """The packed tasks with a stage's images, and the number of these per seed."""
+        shared = (self.method, stage, self.data)
+        tasks = self.executor.call(choose_images, shared, states, self._phase(stage, tasks))
+        counts = [int(task.images.count) for task in self.executor.unpack(tasks)]
+        return tasks, counts
+
+    def draw_pictures(self, stage: Stage, states: PyTree, tasks: PyTree) -> PyTree:
+        """What a stage has to show, packed."""
+        return self.executor.call(draw_pictures, (self.method, stage), states, tasks)
 
     def zero_sums(self, stage: Stage, states: PyTree, tasks: PyTree, num_seeds: int) -> PyTree:
         """Packed zeros for the sums of the metrics of a stage's steps."""
@@ -85,7 +115,7 @@ class Trainer:
 
             def metrics(state, task):
                 epoch = jnp.int32(0)
-                prepared = stage.prepare(state, task, epoch)
+                prepared = stage.prepare(state, task, self.data, epoch)
                 return stage.step(self.method, self.data, task, epoch, prepared, 0, state)[1]
 
             self._metric_names[phase] = tuple(jax.eval_shape(metrics, state, task))
@@ -108,17 +138,16 @@ class Trainer:
         """Steps starts..stops-1 of an epoch, for every seed.
 
         Args:
-          states, tasks, sums: packed; states and sums are donated.
+          states, sums: packed; donated.
+          tasks: as `choose_images` gives them.
           starts, stops: per seed.
           stopped: True interrupts the epoch, where the executor can.
 
         Returns:
           The packed states and sums, and the step that each seed has reached.
         """
-        if not stage.has_phases:
-            tasks = self.executor.each(lambda task: task.replace(is_first=False), tasks)
         epoch = jnp.int32(epoch)
-        prepared = self.executor.call(prepare_epoch, (stage, epoch), states, tasks)
+        prepared = self.executor.call(prepare_epoch, (stage, self.data, epoch), states, tasks)
         constant = self.executor.zip(tasks, prepared)
         carry = self.executor.zip(states, sums)
         shared = (self.method, stage, self.data, epoch)
@@ -126,3 +155,9 @@ class Trainer:
             train_step, shared, constant, carry, starts, stops, stopped
         )
         return *self.executor.unzip(carry), reached
+
+    def _phase(self, stage, tasks):
+        """The packed tasks, of which a stage without phases is not told which one is the first."""
+        if stage.has_phases:
+            return tasks
+        return self.executor.each(lambda task: task.replace(is_first=False), tasks)

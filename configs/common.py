@@ -17,6 +17,14 @@ def experiment(method: str, **settings) -> ConfigDict:
     config.first_task_from = ""  # workdir of a run whose first task is taken over
     config.overwrite = False  # start over in a workdir that has a run
 
+    # Images of earlier tasks that are kept, and come back in later ones.
+    config.exemplars = {
+        "total": 0,  # 0: none
+        "strategy": "random",  # or "herding", "nearest" (to the class mean)
+        "replay": "bootstrap",  # as many as new images, with replacement; or "all": each once
+        "class_weighting": False,  # weigh the cross entropy against rare classes
+    }
+
     # Added to the seed for one random stream only, which leaves the others as they were.
     config.streams = {
         "class_order": 0,
@@ -42,6 +50,7 @@ def cifar(config: ConfigDict, name: str) -> ConfigDict:
         "path": "",  # of an .npz file, for data.name=npz
         "per_class": 0,  # keep only so many training images of each class; 0: all
         "class_order": "shuffled",  # by seed, as the original; or a list, a file, "sequential"
+        "standardise": True,  # by the data set's mean and deviation; False: pixels stay in 0..1
         "validation": False,  # hold out a fifth of the training images and test on it
         "augmentation": {
             "brightness": 63 / 255,
@@ -71,6 +80,22 @@ def digits(config: ConfigDict) -> ConfigDict:
     config.epochs = 60
     config.milestones = (24, 36, 48)
     config.batch_size = 32
+    return config
+
+
+def exemplars(
+    config: ConfigDict, total: int, strategy: str = "random", replay: str = "bootstrap"
+) -> ConfigDict:
+    """Adds a memory; by default that of the ABD paper's naive rehearsal."""
+    config.exemplars.update(total=total, strategy=strategy, replay=replay)
+    return config
+
+
+def autoencoder(config: ConfigDict, channels: tuple[int, ...], latents: int) -> ConfigDict:
+    """Adds the auto-encoder of generative replay, which makes pixels in 0..1."""
+    config.autoencoder = {"channels": channels, "latents": latents}
+    config.data.standardise = False
+    config.optimizer.weight_decay = 0.0
     return config
 
 

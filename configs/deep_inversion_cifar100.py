@@ -10,5 +10,5 @@ from configs import common
 
 
 def get_config():
-    config = common.cifar(common.experiment("deep_inversion", mu=1.0), "cifar100")
+    config = common.cifar(common.experiment("deep_inversion", mu=1.0, temperature=2.0), "cifar100")
     return common.inversion(config, "cifar")

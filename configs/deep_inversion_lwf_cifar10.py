@@ -4,5 +4,7 @@ from configs import common
 
 
 def get_config():
-    config = common.cifar(common.experiment("deep_inversion_lwf", mu=0.1), "cifar10")
+    config = common.cifar(
+        common.experiment("deep_inversion_lwf", mu=0.1, temperature=2.0), "cifar10"
+    )
     return common.inversion(config, "cifar")

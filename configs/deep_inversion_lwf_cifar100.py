@@ -9,5 +9,7 @@ from configs import common
 
 
 def get_config():
-    config = common.cifar(common.experiment("deep_inversion_lwf", mu=0.1), "cifar100")
+    config = common.cifar(
+        common.experiment("deep_inversion_lwf", mu=0.1, temperature=2.0), "cifar100"
+    )
     return common.inversion(config, "cifar")

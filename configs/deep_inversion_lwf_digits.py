@@ -4,5 +4,5 @@ from configs import common
 
 
 def get_config():
-    config = common.digits(common.experiment("deep_inversion_lwf", mu=0.1))
+    config = common.digits(common.experiment("deep_inversion_lwf", mu=0.1, temperature=2.0))
     return common.inversion(config, "digits", steps=1000)

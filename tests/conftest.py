@@ -10,7 +10,8 @@ import pytest
 from jax.experimental.compilation_cache import compilation_cache
 
 from cljax import plots, setup
-from tests import runs
+from tests import runs, updates
+from tests.goldens import PRECISIONS
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 GOLDENS = Path(os.environ.get("CLJAX_GOLDENS", SHARED / "goldens"))
@@ -36,6 +37,12 @@ def goldens():
 
     load.folder = folder
     return load
+
+
+@pytest.fixture(scope="module", params=PRECISIONS)
+def original(goldens, request):
+    """The original's networks and inputs, once per precision; see `updates.make_original`."""
+    return updates.make_original(goldens, request.param)
 
 
 @pytest.fixture(scope="session")

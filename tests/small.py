@@ -8,18 +8,24 @@ import optax
 from cljax.data.augment import Augmentation
 from cljax.data.preprocessing import Preprocessing
 from cljax.inversion import Inversion
+from cljax.memory import Memory
 from cljax.methods.abd import AlwaysBeDreaming
 from cljax.methods.base import Finetune
+from cljax.methods.bic import BiasCorrection, BiC
 from cljax.methods.deep_inversion import DeepInversion, DeepInversionLwF
 from cljax.methods.dreaming import Dreaming
+from cljax.methods.e2e import BalancedFinetuning, EndToEnd
 from cljax.methods.lwf import LearningWithoutForgetting, MultiClassLwF
 from cljax.models import LATENT_SIZE, Classifier, Generator, make_classifier
+from cljax.rng import Streams
 from cljax.stages import SGD, InversionStage, TrainStage
-from cljax.state import GeneratorState, Task, hyperparameters
+from cljax.state import GeneratorState, LearnerState, Subset, Task, hyperparameters
 
 NUM_CLASSES = 10
 IMAGE_SHAPE = (8, 8, 3)
 PLAIN = Preprocessing(Augmentation(), (0.0,) * 3, (1.0,) * 3)
+ZEROS = Streams(0, 0, 0, 0)
+NO_MEMORY = Memory(0, "random", "bootstrap", False)
 # Compiler options of programs that take longer to compile than to run.
 HURRY = {"xla_backend_optimization_level": 0}
 
@@ -99,6 +105,8 @@ METHODS = {
     "base": Finetune,
     "lwf": LearningWithoutForgetting,
     "lwf_mc": MultiClassLwF,
+    "e2e": EndToEnd,
+    "bic": BiC,
     "abd": AlwaysBeDreaming,
     "given": Given,
     "given_deep_inversion": GivenDeepInversion,
@@ -106,18 +114,51 @@ METHODS = {
 }
 
 
-def method(kind, classifier, generator, batch_size: int = 20):
+def method(kind, classifier, generator=None, batch_size: int = 20, memory: Memory = NO_MEMORY):
     """One of METHODS; the "given" ones replay given images."""
-    training = TrainStage("train", 1, 0, batch_size, sgd())
     cls = METHODS[kind]
-    if not issubclass(cls, Dreaming):
-        return cls(classifier, PLAIN, training)
-    dreaming = InversionStage("dream", 1, 0, 1, Inversion(generator))
-    return cls(classifier, PLAIN, training, dreaming)
+    parts = {
+        "classifier": classifier,
+        "preprocessing": PLAIN,
+        "training": TrainStage("train", 1, 0, batch_size, sgd()),
+        "memory": memory,
+    }
+    if issubclass(cls, Dreaming):
+        parts["dreaming"] = InversionStage("dream", 1, 0, 1, Inversion(generator))
+    if kind == "e2e":
+        parts["balancing"] = BalancedFinetuning("balance", 1, 0, batch_size, sgd(0.001))
+    if kind == "bic":
+        parts["correction"] = BiasCorrection("correct", 1, 0, batch_size, sgd(0.001))
+    return cls(**parts)
 
 
-def task(old: int, seen: int, is_first: bool = False) -> Task:
-    """A task without data."""
+def learner(params, batch_stats=None, streams=ZEROS, **parts) -> LearnerState:
+    """A state of which only the given parts exist."""
+    names = ("opt_state", "teacher", "generator", "exemplars")
+    return LearnerState(params, batch_stats or {}, streams=streams, **dict.fromkeys(names) | parts)
+
+
+def task(
+    old: int,
+    seen: int,
+    is_first: bool = False,
+    *,
+    boundaries: tuple[int, ...] = (),
+    index: int | None = None,
+    images: Subset | None = None,
+    label_map: tuple[int, ...] = (0,),
+) -> Task:
+    """A task; without data unless they are given."""
     nothing = jnp.zeros(1, jnp.int32)
-    numbers = (jnp.int32(n) for n in (0 if is_first else 1, old, seen))
-    return Task(*numbers, nothing, jnp.int32(0), nothing, is_first)
+    index = (0 if is_first else 1) if index is None else index
+    return Task(
+        index=jnp.int32(index),
+        old=jnp.int32(old),
+        seen=jnp.int32(seen),
+        boundaries=jnp.array(boundaries or sorted({0, old, seen}), jnp.int32),
+        images=images or Subset(nothing, jnp.int32(0)),
+        class_images=nothing[None],
+        class_image_counts=nothing,
+        label_map=jnp.array(label_map, jnp.int32),
+        is_first=is_first,
+    )

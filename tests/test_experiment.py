@@ -137,11 +137,13 @@ def draws(config, task, place: int = 0) -> dict[str, np.ndarray]:
     problem = setup.make_problem(config)
     method, state = problem.method, problem.states[place]
     images = problem.data.train_images[:8]
-    key = rng.key(state.streams.augmentation, "augment", 0, 0, 0)
+    key = rng.key(state.streams.augmentation, "augment train", 0, 0, 0)
     return {
         "class_order": problem.streams[place].class_order,
         "init": np.asarray(jax.flatten_util.ravel_pytree(state.params)[0]),
-        "data_order": np.asarray(method.training.prepare(state, task, jnp.int32(0))),
+        "data_order": np.asarray(
+            method.training.prepare(state, task, problem.data, jnp.int32(0)).order
+        ),
         "augmentation": np.asarray(method.preprocessing.train(key, images)),
         "generator": np.asarray(jax.flatten_util.ravel_pytree(state.generator.params)[0]),
     }
@@ -149,7 +151,7 @@ def draws(config, task, place: int = 0) -> dict[str, np.ndarray]:
 
 def test_one_stream_can_change_alone(compiled):
     config = runs.make_config()
-    task = setup.make_task(setup.make_problem(config).streams[0], 0)
+    task = setup.make_problem(config).tasks(0)[0]
     before = draws(config, task)
     assert before.keys() == set(config.streams)
     for name in config.streams:

@@ -8,27 +8,23 @@ import numpy as np
 
 from cljax import losses, rng
 from cljax.rng import Streams
-from cljax.state import Batch, LearnerState
+from cljax.state import Batch
 from tests import small
 
 
 def small_state(method, seed=0):
     classifier = method.classifier
-    state = LearnerState(
-        **small.variables(classifier, seed),
-        opt_state=None,
-        teacher=small.variables(classifier, seed + 1),
-        generator=None,
-        streams=Streams(0, 0, 0, 0),
+    state = small.learner(
+        **small.variables(classifier, seed), teacher=small.variables(classifier, seed + 1)
     )
-    return method.training.begin(method, state)
+    return state.replace(opt_state=method.training.optimizer.init(state.params))
 
 
 def gradients_by_term(kind, old, seen, labels):
     """The gradient of each term of a method on small networks."""
     method = small.method(kind, small.classifier(), small.generator())
     state = small_state(method).replace(generator=small.images(len(labels), 2))
-    batch, task = Batch(small.images(len(labels), 3), np.int32(labels)), small.task(old, seen)
+    batch, task = Batch(small.images(len(labels), 3), np.int32(labels), None), small.task(old, seen)
 
     @jax.jit
     def gradients(params):
@@ -66,7 +62,7 @@ def test_base_does_not_train_classes_not_seen():
 def test_mu_weighs_the_distillation_alone():
     method = small.method("given", small.classifier(), small.generator())
     state = small_state(method).replace(generator=small.images(4, 2))
-    batch, task = Batch(small.images(4, 3), np.int32([4, 5, 6, 4])), small.task(4, 7)
+    batch, task = Batch(small.images(4, 3), np.int32([4, 5, 6, 4]), None), small.task(4, 7)
     observe = jax.jit(lambda m: m.observe(state, task, batch, jax.random.key(0)).terms)
     base, double = observe(method), observe(dataclasses.replace(method, mu=0.2))
     assert observe._cache_size() == 1
@@ -89,7 +85,7 @@ def test_streams_of_the_initial_state():
         return jax.tree.all(jax.tree.map(np.array_equal, a, b))
 
     assert same(start.teacher, start.variables)
-    assert not moved(start.opt_state)
+    assert start.opt_state is None
     assert same(start.params, other_generator.params)
     assert same(start.generator, other_classifier.generator)
     assert not same(start.params, other_classifier.params)

@@ -1,21 +1,26 @@
 """Single steps of methods against the original's numbers."""
 
-import functools
-from types import SimpleNamespace
+import dataclasses
 
 import jax
 import numpy as np
 import pytest
 
-from cljax import losses, stages
-from cljax.interop import torch
-from cljax.rng import Streams
-from cljax.state import Batch, LearnerState
+from cljax import losses
+from cljax.state import Batch
 from tests import small
-from tests.goldens import PRECISIONS, Expected, channels_last, enable, network, recipe
+from tests.goldens import Expected, channels_last, enable, recipe
+from tests.updates import (
+    OLD,
+    SEEN,
+    compare_accuracy,
+    compare_state,
+    fold,
+    initial_state,
+    outputs_of,
+    update,
+)
 
-OLD = 20
-SEEN = {"first": 20, "update": 40, "uneven": 32}
 METHODS = {  # golden files and our methods
     "base": "base",
     "lwf": "lwf",
@@ -25,65 +30,6 @@ METHODS = {  # golden files and our methods
     "abd": "given",
 }
 REPLAY = ("deepinv", "deepinv_lwf", "abd")
-update = jax.jit(stages.update)
-
-
-@pytest.fixture(scope="module", params=PRECISIONS)
-def original(goldens, request):
-    """States and inputs that all cases share, at one precision."""
-    precision = request.param
-    classifier, learner = network(goldens, "M", precision)
-    teacher = network(goldens, "T", precision)[1]
-    generator, dreamer = network(goldens, "G", precision)
-    generate = jax.jit(functools.partial(generator.apply, train=False))
-
-    def dream(latents):
-        with enable(precision):
-            return generate(dreamer, latents.astype(precision))
-
-    inputs = goldens("inputs")
-    return SimpleNamespace(
-        goldens=goldens,
-        precision=precision,
-        classifier=classifier,
-        learner=learner,
-        teacher=teacher,
-        generator=generator,
-        dream=dream,
-        real=channels_last(inputs["x_real"], precision),
-        y_new=inputs["y_new"].astype(np.int32),
-        y_mix=inputs["y_mix"].astype(np.int32),
-        y_first=inputs["y_first"].astype(np.int32),
-    )
-
-
-def initial_state(original, method):
-    state = LearnerState(
-        **original.learner,
-        opt_state=None,
-        teacher=original.teacher,
-        generator=None,
-        streams=Streams(0, 0, 0, 0),
-    )
-    return method.training.begin(method, state)
-
-
-def compare_state(expected, original, state):
-    """All stored tensors after the step, and how far each of the 157 tensors moved."""
-    with enable(original.precision):
-        before = torch.classifier_to_torch(original.classifier, original.learner)
-        after = torch.classifier_to_torch(original.classifier, state.variables)
-    names = [name for name in expected.names if name.startswith("after/")]
-    assert len(names) >= 10
-    for name in names:
-        tensor = name.removeprefix("after/")
-        if "running" in tensor:
-            expected.forward(name, after[tensor])
-        else:
-            expected.update(name, after[tensor], before[tensor])
-    tensors = original.goldens("states")["state_names"]
-    moved = [np.linalg.norm(after[tensor] - before[tensor]) for tensor in tensors]
-    expected.update("delta_norm", np.array(moved, original.precision))
 
 
 def run_case(original, case, kind):
@@ -92,8 +38,7 @@ def run_case(original, case, kind):
     method = small.method(METHODS[kind], original.classifier, original.generator)
     seen = SEEN[case]
     labels = original.y_mix if kind == "lwf_mc" else original.y_new
-    labels = np.where(labels < OLD, labels, OLD + (labels - OLD) % (seen - OLD or 1))
-    labels = original.y_first if case == "first" else labels
+    labels = original.y_first if case == "first" else fold(labels, seen)
     with enable(original.precision):
         before = initial_state(original, method)
         if kind in REPLAY and case != "first":
@@ -102,21 +47,11 @@ def run_case(original, case, kind):
         # Base does not know first tasks, so a second program would show nothing.
         is_first = case == "first" and kind != "base"
         task = small.task(0 if case == "first" else OLD, seen, is_first)
-        batch = Batch(original.real, labels)
-        state, metrics = update(method, small.sgd(), before, task, batch, 0, jax.random.key(0))
+        batch = Batch(original.real, labels, None)
+        key = jax.random.key(0)
+        state, metrics = update(method.training, method, before, task, batch, 0, key)
     compare_state(expected, original, state)
     return expected, method, before, batch, metrics
-
-
-@functools.partial(jax.jit, static_argnames=("classifier", "train"))
-def outputs_of(classifier, variables, images, train):
-    mutable = ["batch_stats"] if train else []
-    return classifier.apply(variables, images, train=train, mutable=mutable)[0]
-
-
-def compare_accuracy(metrics, logits, labels):
-    want = np.mean(np.argmax(logits, -1) == labels)
-    np.testing.assert_allclose(metrics["accuracy"], want, rtol=1e-6)
 
 
 @pytest.mark.parametrize("case", ["first", "update", "uneven"])
@@ -229,11 +164,12 @@ def test_chain_of_abd_steps_is_the_originals(original):
     """Three steps: momentum accumulates, and so do the repeated statistics updates."""
     expected = Expected(original.goldens, "update_abd_chain", original.precision)
     method = small.method("given", original.classifier, original.generator)
+    stage = dataclasses.replace(method.training, optimizer=small.sgd(0.01))
     real, labels, order = original.real, original.y_new, expected["perm"]
     batches = [
-        Batch(real, labels),
-        Batch(real[order][:, :, ::-1], labels[order]),
-        Batch(real[:, ::-1], labels),
+        Batch(real, labels, None),
+        Batch(real[order][:, :, ::-1], labels[order], None),
+        Batch(real[:, ::-1], labels, None),
     ]
     history = []
     with enable(original.precision):
@@ -243,9 +179,7 @@ def test_chain_of_abd_steps_is_the_originals(original):
             logits = outputs_of(original.classifier, original.teacher, dreamed, train=False).logits
             np.testing.assert_array_equal(np.argmax(logits[:, :OLD], -1), expected["y_syn"][i])
             state = state.replace(generator=dreamed)
-            state, metrics = update(
-                method, small.sgd(0.01), state, task, batch, 0, jax.random.key(0)
-            )
+            state, metrics = update(stage, method, state, task, batch, 0, jax.random.key(0))
             history.append(metrics)
     compare_state(expected, original, state)
     terms = {name: np.stack([metrics[name] for metrics in history]) for name in history[0]}

@@ -1,194 +1,201 @@
-"""The tables, plots and pictures of a run."""
+"""The report on runs: what is shown, and what is written."""
 
+import base64
+import csv
 import io
+import re
 import subprocess
 import sys
+from html.parser import HTMLParser
+from pathlib import Path
 
-import numpy as np
 import pytest
 from PIL import Image
 from rich.console import Console
 
-from cljax import metrics, plots, report
+from cljax import comparison, published, report
 from cljax.errors import UserError
+from tests.fabricated import write_run
+
+THREE = (0, 1, 2)
 
 
-def results(tasks, seeds, done=None):
-    """Results of a run in which task j loses five points with every task after it."""
-    correct = [
-        [[90 + s - 5 * (t - j) % 90 for j in range(t + 1)] for t in range(done or tasks)]
-        for s in range(seeds)
-    ]
-    return metrics.build_results(
-        method="lwf",
-        dataset="digits",
-        seeds=list(range(seeds)),
-        class_orders=[list(range(2 * tasks))] * seeds,
-        task_sizes=[2] * tasks,
-        test_images=[[100] * tasks] * seeds,
-        correct=correct,
-        correct_within_task=correct,
-        seconds={"train": 1234.5, "total": 1300.0},
-        device="cpu",
-        versions={},
-    )
-
-
-def rows(tasks, seeds, epochs=3):
-    return [
-        {
-            "seed": seed,
-            "task": task,
-            "stage": "train",
-            "epoch": epoch,
-            "global_epoch": task * epochs + epoch + 1,
-            "learning_rate": 0.1,
-            "loss": 2.0 + seed + epoch,
-            "loss_kd": 0.0 if task == 0 else 0.5,
-            "accuracy": 0.5,
-            "images_per_second": 1e4,
-        }
-        for task in range(tasks)
-        for epoch in range(epochs)
-        for seed in range(seeds)
-    ]
-
-
-def summary(results, workdir, width=100):
+def printed(workdirs, out, width=200):
     console = Console(file=io.StringIO(), width=width)
-    report.print_summary(results, workdir, console)
+    report.write_report(workdirs, out, console)
     return console.file.getvalue()
 
 
-def test_summary_has_the_numbers_and_the_files(tmp_path):
-    (tmp_path / "results.json").write_text("{}")
-    (tmp_path / "plots").mkdir()
-    for picture in ("loss.png", "dreams.png"):
-        (tmp_path / "plots" / picture).touch()
-    text = summary(results(3, 2), tmp_path)
-    assert "lwf on digits: 3 of 3 tasks, seeds 0, 1" in text
-    assert "85.50 ± 0.50" in text  # final: (80 + 85 + 90) / 3, plus seed
-    assert "7.50 ± 0.00" in text  # forgetting: (10 + 5) / 2
-    assert "after 3 80.5 85.5 90.5" in text
-    assert f"  {tmp_path}/plots/: dreams.png, loss.png\n  {tmp_path}/results.json\n" in text
-    assert "train 1,234.5 s, total 1,300.0 s" in text
+@pytest.fixture
+def table(tmp_path):
+    """A directory of five runs, two of which are whole."""
+    folder = tmp_path / "runs"
+    write_run(folder / "abd", "abd_cifar100", seeds=THREE)
+    write_run(folder / "base", "base_cifar100", seeds=THREE, epochs=25)
+    write_run(folder / "lwf", "lwf_cifar100", done=3)
+    write_run(folder / "mc", "lwf_mc_cifar100", done=-1, seeds=THREE, num_tasks=10)
+    write_run(folder / "digits", "abd_digits", seeds=(0, 1))
+    return folder
 
 
-def test_summary_says_when_the_accuracy_is_top_5(tmp_path):
-    assert "Top-5 accuracy after each task" in summary(results(1, 1) | {"top_k": 5}, tmp_path)
-    assert "op-" not in summary(results(1, 1), tmp_path).partition("Files:")[0]
+def test_the_terminal_shows_figures_side_by_side_and_the_marks(table):
+    text = printed([table], table)
+    lines = [" ".join(line.split()) for line in text.splitlines()]
+    # Final: (70 + 75 + 80 + 85 + 90) / 5 = 80 plus the seed's number.
+    assert "ABD 0 3 81.0 ± 0.8 43.9 ± 0.9 86.0 ± 0.8 12.5 ± 0.0 0:21:40 cpu" in lines
+    assert "LwF 0 1 85.0 17.0 ± 0.1 87.5 7.5 0:21:40 cpu 3 of 5 tasks" in lines
+    assert "Base, cifar100, 5 tasks" in text
+    assert "shortened: epochs 25 instead of 250" in text
+    assert f"Written: {table}/report.md, {table}/report.csv, {table}/report.html" in text
 
 
-def test_summary_of_an_unfinished_run_and_of_none(tmp_path):
-    text = summary(results(3, 1, done=1), tmp_path)
-    assert "1 of 3 tasks, unfinished" in text and "± " not in text
-    empty = results(2, 1) | {"tasks_done": 0, "complete": False}
-    assert "Accuracy" not in summary(empty, tmp_path)
+@pytest.mark.parametrize("width", [70, 80, 100, 140])
+def test_the_terminal_table_fits_and_cuts_no_number(table, width):
+    text = printed([table], table, width)
+    lines = text.partition("Marked runs")[0].splitlines()
+    assert max(map(len, lines)) <= width
+    (row,) = (line for line in lines if line.startswith("ABD") and "43.9" in line)
+    assert "81.0 ± 0.8" in row and "43.9 ± 0.9" in row
+    assert any("shortened" in line for line in lines)
 
 
-def test_the_accuracy_matrix_fits_the_width(tmp_path):
-    many = results(20, 1)
-    for width, first_row in [(160, "after 2 85.0 90.0"), (80, "after 2 85 90"), (50, "too wide")]:
-        text = summary(many, tmp_path, width).partition("Time:")[0]
-        assert first_row in " ".join(text.split())
-        assert max(map(len, text.splitlines())) <= width
+def read_markdown(path):
+    lines = [line for line in path.read_text().splitlines() if line.startswith("| ")]
+    rows = [[c.strip() for c in re.split(r"(?<!\\)\|", line)[1:-1]] for line in lines]
+    assert set(map(len, rows)) == {len(rows[0])}
+    assert all(re.fullmatch("---:?", cell) for cell in rows[1])
+    return [dict(zip(rows[0], row, strict=True)) for row in rows[2:]]
 
 
-@pytest.mark.parametrize(("tasks", "seeds"), [(1, 1), (2, 3)])
-def test_plots_are_png_files_that_do_not_depend_on_the_day(tmp_path, tasks, seeds):
-    names = ["accuracy_after_each_task.png", "accuracy_matrix.png", "loss_curves.png"]
-    written = plots.write_plots(results(tasks, seeds), rows(tasks, seeds), tmp_path / "plots")
-    assert written == [tmp_path / "plots" / name for name in names]
-    assert sorted(path.name for path in (tmp_path / "plots").iterdir()) == names
-    again = plots.write_plots(results(tasks, seeds), rows(tasks, seeds), tmp_path / "again")
-    for path, other in zip(written, again, strict=True):
-        with Image.open(path) as picture:
-            assert picture.format == "PNG" and min(picture.size) > 400
-            assert "Software" not in picture.info and "Creation Time" not in picture.info
-            assert np.asarray(picture).std() > 5  # something is drawn
-        assert path.read_bytes() == other.read_bytes()
+def test_markdown_has_a_row_for_each_run(table):
+    printed([table], table)
+    rows = read_markdown(table / "report.md")
+    base, lwf, abd, mc, digits = rows
+    assert abd["final accuracy (%)"] == "81.0 ± 0.8" and abd["published (%)"] == "43.9 ± 0.9"
+    assert abd["marks"] == "" and base["marks"] == "**shortened**"
+    assert lwf["final accuracy (%)"] == "85.0"  # no deviation of one seed
+    assert lwf["marks"] == "**3 of 5 tasks**, **1 seed**"
+    assert mc["final accuracy (%)"] == mc["time"] == "-" and mc["published (%)"] == "17.1 ± 0.1"
+    assert digits["published (%)"] == "-" and digits["time"] == "0:21:40"
+    assert "shortened: epochs 25 instead of 250" in (table / "report.md").read_text()
 
 
-def test_plots_without_data_are_not_written(tmp_path):
-    empty = results(2, 1) | {"tasks_done": 0}
-    assert plots.write_plots(empty, [], tmp_path) == []
-    assert [p.name for p in plots.write_plots(results(1, 1), [], tmp_path)] == [
-        "accuracy_after_each_task.png",
-        "accuracy_matrix.png",
+def test_csv_holds_every_number_in_full(table):
+    content = write_run(table / "whole", "lwf_cifar100", seeds=THREE, num_tasks=20)
+    printed([table], table)
+    with (table / "report.csv").open(newline="") as file:
+        rows = {Path(row["workdir"]).name: row for row in csv.DictReader(file)}
+    assert len(rows) == 6
+    row = rows["whole"]
+    for key in comparison.HEADLINES:
+        assert float(row[f"{key}_mean"]) == content[key]["mean"]
+        assert float(row[f"{key}_std"]) == content[key]["std"]
+    assert (row["published_final_accuracy_mean"], row["seconds"]) == ("4.7", "1300.0")
+    assert (row["num_seeds"], row["seeds"], row["tasks_total"]) == ("3", "0 1 2", "20")
+    assert (row["device"], row["versions"]) == ("cpu", "python=3.11.7 jax=0.10.2")
+    assert row["marks"] == "" and rows["lwf"]["marks"] == "3 of 5 tasks | 1 seed"
+    assert rows["mc"]["final_accuracy_mean"] == rows["mc"]["seconds"] == ""
+
+
+class Page(HTMLParser):
+    """What a page refers to, and its text."""
+
+    def __init__(self, path):
+        super().__init__()
+        self.references, self.words, self.tags = [], [], []
+        self.feed(path.read_text())
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append(tag)
+        self.references += [value for key, value in attrs if key in ("src", "href", "srcset")]
+
+    def handle_data(self, data):
+        self.words.append(data)
+
+
+def test_the_page_needs_nothing_from_anywhere(table):
+    printed([table], table)
+    content = (table / "report.html").read_text()
+    page = Page(table / "report.html")
+    (picture,) = page.references
+    assert picture.startswith("data:image/png;base64,")
+    assert not {"script", "link", "iframe"} & set(page.tags)
+    assert "url(" not in content and "@import" not in content and "http" not in content
+    with Image.open(io.BytesIO(base64.b64decode(picture.partition(",")[2]))) as image:
+        assert image.format == "PNG" and image.height > 1000  # two panels
+    assert {"shortened", "3 of 5 tasks", "1 seed", "no task finished"} <= set(page.words)
+    assert {"ABD", "81.0 ± 0.8", "43.9 ± 0.9", "cifar100, 10 tasks"} <= set(page.words)
+
+
+def test_names_are_text_in_every_file(tmp_path):
+    evil = "<b>$x|[red]"
+    for name in (evil, "tame"):
+        write_run(tmp_path / name, "lwf_digits")
+    text = printed([tmp_path], tmp_path)
+    assert f"LwF ({evil})" in text
+    page = Page(tmp_path / "report.html")
+    assert f"LwF ({evil})" in page.words and "b" not in page.tags
+    found = {row["learner"] for row in read_markdown(tmp_path / "report.md")}
+    assert r"LwF (\<b\>$x\|\[red\])" in found
+
+
+def test_without_a_finished_task_there_is_no_picture(tmp_path):
+    write_run(tmp_path / "run", "lwf_digits", done=-1)
+    printed([tmp_path / "run"], tmp_path)
+    assert Page(tmp_path / "report.html").references == []
+
+
+def test_the_same_runs_make_the_same_files(table, tmp_path):
+    for out in ("one", "two"):
+        printed([table], tmp_path / out)
+    for name in ("report.md", "report.csv", "report.html"):
+        assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes()
+
+
+def test_files_go_beside_runs_or_into_their_directory(table, tmp_path):
+    assert report.default_folder(table) == table
+    assert report.default_folder(table / "abd") == table
+    printed([table / "abd", table / "lwf"], None)
+    assert (table / "report.html").exists() and not (table / "abd" / "report.html").exists()
+
+
+def test_nothing_is_written_when_a_run_is_damaged(table):
+    (table / "lwf" / "results.json").write_text("{")
+    with pytest.raises(UserError, match=r"lwf/results\.json is not valid JSON"):
+        report.write_report([table], table / "out")
+    assert not (table / "out").exists()
+
+
+def test_a_folder_that_cannot_be_made_is_a_user_error(table):
+    with pytest.raises(UserError, match=r"cannot write .*report\.md"):
+        printed([table], table / "abd" / "config.json")
+
+
+def command(*args):
+    code = [sys.executable, "-m", "cljax.report", *map(str, args)]
+    return subprocess.run(code, capture_output=True, text=True, cwd=Path(__file__).parents[1])
+
+
+def test_the_command_writes_the_report(table):
+    done = command(table, "--out", table / "out")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert sorted(path.name for path in (table / "out").iterdir()) == [
+        "report.csv",
+        "report.html",
+        "report.md",
     ]
+    assert published.SOURCE in done.stdout
 
 
-def test_a_folder_that_cannot_be_made_is_a_user_error(tmp_path):
-    (tmp_path / "plots").write_text("")
-    with pytest.raises(UserError, match=r"cannot write .*plots"):
-        plots.write_plots(results(1, 1), [], tmp_path / "plots")
-
-
-def test_loss_curves_are_means_over_seeds_without_the_other_columns():
-    curves = plots.loss_curves([*rows(2, 2), {"seed": 0, "task": 1, "stage": "invert", "prior": 3}])
-    assert list(curves) == ["train", "invert"]
-    assert set(curves["train"].terms) == {"loss", "loss_kd"}
-    assert curves["train"].terms["loss"] == ([1, 2, 3, 4, 5, 6], [2.5, 3.5, 4.5] * 2)
-    assert curves["train"].terms["loss_kd"][1] == [0, 0, 0, 0.5, 0.5, 0.5]
-    assert curves["train"].task_ends == [3, 6]
-    assert curves["invert"] == plots.Curves({"prior": ([1], [3])}, [1])
-
-
-def test_loss_curves_leave_out_values_that_were_not_finite():
-    broken = rows(1, 1)
-    broken[1]["loss"] = None
-    assert plots.loss_curves(broken)["train"].terms["loss"] == ([1, 3], [2.0, 4.0])
-
-
-@pytest.mark.parametrize("shape", [(2, 3, 8, 8, 1), (1, 2, 20, 32, 3), (1, 1, 100, 100, 3)])
-def test_images_in_a_grid_are_enlarged_pixel_by_pixel(tmp_path, shape):
-    images = np.random.RandomState(0).randint(0, 256, shape).astype(np.uint8)
-    path = tmp_path / "grid.png"
-    plots.write_image_grid(images, path)
-    with Image.open(path) as picture:
-        pixels = np.asarray(picture.convert("RGB"))
-    scale = max(1, -(-64 // max(shape[2:4])))
-    height, width = scale * shape[2], scale * shape[3]
-    for r in range(shape[0]):
-        for c in range(shape[1]):
-            top, left = 10 + r * (height + 4), 10 + c * (width + 4)
-            found = pixels[top : top + height, left : left + width]
-            wanted = np.broadcast_to(images[r, c], (*shape[2:4], 3))
-            np.testing.assert_array_equal(found, np.kron(wanted, np.ones((scale, scale, 1))))
-
-
-def test_labels_and_title_make_room_for_themselves(tmp_path):
-    images = np.zeros((2, 2, 8, 8, 1), np.uint8)
-    plots.write_image_grid(images, tmp_path / "bare.png")
-    labels = ["cat", "a longer name"]
-    plots.write_image_grid(images, tmp_path / "full.png", labels, title="Dreamed after task 2")
-    with Image.open(tmp_path / "bare.png") as bare, Image.open(tmp_path / "full.png") as full:
-        left = full.width - bare.width
-        assert left > 60 and full.height > bare.height
-        pixels = np.asarray(full.convert("L"))
-        assert pixels[-bare.height :, :left].min() < 128  # the labels
-        assert pixels[: full.height - bare.height].min() < 128  # the title
-        # Nothing is cut off at the edges.
-        assert pixels[0].min() == pixels[-1].min() == pixels[:, 0].min() == 255
-
-
-@pytest.mark.parametrize(
-    ("images", "labels"),
-    [
-        (np.zeros((2, 2, 8, 8, 1), np.float32), None),
-        (np.zeros((2, 8, 8, 1), np.uint8), None),
-        (np.zeros((2, 2, 8, 8, 2), np.uint8), None),
-        (np.zeros((2, 2, 8, 8, 1), np.uint8), ["one"]),
-    ],
-)
-def test_other_images_are_refused(tmp_path, images, labels):
-    with pytest.raises(ValueError, match=r"uint8|labels"):
-        plots.write_image_grid(images, tmp_path / "grid.png", labels)
+def test_a_mistake_on_the_command_line_is_one_line(tmp_path):
+    done = command(tmp_path / "nothing")
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr == f"error: cannot read {tmp_path}/nothing: No such file or directory\n"
 
 
 def test_reports_load_neither_jax_nor_pyplot():
     code = (
-        "import sys; import cljax.report, cljax.logs, cljax.progress, cljax.metrics; "
+        "import sys; import cljax.report, cljax.summary, cljax.logs, cljax.progress; "
         "print(*{'jax', 'matplotlib.pyplot', 'tensorboardX'} & set(sys.modules))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -12,28 +12,24 @@ from cljax.inversion import Inversion
 from cljax.methods.base import Observed
 from cljax.rng import Streams
 from cljax.stages import SGD, InversionStage, TrainStage
-from cljax.state import Batch, Data, GeneratorState, LearnerState, Task
+from cljax.state import Batch, Data, GeneratorState, Subset
 from tests import small
 from tests.goldens import PRECISIONS, Expected, enable
+from tests.small import ZEROS, learner
 
-ZEROS = Streams(0, 0, 0, 0)
 precisions = pytest.mark.parametrize("precision", PRECISIONS)
 
 
 class Toy:
     """A linear map to fixed targets in place of a method."""
 
-    def __init__(self, label=lambda params: jax.tree.map(lambda _: "trained", params)):
-        self.get_parameters = label
+    def __init__(self, trained=lambda params, task: jax.tree.map(lambda _: True, params)):
+        self.get_parameters = trained
 
     def observe(self, state, task, batch, key):
         rows, targets = batch.images, batch.labels
         loss = jnp.square(rows @ state.params["W"].T + state.params["b"] - targets).mean()
         return Observed(loss, None, jnp.zeros(()), {"error": loss}, state.batch_stats)
-
-
-def learner(params, streams=ZEROS, opt_state=None):
-    return LearnerState(params, {}, opt_state, None, None, streams)
 
 
 def toy_params(expected, precision):
@@ -48,11 +44,9 @@ def test_sgd(goldens, precision, case, weight_decay):
     optimizer = SGD(0.1, 0.9, weight_decay, 0.1, (5, 8, 10))
     method, stage = Toy(), TrainStage("train", 10, 0, 6, optimizer)
     with enable(precision):
-        batch = Batch(*(expected[f"toy/{name}"].astype(precision) for name in "AB"))
-        state = stage.begin(method, learner(toy_params(expected, precision)))
-        step = jax.jit(
-            lambda state, e: stages.update(method, optimizer, state, None, batch, e, None)
-        )
+        batch = Batch(*(expected[f"toy/{name}"].astype(precision) for name in "AB"), None)
+        state = stage.begin(method, learner(toy_params(expected, precision)), None, None)
+        step = jax.jit(lambda state, e: stages.update(stage, method, state, None, batch, e, None))
         history = []
         for epoch in range(10):
             state, metrics = step(state, epoch)
@@ -103,45 +97,53 @@ def test_schedule(goldens, name, milestones):
 
 
 def test_frozen_parameters_stay_without_decay_or_momentum():
-    method = Toy(lambda params: {"W": "frozen", "b": "trained"})
-    optimizer = SGD(0.1, 0.9, 0.5, 0.1, ())
+    """Whole parameters, or some of their entries."""
+    rows = jnp.array([[True], [False], [True]])
+    method = Toy(lambda params, task: {"W": rows, "b": False})
+    train = TrainStage("train", 1, 0, 2, SGD(0.1, 0.9, 0.5, 0.1, ()))
     params = {"W": jnp.ones((3, 4)), "b": jnp.ones(3)}
-    state = TrainStage("train", 1, 0, 2, optimizer).begin(method, learner(params))
-    batch = Batch(jnp.ones((2, 4)), jnp.zeros((2, 3)))
+    state = train.begin(method, learner(params), None, None)
+    batch = Batch(jnp.ones((2, 4)), jnp.zeros((2, 3)), None)
     for _ in range(2):
-        state, _ = stages.update(method, optimizer, state, None, batch, 0, None)
-    np.testing.assert_array_equal(state.params["W"], params["W"])
-    assert (state.params["b"] != params["b"]).all()
+        state, _ = stages.update(train, method, state, None, batch, 0, None)
+    np.testing.assert_array_equal(state.params["b"], params["b"])
+    np.testing.assert_array_equal(state.params["W"] == 1, np.broadcast_to(~rows, (3, 4)))
+    everything = TrainStage("train", 1, 0, 2, SGD(0.1, 0.9, 0.5, 0.1, ()))
+    whole = everything.begin(Toy(), learner(params), None, None).opt_state
+    assert jax.tree.structure(whole) == jax.tree.structure(state.opt_state)
 
 
 def make_task(images=50, padding=0, index=1):
     indices = np.arange(100, 100 + images, dtype=np.int32)
     # Padding repeats an index that is not of the task, so that any use of it would show.
     indices = jnp.concatenate([jnp.asarray(indices), jnp.full(padding, 7, jnp.int32)])
-    label_map = jnp.array([3, 1, 4, 0, 2], jnp.int32)
-    numbers = (jnp.int32(n) for n in (index, 2, 4))
-    return Task(*numbers, indices, jnp.int32(images), label_map, False)
+    subset = Subset(indices, jnp.int32(images))
+    return small.task(2, 4, index=index, images=subset, label_map=(3, 1, 4, 0, 2))
 
 
 def stage(batch_size=16):
     return TrainStage("train", 2, 0, batch_size, SGD(0.1, 0.9, 0.0, 0.1, ()))
 
 
-prepare = jax.jit(lambda state, task, epoch: stage().prepare(state, task, epoch))
+IMAGES = jnp.broadcast_to(jnp.arange(150, dtype=jnp.uint8)[:, None, None, None], (150, 2, 2, 1))
+DATA = Data(IMAGES, jnp.arange(150, dtype=jnp.int32) % 5, IMAGES, None)
+prepare = jax.jit(lambda state, task, epoch: stage().prepare(state, task, DATA, epoch))
 
 
 def order(task, epoch=0, streams=ZEROS):
     """The order of an epoch without its padding."""
-    prepared = prepare(learner({}, streams), task, epoch)
-    assert prepared.shape == task.indices.shape
-    np.testing.assert_array_equal(prepared[int(task.count) :], task.indices[int(task.count) :])
-    return prepared[: int(task.count)].tolist()
+    indices, count = task.images.indices, int(task.images.count)
+    order, class_counts = prepare(learner({}, streams=streams), task, epoch)
+    assert order.shape == indices.shape
+    np.testing.assert_array_equal(order[count:], indices[count:])
+    assert class_counts.tolist() == [count // 5] * 5
+    return order[:count].tolist()
 
 
 def test_an_epoch_is_a_permutation_of_the_tasks_images():
     task = make_task()
     assert order(task) != sorted(order(task))
-    assert sorted(order(task)) == task.indices.tolist()
+    assert sorted(order(task)) == task.images.indices.tolist()
     places = np.array([order(task, epoch) for epoch in range(40)]) - 100
     # Means of 40 uniform draws from 0..49; a deviation of 5 standard errors is no chance.
     assert np.abs(places.mean(0) - 24.5).max() < 5 * 14.43 / np.sqrt(40)
@@ -176,13 +178,14 @@ class Recorder:
     def train(self, key, images):
         return images + jax.random.uniform(key)
 
-    def get_parameters(self, params):
-        return jax.tree.map(lambda _: "trained", params)
+    def get_parameters(self, params, task):
+        return True
 
     def observe(self, state, task, batch, key):
         terms = {
             "rows": jnp.floor(batch.images[:, 0, 0, 0]).astype(jnp.int32),
             "labels": batch.labels,
+            "class_counts": batch.class_counts,
             "augmentation": batch.images[0, 0, 0, 0] % 1,
             "replay": jax.random.uniform(key),
         }
@@ -191,13 +194,11 @@ class Recorder:
 
 def recorded(i=0, epoch=0, index=1, streams=ZEROS):
     """What `Recorder` saw in step i, and the epoch's order."""
-    images = jnp.broadcast_to(jnp.arange(150, dtype=jnp.uint8)[:, None, None, None], (150, 2, 2, 1))
-    data = Data(images, jnp.arange(150, dtype=jnp.int32) % 5, images, None)
     method, train, task = Recorder(), stage(), make_task(index=index)
-    state = train.begin(method, learner(jnp.ones(2), streams))
-    prepared = train.prepare(state, task, epoch)
-    _, metrics = train.step(method, data, task, epoch, prepared, i, state)
-    return {name: np.asarray(value).tolist() for name, value in metrics.items()}, prepared
+    state = train.begin(method, learner(jnp.ones(2), streams=streams), task, DATA)
+    prepared = train.prepare(state, task, DATA, epoch)
+    _, metrics = train.step(method, DATA, task, epoch, prepared, i, state)
+    return {name: np.asarray(value).tolist() for name, value in metrics.items()}, prepared.order
 
 
 def test_a_step_takes_its_batch_and_maps_the_labels():
@@ -207,6 +208,7 @@ def test_a_step_takes_its_batch_and_maps_the_labels():
         rows = prepared[i * 16 : (i + 1) * 16]
         np.testing.assert_array_equal(seen["rows"], rows)
         np.testing.assert_array_equal(seen["labels"], task.label_map[rows % 5])
+        assert seen["class_counts"] == [10] * 5
 
 
 def test_random_numbers_of_a_step():
@@ -235,7 +237,7 @@ def test_inversion_takes_the_classifier_as_teacher():
     """A copy: the classifier's own buffers may be donated to the next step."""
     dreaming = InversionStage("dream", 1, 0, 1, Inversion(small.generator(), steps=1))
     state = learner({"W": jnp.ones(3)}).replace(batch_stats={"mean": jnp.zeros(2)})
-    state = dreaming.begin(None, state)
+    state = dreaming.begin(None, state, None, None)
     np.testing.assert_array_equal(state.teacher["params"]["W"], np.ones(3))
     np.testing.assert_array_equal(state.teacher["batch_stats"]["mean"], np.zeros(2))
     assert state.teacher["params"]["W"] is not state.params["W"]

@@ -15,7 +15,7 @@ import numpy as np
 from flax import traverse_util
 
 from cljax.errors import UserError
-from cljax.models import LATENT_SIZE, Classifier, Generator
+from cljax.models import LATENT_SIZE, AutoEncoder, Classifier, Generator
 from cljax.state import PyTree
 
 _CONV = (2, 3, 1, 0)  # OIHW read as HWIO
@@ -31,20 +31,21 @@ class Entry(NamedTuple):
       path: in the variables.
       axes: which of PyTorch's axes are ours, in our order.
       view: our shape with merged axes apart; our shape if empty.
-      merged: how many of PyTorch's first axes are one there.
+      merged: the first and the end of those of PyTorch's axes that are one there.
     """
 
     name: str
     path: tuple[str, ...]
     axes: tuple[int, ...] = (0,)
     view: tuple[int, ...] = ()
-    merged: int = 1
+    merged: tuple[int, int] = (0, 1)
 
     def torch_shapes(self, shape: tuple[int, ...]) -> tuple[tuple[int, ...], tuple[int, ...]]:
         """PyTorch's shape of an array that has `shape` here: with axes apart, and as stored."""
         view = self.view or shape
         apart = tuple(view[place] for place in np.argsort(self.axes))
-        return apart, (math.prod(apart[: self.merged]), *apart[self.merged :])
+        start, stop = self.merged
+        return apart, (*apart[:start], math.prod(apart[start:stop]), *apart[stop:])
 
 
 def classifier_from_torch(
@@ -99,6 +100,27 @@ def generator_to_torch(module: Generator, variables: PyTree) -> dict[str, np.nda
     return _to_torch(_generator_entries(module), _generator(module), variables)
 
 
+def autoencoder_from_torch(module: AutoEncoder, state_dict: Mapping[str, np.ndarray]) -> PyTree:
+    """State dict of the auto-encoder of deep generative replay as variables of `module`.
+
+    Args:
+      module: an auto-encoder of the same image size and widths.
+      state_dict: named as in the original code (`encoder.0.0.weight`, ..., `project.bias`).
+
+    Returns:
+      `params` as numpy arrays of the given dtypes.
+
+    Raises:
+      UserError: tensors are missing, surplus or of another shape.
+    """
+    return _from_torch(_autoencoder_entries(module), _autoencoder(module), state_dict)
+
+
+def autoencoder_to_torch(module: AutoEncoder, variables: PyTree) -> dict[str, np.ndarray]:
+    """The inverse of `autoencoder_from_torch`."""
+    return _to_torch(_autoencoder_entries(module), _autoencoder(module), variables)
+
+
 def _classifier_entries(module: Classifier) -> Iterator[Entry]:
     backbone = ("backbone",)
     yield from _conv("conv1", (*backbone, "conv1"))
@@ -114,16 +136,7 @@ def _classifier_entries(module: Classifier) -> Iterator[Entry]:
 
 
 def _generator_entries(module: Generator) -> Iterator[Entry]:
-    size, channels = module.map_size, module.map_channels
-    # There the linear layer's outputs are a map C x m x m, here m x m x C.
-    yield Entry(
-        "l1.0.weight",
-        ("params", "project", "kernel"),
-        axes=(3, 1, 2, 0),
-        view=(LATENT_SIZE, size, size, channels),
-        merged=3,
-    )
-    yield Entry("l1.0.bias", ("params", "project", "bias"), (1, 2, 0), (size, size, channels), 3)
+    yield from _to_map("l1.0", ("project",), LATENT_SIZE, module.map_size, module.map_channels)
     yield from _batch_norm("conv_blocks0.0", ("project_bn",))
     stages = len(module.stages)
     for i in range(stages):
@@ -134,6 +147,39 @@ def _generator_entries(module: Generator) -> Iterator[Entry]:
     block, place = (stages + 1, 0) if own_block else (stages, 3)
     yield from _conv(f"conv_blocks{block}.{place}", ("image_conv",), bias=True)
     yield from _batch_norm(f"conv_blocks{block}.{place + 2}", ("image_bn",), affine=False)
+
+
+def _autoencoder_entries(module: AutoEncoder) -> Iterator[Entry]:
+    # PyTorch's transposed kernels are IOHW and Flax's HWOI: the same exchange of axes.
+    for part in ("encoder", "decoder"):
+        for i in range(3):
+            yield from _conv(f"{part}.{i}.0", (f"{part}_{i}",), bias=True)
+    size, channels, latents = module.map_size, module.channels[-1], module.latent_size
+    for name, path in (("q_mean", "mean"), ("q_logvar", "log_variance")):
+        yield Entry(
+            f"{name}.weight",
+            ("params", path, "kernel"),
+            axes=(2, 3, 1, 0),
+            view=(size, size, channels, latents),
+            merged=(1, 4),
+        )
+        yield Entry(f"{name}.bias", ("params", path, "bias"))
+    yield from _to_map("project", ("project",), latents, size, channels)
+
+
+def _to_map(
+    name: str, path: tuple[str, ...], inputs: int, size: int, channels: int
+) -> Iterator[Entry]:
+    """A linear layer whose outputs are a map: there C x m x m, here m x m x C."""
+    yield Entry(
+        f"{name}.weight",
+        ("params", *path, "kernel"),
+        axes=(3, 1, 2, 0),
+        view=(inputs, size, size, channels),
+        merged=(0, 3),
+    )
+    view = (size, size, channels)
+    yield Entry(f"{name}.bias", ("params", *path, "bias"), (1, 2, 0), view, (0, 3))
 
 
 def _conv(name: str, path: tuple[str, ...], bias: bool = False) -> Iterator[Entry]:
@@ -152,16 +198,21 @@ def _batch_norm(name: str, path: tuple[str, ...], affine: bool = True) -> Iterat
 
 def _classifier(module: Classifier, image_channels: int) -> dict[tuple[str, ...], tuple[int, ...]]:
     # The parameters' shapes do not depend on the image size, for which 8 pixels will do.
-    return _shapes(module, jnp.zeros((1, 8, 8, image_channels)))
+    return _shapes(module, jnp.zeros((1, 8, 8, image_channels)), train=False)
 
 
 def _generator(module: Generator) -> dict[tuple[str, ...], tuple[int, ...]]:
-    return _shapes(module, jnp.zeros((2, LATENT_SIZE)))
+    return _shapes(module, jnp.zeros((2, LATENT_SIZE)), train=False)
 
 
-def _shapes(module, inputs: jax.Array) -> dict[tuple[str, ...], tuple[int, ...]]:
+def _autoencoder(module: AutoEncoder) -> dict[tuple[str, ...], tuple[int, ...]]:
+    side, channels = module.image_size, module.image_channels
+    return _shapes(module, jnp.zeros((1, side, side, channels)), jnp.zeros((1, module.latent_size)))
+
+
+def _shapes(module, *inputs: jax.Array, **options) -> dict[tuple[str, ...], tuple[int, ...]]:
     """Shapes of all variables by path."""
-    variables = jax.eval_shape(lambda: module.init(jax.random.key(0), inputs, train=False))
+    variables = jax.eval_shape(lambda: module.init(jax.random.key(0), *inputs, **options))
     return {path: leaf.shape for path, leaf in traverse_util.flatten_dict(variables).items()}
 
 

@@ -7,10 +7,14 @@ from cljax.errors import UserError
 # name: (module, class)
 METHODS = {
     "base": ("cljax.methods.base", "Finetune"),
+    "oracle": ("cljax.methods.oracle", "JointTraining"),
     "lwf": ("cljax.methods.lwf", "LearningWithoutForgetting"),
     "lwf_mc": ("cljax.methods.lwf", "MultiClassLwF"),
     "deep_inversion": ("cljax.methods.deep_inversion", "DeepInversion"),
     "deep_inversion_lwf": ("cljax.methods.deep_inversion", "DeepInversionLwF"),
+    "dgr": ("cljax.methods.dgr", "DeepGenerativeReplay"),
+    "e2e": ("cljax.methods.e2e", "EndToEnd"),
+    "bic": ("cljax.methods.bic", "BiC"),
     "abd": ("cljax.methods.abd", "AlwaysBeDreaming"),
 }
 

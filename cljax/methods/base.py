@@ -1,16 +1,21 @@
 """The interface of a method, and its plainest case: fine-tuning."""
 
 import dataclasses
-from typing import NamedTuple
+import functools
+from collections.abc import Sequence
+from typing import ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from cljax import configure, losses, rng
 from cljax.data.preprocessing import Preprocessing
+from cljax.memory import Memory
 from cljax.models import Classifier
 from cljax.stages import Stage, TrainStage
-from cljax.state import Batch, LearnerState, PyTree, Task, hyperparameters
+from cljax.state import Batch, Data, LearnerState, PyTree, Subset, Task, hyperparameters
+
+_FEATURES_BATCH = 256  # images a step where features of many are wanted
 
 
 class Observed(NamedTuple):
@@ -33,21 +38,30 @@ class Observed(NamedTuple):
 
 @hyperparameters
 class Finetune:
-    """Plain fine-tuning ("Base"): cross entropy over the classes seen so far, nothing else.
+    """Fine-tuning ("Base"): cross entropy over the classes seen so far, nothing else.
 
-    Every other method inherits it and replaces what differs. All members but `stages` are pure and
-    run inside compiled functions, so no member changes the method; what must be remembered goes
-    into the state.
+    With a memory it is naive rehearsal. Every other method inherits it and replaces what differs.
+    All members but `stages` and `check_tasks` are pure and run inside compiled functions, so no
+    member changes the method; what must be remembered goes into the state.
 
     Attributes:
       classifier: the network.
       preprocessing: from stored pixels to its input.
       training: the stage that trains the classifier on a task.
+      memory: which images of earlier tasks are kept, and how they come back.
     """
+
+    # Whether a task is trained on the images of all tasks so far.
+    is_joint: ClassVar[bool] = False
+    # Whether the method can be given exemplars.
+    takes_exemplars: ClassVar[bool] = True
+    # Entries of the parameters that a first task learned by another method need not have.
+    own_parameters: ClassVar[tuple[str, ...]] = ()
 
     classifier: Classifier
     preprocessing: Preprocessing
     training: TrainStage
+    memory: Memory
 
     @classmethod
     def from_config(cls, config, dataset, **parts) -> "Finetune":
@@ -65,35 +79,82 @@ class Finetune:
             "classifier": configure.classifier(config, dataset),
             "preprocessing": configure.preprocessing(config, dataset),
             "training": configure.training(config),
+            "memory": configure.memory(config, cls.takes_exemplars),
         }
         own = {field.name for field in dataclasses.fields(cls)} - set(parts)
         return cls(**parts, **configure.options(config, own))
 
+    def check_tasks(self, task_sizes: Sequence[int]) -> None:
+        """Whether the method can learn tasks of so many classes each (host side).
+
+        Raises:
+          UserError: it cannot.
+        """
+
     def init(self, streams: rng.Streams, image_shape: tuple[int, int, int]) -> LearnerState:
-        """A seed's state before the first task."""
+        """A seed's state before the first task, without the optimiser's."""
         key = rng.key(streams.init, "classifier")
         variables = self.classifier.init(key, jnp.zeros((1, *image_shape)))
-        state = LearnerState(
+        return LearnerState(
             params=variables["params"],
             batch_stats=variables["batch_stats"],
             opt_state=None,
             teacher=None,
             generator=None,
+            exemplars=self.memory.init(self.classifier.num_classes),
             streams=streams,
         )
-        return self.training.begin(self, state)
 
     def stages(self, task_index: int, num_tasks: int) -> tuple[Stage, ...]:
         """The stages of a task, in order (host side)."""
         return (self.training,)
 
-    def before_task(self, state: LearnerState, task: Task) -> LearnerState:
+    def before_task(self, state: LearnerState, task: Task, data: Data) -> LearnerState:
         """The state as the task's first stage finds it."""
         return state
 
-    def after_task(self, state: LearnerState, task: Task) -> LearnerState:
-        """The state as the task's last stage leaves it, prepared for evaluation and later tasks."""
-        return state
+    def training_set(self, state: LearnerState, task: Task, data: Data) -> Subset:
+        """The images of the training stage: the task's and the exemplars that come back."""
+        return self.memory.training_set(state, task)
+
+    def after_task(self, state: LearnerState, task: Task, data: Data) -> LearnerState:
+        """The state as the task's last stage leaves it, prepared for evaluation and later tasks.
+
+        Exemplars are chosen here.
+        """
+        return self.choose_exemplars(state, task, data)
+
+    def choose_exemplars(self, state: LearnerState, task: Task, data: Data) -> LearnerState:
+        """The state with the exemplars that the classifier, as it is now, keeps after `task`."""
+        features = functools.partial(self.features, state, data)
+        return self.memory.after_task(state, task, data, features)
+
+    def features(
+        self, state: LearnerState, data: Data, indices: jax.Array, count: jax.Array
+    ) -> jax.Array:
+        """Features of training images as they are, without augmentation, in eval mode.
+
+        Args:
+          indices: int32 [N].
+          count: int32 []; from the first multiple of a batch after it on, features are zero.
+
+        Returns:
+          float32 [N, D].
+        """
+        size = min(_FEATURES_BATCH, len(indices))
+        padded = jnp.pad(indices, (0, -len(indices) % size))
+
+        def batch(i):
+            rows = jax.lax.dynamic_slice_in_dim(padded, i * size, size)
+            images = self.preprocessing.test(data.train_images[rows])
+            return self.classifier.apply(state.variables, images).features.astype(jnp.float32)
+
+        def body(i, found):
+            return jax.lax.dynamic_update_slice_in_dim(found, batch(i), i * size, axis=0)
+
+        shape = jax.eval_shape(batch, 0).shape
+        found = jnp.zeros((len(padded), *shape[1:]), jnp.float32)
+        return jax.lax.fori_loop(0, -(-count // size), body, found)[: len(indices)]
 
     def observe(self, state: LearnerState, task: Task, batch: Batch, key: jax.Array) -> Observed:
         """Loss and predictions of a training batch; differentiated in `state.params`.
@@ -101,9 +162,15 @@ class Finetune:
         The key is consumed.
         """
         outputs, batch_stats = self.train_forward(state, batch.images)
-        seen = self.classes(0, task.seen)
-        loss = losses.cross_entropy(outputs.logits, batch.labels, seen)
-        return self.observed(task, batch, outputs.logits, {"class": loss}, batch_stats)
+        terms = {"class": self.class_loss(outputs.logits, task, batch)}
+        return self.observed(task, batch, outputs.logits, terms, batch_stats)
+
+    def class_loss(self, logits: jax.Array, task: Task, batch: Batch) -> jax.Array:
+        """Cross entropy [] of logits [B, K] over the classes seen, weighted if the memory says."""
+        weights = None
+        if self.memory.class_weighting:
+            weights = losses.class_weights(batch.class_counts, task.seen)[batch.labels]
+        return losses.cross_entropy(logits, batch.labels, self.classes(0, task.seen), weights)
 
     def classes(self, start: jax.Array | int, stop: jax.Array | int) -> jax.Array:
         """Mask bool [K] of the classes start..stop-1."""
@@ -152,6 +219,6 @@ class Finetune:
         """
         return losses.top_k(self.forward(state, images), valid, k)
 
-    def get_parameters(self, params: PyTree) -> PyTree:
-        """Which parameters the optimiser moves: a tree like `params` of "trained" and "frozen"."""
-        return jax.tree.map(lambda _: "trained", params)
+    def get_parameters(self, params: PyTree, task: Task) -> PyTree:
+        """Which parameters are trained: a tree like `params`, see `SGD.update`."""
+        return jax.tree.map(lambda _: True, params)

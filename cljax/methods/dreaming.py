@@ -1,6 +1,6 @@
 """What methods share that replay old classes as dreamed images (ABD paper, section 4)."""
 
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -34,6 +34,8 @@ class Dreaming(Finetune):
     Attributes:
       dreaming: the stage that trains the generator.
     """
+
+    takes_exemplars: ClassVar[bool] = False
 
     dreaming: InversionStage
 

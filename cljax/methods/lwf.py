@@ -24,9 +24,9 @@ class LearningWithoutForgetting(Finetune):
         """Adds a teacher, not used before it is taken."""
         return super().init(streams, image_shape).with_teacher()
 
-    def after_task(self, state, task):
+    def after_task(self, state, task, data):
         """The classifier becomes the teacher of the next task."""
-        return state.with_teacher()
+        return super().after_task(state, task, data).with_teacher()
 
     def observe(self, state, task, batch, key):
         """Cross entropy, and from the second task on distillation of the same images."""
@@ -34,10 +34,9 @@ class LearningWithoutForgetting(Finetune):
             return super().observe(state, task, batch, key)
         outputs, batch_stats = self.train_forward(state, batch.images)
         teacher = self.classifier.apply(state.teacher, batch.images)
-        seen = self.classes(0, task.seen)
         old = self.classes(0, task.old)
         terms = {
-            "class": losses.cross_entropy(outputs.logits, batch.labels, seen),
+            "class": self.class_loss(outputs.logits, task, batch),
             "distillation": self.mu
             * losses.distillation(
                 outputs.logits, teacher.logits, old, temperature=self.temperature

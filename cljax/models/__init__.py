@@ -5,16 +5,19 @@ import re
 import jax.numpy as jnp
 
 from cljax.errors import UserError
+from cljax.models.autoencoder import SHRINKAGE, AutoEncoder
 from cljax.models.classifier import Classifier, Outputs
 from cljax.models.generator import LATENT_SIZE, Generator
 from cljax.models.resnet import CifarResNet
 
 __all__ = [
     "LATENT_SIZE",
+    "AutoEncoder",
     "CifarResNet",
     "Classifier",
     "Generator",
     "Outputs",
+    "make_autoencoder",
     "make_classifier",
     "make_generator",
 ]
@@ -61,3 +64,28 @@ def make_generator(name: str, image_shape: tuple[int, int, int], dtype=jnp.float
             f"of {shrinkage}, not {height}x{width}"
         )
     return Generator(height // shrinkage, map_channels, stages, channels, dtype)
+
+
+def make_autoencoder(
+    image_shape: tuple[int, int, int],
+    channels: tuple[int, ...] = (64, 128, 512),
+    latent_size: int = 1024,
+    dtype=jnp.float32,
+) -> AutoEncoder:
+    """The auto-encoder for images [H, W, C] with H = W; the published one by default.
+
+    Raises:
+      UserError: the image size does not fit, or there are not three convolutions.
+    """
+    height, width, image_channels = image_shape
+    if height != width or height % SHRINKAGE:
+        raise UserError(
+            "config.autoencoder: it takes square images whose side is a multiple of "
+            f"{SHRINKAGE}, not {height}x{width}"
+        )
+    if len(channels) != 3:
+        raise UserError(
+            "config.autoencoder.channels: its three convolutions need three numbers, not "
+            f"{len(channels)}"
+        )
+    return AutoEncoder(height, image_channels, channels, latent_size, dtype)

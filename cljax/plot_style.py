@@ -1,0 +1,39 @@
+"""The look that all plots share, and how they become files."""
+
+import contextlib
+import io
+
+import matplotlib
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+# Okabe and Ito's palette, told apart with every kind of colour vision.
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+
+STYLE = {
+    "font.family": "DejaVu Sans",
+    "font.size": 11,
+    "axes.titlesize": 12,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.prop_cycle": matplotlib.cycler(color=COLOURS),
+    "legend.frameon": False,
+}
+
+
+@contextlib.contextmanager
+def styled(**settings):
+    """What is drawn inside has our style and these rcParams; a user's matplotlibrc has no say."""
+    with matplotlib.rc_context():
+        matplotlib.rcdefaults()
+        matplotlib.rcParams.update(STYLE | settings)
+        yield
+
+
+def png(figure: Figure, dpi: int = 150) -> bytes:
+    """The figure as the content of a PNG file, the same for the same data."""
+    buffer = io.BytesIO()
+    FigureCanvasAgg(figure)
+    # Without matplotlib's version in it.
+    figure.savefig(buffer, format="png", dpi=dpi, metadata={"Software": None})
+    return buffer.getvalue()

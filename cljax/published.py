@@ -1,0 +1,205 @@
+"""The published CIFAR-100 figures of Smith et al. (ICCV 2021), and the setting they belong to."""
+
+from typing import NamedTuple
+
+SOURCE = (
+    "Smith et al., Always Be Dreaming, ICCV 2021, arXiv 2106.09701: final accuracy on CIFAR-100, "
+    "mean and standard deviation of three trials"
+)
+CLASSES = 100  # of CIFAR-100, seen when a published figure was taken
+SEEDS = 3
+
+# The tables' names of the methods, in the tables' order. "Ours" there is ABD. `deep_inversion_lwf`
+# is in the scripts of the original code, but not in the tables.
+NAMES = {
+    "oracle": "UB (oracle)",
+    "base": "Base",
+    "lwf": "LwF",
+    "lwf_mc": "LwF.MC",
+    "dgr": "DGR",
+    "deep_inversion": "DeepInversion",
+    "deep_inversion_lwf": "DeepInversion LwF",
+    "abd": "ABD",
+    "e2e": "E2E",
+    "bic": "BiC",
+}
+
+
+class MeanStd(NamedTuple):
+    """Mean and population standard deviation over seeds."""
+
+    mean: float
+    std: float
+
+
+def _figures(*pairs):
+    """By the number of tasks, of as many classes each."""
+    return {tasks: MeanStd(*pair) for tasks, pair in zip((5, 10, 20), pairs, strict=True)}
+
+
+# (method, exemplars in all): {tasks: final accuracy in percent}
+FIGURES = {
+    # Stands in both tables. Joint training is the same for every split, one task included.
+    ("oracle", 0): dict.fromkeys((1, 5, 10, 20), MeanStd(69.9, 0.2)),
+    ("base", 0): _figures((16.4, 0.4), (8.8, 0.1), (4.4, 0.3)),
+    ("lwf", 0): _figures((17.0, 0.1), (9.2, 0.0), (4.7, 0.1)),
+    ("lwf_mc", 0): _figures((32.5, 1.0), (17.1, 0.1), (7.7, 0.5)),
+    ("dgr", 0): _figures((14.4, 0.4), (8.1, 0.1), (4.1, 0.3)),
+    ("deep_inversion", 0): _figures((18.8, 0.3), (10.9, 0.6), (5.7, 0.3)),
+    ("abd", 0): _figures((43.9, 0.9), (33.7, 1.2), (20.0, 1.4)),
+    ("base", 2000): _figures((34.0, 0.2), (24.0, 1.0), (14.9, 0.7)),
+    ("lwf", 2000): _figures((39.4, 0.3), (27.4, 0.8), (16.6, 0.4)),
+    ("e2e", 2000): _figures((47.4, 0.8), (38.4, 1.3), (32.7, 1.9)),
+    ("bic", 2000): _figures((53.7, 0.4), (45.9, 1.8), (37.5, 3.2)),
+}
+
+# A run that differs here is another experiment, which no figure was published for.
+EXPERIMENT = {"data.name": "cifar100", "first_task_size": 0, "task_sizes": ()}
+
+# What cuts any run short, on any data set, or counts another accuracy.
+WHOLE = {
+    "schedule_scale": 1.0,
+    "max_tasks": 0,
+    "data.per_class": 0,
+    "data.validation": False,
+    "eval.top_k": 1,
+}
+
+COMMON = WHOLE | {
+    "epochs": 250,
+    "milestones": (100, 150, 200),
+    "batch_size": 128,
+    "optimizer.lr": 0.1,
+    "optimizer.momentum": 0.9,
+    "optimizer.weight_decay": 2e-4,
+    "optimizer.decay": 0.1,
+    "model.name": "resnet32",
+    "model.width": 16,
+    "dtype": "float32",
+    "data.class_order": "shuffled",
+    "data.augmentation.brightness": 63 / 255,
+    "data.augmentation.contrast": 0.8,
+    "data.augmentation.flip": True,
+    "data.augmentation.crop_padding": 4,
+}
+INVERSION = {
+    "inversion.generator": "cifar",
+    "inversion.steps": 10_000,
+    "inversion.lr": 1e-3,
+    "inversion.content": 1.0,
+    "inversion.temperature": 1000.0,
+    "inversion.statistics": 50.0,
+    "inversion.prior": 1e-3,
+}
+REHEARSAL = {
+    "exemplars.strategy": "random",
+    "exemplars.replay": "bootstrap",
+    "exemplars.class_weighting": False,
+}
+
+# (method, exemplars in all): what is particular to it
+PARTICULAR = {
+    ("oracle", 0): {},
+    ("base", 0): {},
+    ("lwf", 0): {"method.mu": 1.0, "method.temperature": 2.0},
+    ("lwf_mc", 0): {},  # has neither weight nor temperature
+    ("dgr", 0): {"method.mu": 1.0, "method.temperature": 2.0, "optimizer.weight_decay": 0.0},
+    ("deep_inversion", 0): {"method.mu": 1.0, "method.temperature": 2.0} | INVERSION,
+    ("abd", 0): {"method.mu": 0.1} | INVERSION,
+    ("base", 2000): REHEARSAL,
+    ("lwf", 2000): {"method.mu": 1.0, "method.temperature": 2.0} | REHEARSAL,
+    ("e2e", 2000): {
+        "method.mu": 1.0,
+        "method.temperature": 2.0,
+        "method.new_class_teacher": "previous",  # as the original code computes it
+        "exemplars.strategy": "nearest",
+        "exemplars.replay": "all",
+    },
+    ("bic", 2000): {
+        "method.temperature": 2.0,
+        "method.correct_at_test": False,  # as the original code evaluates
+        "exemplars.strategy": "herding",
+        "exemplars.replay": "all",
+    },
+}
+
+
+def learner(config: dict) -> tuple[str, int]:
+    """The method's name and how many exemplars it keeps in all, from a run's config.json."""
+    total = lookup(config, "exemplars.total")
+    return str(config["method"]["name"]), 0 if total is None else total
+
+
+def display_name(method: str, exemplars: int) -> str:
+    """As the paper's tables call it; a method that is not in them keeps its name here."""
+    if method == "base" and exemplars:
+        return "Naive rehearsal"
+    return NAMES.get(method, method)
+
+
+def figure(config: dict) -> MeanStd | None:
+    """The published final accuracy of a config's experiment, percent; None if there is none."""
+    if any(lookup(config, key) != value for key, value in EXPERIMENT.items()):
+        return None
+    return FIGURES.get(learner(config), {}).get(lookup(config, "num_tasks"))
+
+
+def setting(config: dict) -> dict:
+    """What the config has to hold, dotted key by dotted key.
+
+    All of the published setting where a figure was published, otherwise only that nothing is cut
+    short. Source: the scripts of the original code.
+    """
+    return COMMON | PARTICULAR[learner(config)] if figure(config) else WHOLE
+
+
+def lookup(config: dict, key: str):
+    """The value of a dotted key, lists as tuples; None where a config has no such key."""
+    value = config
+    for part in key.split("."):
+        if not isinstance(value, dict) or part not in value:
+            return None
+        value = value[part]
+    return tuple(value) if isinstance(value, list) else value
+
+
+class Difference(NamedTuple):
+    """A key in which a run differs from the published setting."""
+
+    key: str
+    found: object
+    wanted: object
+
+    @property
+    def shortens(self) -> bool:
+        """Whether less is trained or tested for it."""
+        if self.key in _ALL_IF_0:
+            return True
+        return self.key in _LENGTHS and self.found < self.wanted
+
+    def __str__(self):
+        found, wanted = _plain(self.found), _plain(self.wanted)
+        return f"{self.key} {found} instead of {'all' if self.key in _ALL_IF_0 else wanted}"
+
+
+_ALL_IF_0 = ("max_tasks", "data.per_class")
+_LENGTHS = ("schedule_scale", "epochs", "inversion.steps")
+
+
+def differences(config: dict, wanted: dict) -> list[Difference]:
+    """Where a config holds something else than wanted; a key that it lacks does not count."""
+    found = {key: lookup(config, key) for key in wanted}
+    return [
+        Difference(key, found[key], value)
+        for key, value in wanted.items()
+        if found[key] is not None and found[key] != value
+    ]
+
+
+def _plain(value) -> str:
+    """Short and the same for 1 and 1.0, such as 0.247, 10000, (10, 15)."""
+    if isinstance(value, tuple):
+        return f"({', '.join(map(_plain, value))})"
+    if isinstance(value, float):
+        return f"{value:.6g}"
+    return str(value)

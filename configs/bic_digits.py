@@ -1,0 +1,10 @@
+"""Bias Correction with 200 exemplars on scanned digits, 5 tasks of 2 classes."""
+
+from configs import common
+
+
+def get_config():
+    experiment = common.experiment("bic", temperature=2.0, correct_at_test=False)
+    config = common.exemplars(common.digits(experiment), 200, "herding", "all")
+    config.batch_size = 16  # no more than the held-out images of any task
+    return config

@@ -1,0 +1,8 @@
+"""Deep generative replay on CIFAR-10, 5 tasks of 2 classes."""
+
+from configs import common
+
+
+def get_config():
+    config = common.cifar(common.experiment("dgr", mu=1.0, temperature=2.0), "cifar10")
+    return common.autoencoder(config, channels=(64, 128, 512), latents=1024)

@@ -1,0 +1,10 @@
+"""End-to-End incremental learning with 2,000 exemplars on CIFAR-10, 5 tasks of 2 classes."""
+
+from configs import common
+
+
+def get_config():
+    config = common.cifar(
+        common.experiment("e2e", mu=1.0, temperature=2.0, new_class_teacher="previous"), "cifar10"
+    )
+    return common.exemplars(config, 2_000, "nearest", "all")

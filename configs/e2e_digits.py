@@ -1,0 +1,10 @@
+"""End-to-End incremental learning with 200 exemplars on scanned digits, 5 tasks of 2 classes."""
+
+from configs import common
+
+
+def get_config():
+    config = common.digits(
+        common.experiment("e2e", mu=1.0, temperature=2.0, new_class_teacher="previous")
+    )
+    return common.exemplars(config, 200, "nearest", "all")

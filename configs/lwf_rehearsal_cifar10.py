@@ -1,0 +1,8 @@
+"""Learning without Forgetting with 2,000 exemplars on CIFAR-10, 5 tasks of 2 classes."""
+
+from configs import common
+
+
+def get_config():
+    config = common.cifar(common.experiment("lwf", mu=1.0, temperature=2.0), "cifar10")
+    return common.exemplars(config, 2_000)

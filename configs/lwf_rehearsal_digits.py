@@ -1,0 +1,8 @@
+"""Learning without Forgetting with 200 exemplars on scanned digits, 5 tasks of 2 classes."""
+
+from configs import common
+
+
+def get_config():
+    config = common.digits(common.experiment("lwf", mu=1.0, temperature=2.0))
+    return common.exemplars(config, 200)

@@ -1,0 +1,8 @@
+"""Naive rehearsal, fine-tuning with 2,000 exemplars, on CIFAR-10, 5 tasks of 2 classes."""
+
+from configs import common
+
+
+def get_config():
+    config = common.cifar(common.experiment("base"), "cifar10")
+    return common.exemplars(config, 2_000)

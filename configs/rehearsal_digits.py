@@ -1,0 +1,8 @@
+"""Naive rehearsal, fine-tuning with 200 exemplars, on scanned digits, 5 tasks of 2 classes."""
+
+from configs import common
+
+
+def get_config():
+    config = common.digits(common.experiment("base"))
+    return common.exemplars(config, 200)

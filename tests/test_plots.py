@@ -1,0 +1,121 @@
+"""The plots and pictures of a run."""
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from cljax import plots
+from cljax.errors import UserError
+from tests.fabricated import results
+
+
+def rows(tasks, seeds, epochs=3):
+    return [
+        {
+            "seed": seed,
+            "task": task,
+            "stage": "train",
+            "epoch": epoch,
+            "global_epoch": task * epochs + epoch + 1,
+            "learning_rate": 0.1,
+            "loss": 2.0 + seed + epoch,
+            "loss_kd": 0.0 if task == 0 else 0.5,
+            "accuracy": 0.5,
+            "images_per_second": 1e4,
+        }
+        for task in range(tasks)
+        for epoch in range(epochs)
+        for seed in range(seeds)
+    ]
+
+
+@pytest.mark.parametrize(("tasks", "seeds"), [(1, 1), (2, 3)])
+def test_plots_are_png_files_that_do_not_depend_on_the_day(tmp_path, tasks, seeds):
+    names = ["accuracy_after_each_task.png", "accuracy_matrix.png", "loss_curves.png"]
+    written = plots.write_plots(results(tasks, seeds), rows(tasks, seeds), tmp_path / "plots")
+    assert written == [tmp_path / "plots" / name for name in names]
+    assert sorted(path.name for path in (tmp_path / "plots").iterdir()) == names
+    again = plots.write_plots(results(tasks, seeds), rows(tasks, seeds), tmp_path / "again")
+    for path, other in zip(written, again, strict=True):
+        with Image.open(path) as picture:
+            assert picture.format == "PNG" and min(picture.size) > 400
+            assert "Software" not in picture.info and "Creation Time" not in picture.info
+            assert np.asarray(picture).std() > 5  # something is drawn
+        assert path.read_bytes() == other.read_bytes()
+
+
+def test_plots_without_data_are_not_written(tmp_path):
+    empty = results(2, 1) | {"tasks_done": 0}
+    assert plots.write_plots(empty, [], tmp_path) == []
+    assert [p.name for p in plots.write_plots(results(1, 1), [], tmp_path)] == [
+        "accuracy_after_each_task.png",
+        "accuracy_matrix.png",
+    ]
+
+
+def test_a_folder_that_cannot_be_made_is_a_user_error(tmp_path):
+    (tmp_path / "plots").write_text("")
+    with pytest.raises(UserError, match=r"cannot write .*plots"):
+        plots.write_plots(results(1, 1), [], tmp_path / "plots")
+
+
+def test_loss_curves_are_means_over_seeds_without_the_other_columns():
+    curves = plots.loss_curves([*rows(2, 2), {"seed": 0, "task": 1, "stage": "invert", "prior": 3}])
+    assert list(curves) == ["train", "invert"]
+    assert set(curves["train"].terms) == {"loss", "loss_kd"}
+    assert curves["train"].terms["loss"] == ([1, 2, 3, 4, 5, 6], [2.5, 3.5, 4.5] * 2)
+    assert curves["train"].terms["loss_kd"][1] == [0, 0, 0, 0.5, 0.5, 0.5]
+    assert curves["train"].task_ends == [3, 6]
+    assert curves["invert"] == plots.Curves({"prior": ([1], [3])}, [1])
+
+
+def test_loss_curves_leave_out_values_that_were_not_finite():
+    broken = rows(1, 1)
+    broken[1]["loss"] = None
+    assert plots.loss_curves(broken)["train"].terms["loss"] == ([1, 3], [2.0, 4.0])
+
+
+@pytest.mark.parametrize("shape", [(2, 3, 8, 8, 1), (1, 2, 20, 32, 3), (1, 1, 100, 100, 3)])
+def test_images_in_a_grid_are_enlarged_pixel_by_pixel(tmp_path, shape):
+    images = np.random.RandomState(0).randint(0, 256, shape).astype(np.uint8)
+    path = tmp_path / "grid.png"
+    plots.write_image_grid(images, path)
+    with Image.open(path) as picture:
+        pixels = np.asarray(picture.convert("RGB"))
+    scale = max(1, -(-64 // max(shape[2:4])))
+    height, width = scale * shape[2], scale * shape[3]
+    for r in range(shape[0]):
+        for c in range(shape[1]):
+            top, left = 10 + r * (height + 4), 10 + c * (width + 4)
+            found = pixels[top : top + height, left : left + width]
+            wanted = np.broadcast_to(images[r, c], (*shape[2:4], 3))
+            np.testing.assert_array_equal(found, np.kron(wanted, np.ones((scale, scale, 1))))
+
+
+def test_labels_and_title_make_room_for_themselves(tmp_path):
+    images = np.zeros((2, 2, 8, 8, 1), np.uint8)
+    plots.write_image_grid(images, tmp_path / "bare.png")
+    labels = ["cat", "a longer name"]
+    plots.write_image_grid(images, tmp_path / "full.png", labels, title="Dreamed after task 2")
+    with Image.open(tmp_path / "bare.png") as bare, Image.open(tmp_path / "full.png") as full:
+        left = full.width - bare.width
+        assert left > 60 and full.height > bare.height
+        pixels = np.asarray(full.convert("L"))
+        assert pixels[-bare.height :, :left].min() < 128  # the labels
+        assert pixels[: full.height - bare.height].min() < 128  # the title
+        # Nothing is cut off at the edges.
+        assert pixels[0].min() == pixels[-1].min() == pixels[:, 0].min() == 255
+
+
+@pytest.mark.parametrize(
+    ("images", "labels"),
+    [
+        (np.zeros((2, 2, 8, 8, 1), np.float32), None),
+        (np.zeros((2, 8, 8, 1), np.uint8), None),
+        (np.zeros((2, 2, 8, 8, 2), np.uint8), None),
+        (np.zeros((2, 2, 8, 8, 1), np.uint8), ["one"]),
+    ],
+)
+def test_other_images_are_refused(tmp_path, images, labels):
+    with pytest.raises(ValueError, match=r"uint8|labels"):
+        plots.write_image_grid(images, tmp_path / "grid.png", labels)
