@@ -24,7 +24,7 @@ def main(argv):
     if len(argv) > 1:
         cli.fail(f"unexpected arguments {' '.join(argv[1:])}; settings are --config.KEY=VALUE")
     # Imported here: `--help` needs neither JAX nor data.
-    from cljax import errors, experiment
+    from cljax import errors, experiment, table
 
     # Orbax and TFDS tell much that no user needs; their errors arrive as exceptions all the same.
     logging.set_verbosity(logging.FATAL)
@@ -33,8 +33,9 @@ def main(argv):
     stdlib_logging.raiseExceptions = False  # nor of log.txt
     path, _, _ = config_flags.get_config_filename(flags.FLAGS["config"]).partition(":")
     config, workdir = CONFIG.value, WORKDIR.value or str(Path("runs") / Path(path).stem)
+    run = table.run if "runs" in config else experiment.run
     try:
-        experiment.run(config, workdir)
+        run(config, workdir)
     except errors.UserError as error:
         cli.fail(error)
     except RuntimeError as error:

@@ -1,6 +1,25 @@
 """Pieces that the experiments share; each config file says only what is particular to it."""
 
+import importlib
+
 from ml_collections import ConfigDict
+from ml_collections.config_dict import placeholder
+
+# The rows of the ABD paper's tables, in their order.
+LEARNERS = (
+    "oracle",
+    "base",
+    "lwf",
+    "lwf_mc",
+    "dgr",
+    "deep_inversion",
+    "deep_inversion_lwf",
+    "abd",
+    "rehearsal",
+    "lwf_rehearsal",
+    "e2e",
+    "bic",
+)
 
 
 def experiment(method: str, **settings) -> ConfigDict:
@@ -111,4 +130,34 @@ def inversion(config: ConfigDict, generator: str, steps: int = 10_000) -> Config
         "statistics": 50.0,
         "prior": 1e-3,
     }
+    return config
+
+
+def table(data: str, learners: tuple[str, ...], splits: tuple[int, ...]) -> ConfigDict:
+    """Every learner's own config for a data set, and settings that are the same for all."""
+    config = ConfigDict()
+    config.runs = {
+        name: importlib.import_module(f"configs.{name}_{data}").get_config() for name in learners
+    }
+    config.learners = learners
+    config.splits = splits  # numbers of tasks
+    config.first_split_only = ("oracle",)  # the last task's bound is the same for any split
+
+    # What is set here replaces the setting of every run.
+    config.seeds = (0, 1, 2)
+    config.overwrite = False
+    for key, kind in {
+        "schedule_scale": float,
+        "max_tasks": int,
+        "epochs": int,
+        "milestones": tuple,
+        "batch_size": int,
+        "dtype": str,
+    }.items():
+        config[key] = placeholder(kind)
+    config.model = {"name": placeholder(str), "width": placeholder(int)}
+    config.optimizer = {"lr": placeholder(float)}
+    config.data = {"dir": placeholder(str), "per_class": placeholder(int)}
+    config.execution = {"seeds": placeholder(str), "loop": placeholder(str)}
+    config.checkpoint = {"every_epochs": placeholder(int)}
     return config

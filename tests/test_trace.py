@@ -1,4 +1,4 @@
-"""A run's plan against the event list of the original trainer's tiny run of ABD."""
+"""The plan of a run against the event lists of the original trainer's tiny runs."""
 
 import importlib
 import json
@@ -6,18 +6,33 @@ import json
 import numpy as np
 import pytest
 
-from cljax import setup
+from cljax import setup, training
+from cljax.stages import TrainStage
+
+# The original's run: our config, and the settings of that run.
+RUNS = {
+    "oracle": ("oracle_cifar100", {}),
+    "rehearsal": ("rehearsal_cifar100", {"exemplars.total": 30}),
+    "lwf": ("lwf_cifar100", {}),
+    "ete": ("e2e_cifar100", {"exemplars.total": 30}),
+    "bic": ("bic_cifar100", {"exemplars.total": 90, "batch_size": 10}),
+    "abd": ("abd_cifar100", {"inversion.steps": 2}),
+}
+TINY = {
+    "data.name": "npz",
+    "model.name": "resnet8",
+    "model.width": 4,
+    "first_task_size": 4,
+    "num_tasks": 3,
+    "batch_size": 20,
+    "epochs": 3,
+    "milestones": (1, 2),
+}
 
 
 @pytest.fixture(scope="module")
-def trace(goldens):
-    """The original's run: 10 classes in tasks of 4, 3, 3; 24 training images per class."""
-    return json.loads((goldens.folder / "trace.json").read_text())["abd"]
-
-
-@pytest.fixture(scope="module")
-def problem(tmp_path_factory):
-    """The same run here."""
+def images(tmp_path_factory):
+    """10 classes of 24 training and 6 test images, as the original's runs had."""
     path = tmp_path_factory.mktemp("data") / "tiny.npz"
     random = np.random.default_rng(0)
     arrays = {}
@@ -26,54 +41,96 @@ def problem(tmp_path_factory):
         arrays[f"x_{split}"] = random.integers(0, 256, (len(labels), 8, 8, 3), dtype=np.uint8)
         arrays[f"y_{split}"] = labels
     np.savez(path, **arrays)
-    config = importlib.import_module("configs.abd_cifar100").get_config()
-    config.data.name, config.data.path = "npz", str(path)
-    config.model.name, config.model.width = "resnet8", 4
-    config.first_task_size, config.num_tasks = 4, 3
-    config.batch_size, config.epochs, config.milestones = 20, 3, (1, 2)
-    config.inversion.steps = 2
-    return setup.make_problem(config)
+    return str(path)
 
 
-def by_task(events, kinds):
-    """The events of the given kinds, per task; the part after all tasks is left out."""
+@pytest.fixture(scope="module")
+def make_problem(images, compiled):
+    """A function from the name of one of the original's runs to the same run here."""
+
+    def make(name):
+        config_name, settings = RUNS[name]
+        config = importlib.import_module(f"configs.{config_name}").get_config()
+        settings = TINY | {"data.path": images} | settings
+        config.update_from_flattened_dict(settings)
+        return config, setup.make_problem(config)
+
+    return make
+
+
+@pytest.fixture(scope="module")
+def traces(goldens):
+    """The original's runs."""
+    return json.loads((goldens.folder / "trace.json").read_text())
+
+
+def by_task(events):
+    """The events of each task; the part after all tasks is left out."""
     tasks = []
     for event in events:
         if event[0] == "== evaluation ==":
             break
-        if event[:2] == ["data.load_dataset", "train"]:
+        if event[:2] == ["data.load_dataset", "train"] and event[2] == [len(tasks)]:
             tasks.append([])
-        if tasks and event[0] in kinds:
+        if tasks:
             tasks[-1].append(event)
     return tasks
 
 
-def test_steps_and_learning_rates_are_the_originals(trace, problem):
-    assert problem.streams[0].task_sizes == tuple(trace["tasks_sizes"])
-    counts = problem.streams[0].train_counts.tolist()
-    for task, events in enumerate(by_task(trace["events"], {"optim.sgd"})):
-        want = [(event[2], event[-1]) for event in events]
-        stage = problem.method.stages(task, 3)[0]
-        epochs = range(stage.epochs)
-        got = [
-            (stage.describe(e)["learning_rate"], stage.num_steps(e, counts[task])) for e in epochs
-        ]
+def original_epochs(events):
+    """(images, learning rate, steps) of each training epoch, and the exemplars kept in the end."""
+    epochs, images, kept = [], None, 0
+    for event in events:
+        if event[0].startswith("data.update_coreset"):
+            kept = event[event.index("size") + 1]
+        elif event[0].startswith("data.") and event[1] == "train":
+            images = event[event.index("len") + 1]
+        elif event[0] == "optim.sgd":
+            epochs.append((images, event[event.index("lr") + 1], event[-1]))
+    return epochs, kept
+
+
+@pytest.mark.parametrize("name", RUNS)
+def test_images_steps_and_learning_rates_are_the_originals(traces, make_problem, name):
+    """All that a run does but the training steps themselves."""
+    config, problem = make_problem(name)
+    assert problem.streams[0].task_sizes == tuple(traces[name]["tasks_sizes"])
+    executor = setup.make_executor(config)
+    trainer = training.Trainer(executor, problem.method, problem.data)
+    states = executor.pack(problem.states)
+    for task, events in enumerate(by_task(traces[name]["events"])):
+        want, want_kept = original_epochs(events)
+        got = []
+        tasks = executor.pack(problem.tasks(task))
+        states = trainer.before_task(states, tasks)
+        for stage in problem.method.stages(task, 3):
+            states = trainer.begin(stage, states, tasks)
+            _, (count,) = trainer.choose_images(stage, states, tasks)
+            if isinstance(stage, TrainStage):
+                for epoch in range(stage.epochs):
+                    rate = stage.describe(epoch)["learning_rate"]
+                    got.append((count, rate, stage.num_steps(epoch, count)))
+        states = trainer.after_task(states, tasks)
         np.testing.assert_allclose(got, want, rtol=1e-6)
+        exemplars = executor.unpack(states)[0].exemplars
+        assert (0 if exemplars is None else int(exemplars.counts.sum())) == want_kept
 
 
-def test_the_generator_is_trained_when_the_originals_is(trace, problem):
-    kinds = {"teacher.new", "optim.adam"}
-    for task, events in enumerate(by_task(trace["events"], kinds)):
+def test_the_generator_is_trained_when_the_originals_is(traces, make_problem):
+    _, problem = make_problem("abd")
+    for task, events in enumerate(by_task(traces["abd"]["events"])):
         want = sum(event[-1] for event in events if event[0] == "optim.adam")
         later = problem.method.stages(task, 3)[1:]
         assert sum(s.num_steps(e, 0) for s in later for e in range(s.epochs)) == want
-        assert bool(later) == events[0][4]
+        assert [bool(later)] == [event[4] for event in events if event[0] == "teacher.new"]
 
 
-def test_a_task_is_evaluated_on_the_originals_images(trace, problem):
+def test_a_task_is_evaluated_on_the_originals_images(traces, make_problem):
     """After task t on all tasks so far, each with as many images as the original loads."""
+    _, problem = make_problem("abd")
     stream = problem.streams[0]
-    last = [e for e in by_task(trace["events"], {"data.load_dataset"})[-1] if e[1] == "test"]
+    loaded = [e for e in by_task(traces["abd"]["events"])[-1] if e[0] == "data.load_dataset"]
+    last = [event for event in loaded if event[1] == "test"]
     lengths = [event[event.index("len") + 1] for event in last[1:]]
     assert lengths == stream.eval_counts.tolist()
     assert sum(lengths) == len(stream.eval_indices)

@@ -37,9 +37,9 @@ class DeepGenerativeReplay(Finetune):
     The auto-encoder's are `params["autoencoder"]`; the previous scholar is the state's teacher.
 
     Follows the ABD code: the auto-encoder is trained by SGD at the classifier's rate, its
-    reconstruction weighted by shares of classes, its divergence neither weighted nor summed over
-    pixels; replayed images have hard labels and are distilled besides. It works on pixels in 0..1
-    that are not standardised.
+    reconstruction weighted by shares of classes, its divergence not weighted but divided by the
+    number of an image's values; replayed images have hard labels and are distilled besides. All
+    is learned from pixels in 0..1, not standardised.
 
     Attributes:
       autoencoder: the generator of old images, with its encoder.
@@ -107,7 +107,7 @@ class DeepGenerativeReplay(Finetune):
         outputs, batch_stats = self.train_forward(state, images)
         seen = self.classes(0, task.seen)
         terms = {"class": losses.cross_entropy(outputs.logits, labels, seen, weights)}
-        if replay:
+        if replay is not None:
             old = self.classes(0, task.old)
             terms["distillation"] = self.mu * losses.distillation(
                 outputs.logits[num_real:], replay.logits, old, None, self.temperature
@@ -136,10 +136,10 @@ class DeepGenerativeReplay(Finetune):
         variables = {"params": state.params["autoencoder"]}
         noise = self.noise(key, images.shape[0])
         reconstruction = self.autoencoder.apply(variables, images, noise)
-        # The reconstruction is a mean over pixels: for CIFAR the original divides this by 3072.
-        num_pixels = math.prod(images.shape[1:])
+        # The reconstruction is a mean over H W C, so this is divided by it: 3072 in the original.
+        num_values = math.prod(images.shape[1:])
         divergence = losses.latent_divergence(reconstruction.mean, reconstruction.log_variance)
         return {
             "reconstruction": losses.reconstruction(reconstruction.logits, images, weights),
-            "variational": divergence / num_pixels,
+            "variational": divergence / num_values,
         }

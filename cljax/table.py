@@ -1,0 +1,106 @@
+"""A table of experiments: many learners and splits, one after another, into one directory."""
+
+import traceback
+from collections.abc import Iterator
+from pathlib import Path
+
+import jax
+from ml_collections import ConfigDict
+from rich.console import Console
+
+from cljax import experiment, report, setup, workdir
+from cljax.errors import UserError
+
+# Keys of a table that describe the table; all others are settings of every run.
+OWN_KEYS = ("runs", "learners", "splits", "first_split_only")
+
+
+def run(config, directory: str | Path, console: Console | None = None) -> None:
+    """Runs what is not complete of the table of `config` in `directory`, then reports.
+
+    A run that fails is told of, and the others go on.
+
+    Args:
+      config: `runs`: the configs by learner; `learners`: the names of those wanted; `splits`:
+        numbers of tasks; `first_split_only`: learners to which the split hardly matters. Any other
+        key that is not None replaces that setting in every run.
+      directory: each run has a workdir in it, LEARNER_Ntasks.
+      console: standard output by default.
+
+    Raises:
+      UserError: a setting is wrong, or runs have failed.
+      experiment.Stopped: by SIGINT or SIGTERM; the same command goes on.
+    """
+    directory, console = Path(directory), console or Console()
+    plan = list(make_plan(config))
+    for name, run_config in plan:
+        setup.check(run_config)
+        workdir.check(directory / name, run_config)
+    failed = {}
+    for number, (name, run_config) in enumerate(plan, start=1):
+        console.rule(f"{number}/{len(plan)}  {name}", style="dim")
+        if not config.overwrite and _is_complete(directory / name):
+            console.print(f"{directory / name} is complete", highlight=False)
+            continue
+        try:
+            experiment.run(run_config, directory / name, console)
+        except experiment.Stopped:
+            raise
+        except UserError as error:
+            failed[name] = str(error)
+        except Exception as error:
+            traceback.print_exc()
+            failed[name] = f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
+        finally:
+            jax.clear_caches()  # the next learner's programs are others
+        if name in failed:
+            console.print(f"{name} failed: {failed[name]}", style="bold red", markup=False)
+    begun = [directory / name for name, _ in plan if (directory / name / "config.json").exists()]
+    if begun:
+        report.write_report(begun, directory, console)
+    if failed:
+        reasons = "; ".join(f"{name}: {reason}" for name, reason in failed.items())
+        raise UserError(
+            f"{len(failed)} of {len(plan)} runs failed; the same command tries again: {reasons}"
+        )
+
+
+def make_plan(config) -> Iterator[tuple[str, ConfigDict]]:
+    """The runs of a table, split after split: (name, config).
+
+    Raises:
+      UserError: a name is unknown, or a learner lacks a setting that the table gives to all.
+    """
+    for key in ("learners", "first_split_only"):
+        for name in config[key]:
+            if name not in config.runs:
+                raise UserError(
+                    f"config.{key}: no learner {name!r}; there are {', '.join(config.runs)}"
+                )
+    if not config.learners or not config.splits:
+        raise UserError("config.learners and config.splits must name at least one each")
+    settings = {key: config[key] for key in config if key not in OWN_KEYS}
+    common = dict(_flatten(ConfigDict(settings)))
+    for place, num_tasks in enumerate(config.splits):
+        for learner in config.learners:
+            if place and learner in config.first_split_only:
+                continue
+            run_config = config.runs[learner].copy_and_resolve_references()
+            for key in common.keys() - dict(_flatten(run_config)).keys():
+                raise UserError(f"config.{key}: learner {learner!r} has no such setting")
+            run_config.update_from_flattened_dict(common | {"num_tasks": num_tasks})
+            yield f"{learner}_{num_tasks}tasks", run_config
+
+
+def _is_complete(directory):
+    path = directory / "results.json"
+    return path.exists() and workdir.read_json(path).get("complete") is True
+
+
+def _flatten(config, prefix=""):
+    """(dotted key, value) of all settings that are not None."""
+    for key, value in config.items(preserve_field_references=False):
+        if isinstance(value, ConfigDict):
+            yield from _flatten(value, f"{prefix}{key}.")
+        elif value is not None:
+            yield prefix + key, value
