@@ -155,6 +155,8 @@ def read_run(workdir: Path) -> Run:
         if results["format"] != metrics.FORMAT:
             raise ValueError(f"format {results['format']} instead of {metrics.FORMAT}")
         run = _with_results(run, results)
+        if per_class := published.lookup(config, "exemplars.per_class"):
+            run = replace(run, exemplars=per_class * sum(results["task_sizes"]))
     except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
         reason = f"no {error}" if isinstance(error, KeyError) else error
         raise UserError(

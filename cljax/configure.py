@@ -8,7 +8,7 @@ from cljax.data.augment import Augmentation
 from cljax.data.preprocessing import Preprocessing
 from cljax.errors import UserError
 from cljax.inversion import Inversion
-from cljax.memory import Memory
+from cljax.memory import REPLAYS, STRATEGIES, Memory
 from cljax.models import Classifier, make_classifier, make_generator
 from cljax.stages import SGD, InversionStage, TrainStage
 
@@ -45,13 +45,20 @@ def scaled(config, count: int) -> int:
 def classifier(config, dataset) -> Classifier:
     """The network, with a head for every class of the data set."""
     model = config.model
-    return make_classifier(model.name, dataset.num_classes, model.width, compute_dtype(config))
+    return make_classifier(
+        model.name, dataset.num_classes, model.width, compute_dtype(config), model.head
+    )
 
 
 def preprocessing(config, dataset) -> Preprocessing:
     """The data set's transforms."""
     augmentation = Augmentation(**config.data.augmentation.to_dict())
-    mean, std = dataset.mean, dataset.std
+    mean, std = config.data.mean or dataset.mean, config.data.std or dataset.std
+    if not len(mean) == len(std) == len(dataset.mean):
+        raise UserError(
+            f"config.data.mean and .std: {mean} and {std} must have {len(dataset.mean)} entries, "
+            "one a channel"
+        )
     if not config.data.standardise:
         mean, std = (0.0,) * len(mean), (1.0,) * len(std)
     return Preprocessing(augmentation, mean, std, compute_dtype(config))
@@ -61,27 +68,56 @@ def memory(config, takes_exemplars: bool) -> Memory:
     """The exemplar policy.
 
     Raises:
-      UserError: a setting is wrong, or the method does not take exemplars.
+      UserError: a setting is wrong, settings contradict each other, or the method does not take
+        exemplars.
     """
     settings = config.exemplars
-    for key, choices in {"strategy": Memory.STRATEGIES, "replay": Memory.REPLAYS}.items():
+    for key, choices in {"strategy": STRATEGIES, "replay": REPLAYS}.items():
         if settings[key] not in choices:
             raise UserError(
                 f"config.exemplars.{key}: {settings[key]!r} is none of {', '.join(choices)}"
             )
-    if settings.total < 0:
-        raise UserError(f"config.exemplars.total: {settings.total} must be 0 or more")
-    if settings.total and not takes_exemplars:
+    for key in ("total", "per_class"):
+        if settings[key] < 0:
+            raise UserError(f"config.exemplars.{key}: {settings[key]} must be 0 or more")
+    if settings.total and settings.per_class:
         raise UserError(
-            f"config.exemplars.total: {settings.total}, but method {config.method.name!r} keeps no "
-            "images; set it to 0 or take another method"
+            f"config.exemplars: total={settings.total} and per_class={settings.per_class} exclude "
+            "each other; set one of them to 0"
         )
-    if settings.class_weighting and not settings.total:
+    result = Memory(
+        size=settings.total or settings.per_class,
+        strategy=settings.strategy,
+        replay=settings.replay,
+        class_weighting=settings.class_weighting,
+        per_class=settings.per_class > 0,
+    )
+    _check_memory(config, result, takes_exemplars)
+    return result
+
+
+def _check_memory(config, memory, takes_exemplars):
+    key = "config.exemplars.per_class" if memory.per_class else "config.exemplars.total"
+    if memory.size and not takes_exemplars:
+        raise UserError(
+            f"{key}: {memory.size}, but method {config.method.name!r} keeps no images; set it to 0 "
+            "or take another method"
+        )
+    if memory.size and memory.strategy == "none":
+        raise UserError(
+            f"{key}: {memory.size}, but config.exemplars.strategy 'none' keeps no images; set the "
+            "number to 0 or take another strategy"
+        )
+    if memory.per_class and not memory.is_balanced:
+        raise UserError(
+            f"config.exemplars.per_class: strategy {memory.strategy!r} keeps images whatever their "
+            "classes; set config.exemplars.total instead or take another strategy"
+        )
+    if memory.class_weighting and not memory.size:
         raise UserError(
             "config.exemplars.class_weighting: without exemplars no class is rare; set "
-            "config.exemplars.total"
+            "config.exemplars.total or per_class"
         )
-    return Memory(settings.total, settings.strategy, settings.replay, settings.class_weighting)
 
 
 def training(
@@ -99,6 +135,7 @@ def training(
         epochs=scaled(config, config.epochs),
         save_every=config.checkpoint.every_epochs,
         batch_size=config.batch_size,
+        drop_last=config.drop_last,
         optimizer=SGD(
             learning_rate=rate * config.optimizer.lr,
             momentum=config.optimizer.momentum,

@@ -7,10 +7,17 @@ import jax.numpy as jnp
 import numpy as np
 from flax import struct
 
+from cljax import exemplars, losses, prototypes
 from cljax.execution import Executor
-from cljax.state import Data, hyperparameters
+from cljax.state import Data, Subset, hyperparameters
 
 PyTree = Any
+
+# Other ways to classify than the method's own, by the nearest class mean.
+READ_OUTS = {
+    "nme": "nearest mean of exemplars",
+    "ncm": "nearest class mean of all training images (an oracle)",
+}
 
 
 @struct.dataclass
@@ -24,6 +31,7 @@ class Exam:
       boundaries: int32 [T + 1], task j has the classes boundaries[j]..boundaries[j+1]-1.
       seen: int32 [], classes to choose from.
       label_map: int32 [classes of the data set].
+      train_images: all training images of the classes seen.
     """
 
     indices: jax.Array
@@ -32,6 +40,7 @@ class Exam:
     boundaries: jax.Array
     seen: jax.Array
     label_map: jax.Array
+    train_images: Subset
 
 
 @hyperparameters
@@ -41,10 +50,35 @@ class Settings:
     Attributes:
       batch_size: test images per step.
       top_k: an answer is right if it is among the k likeliest (5 for ImageNet, otherwise 1).
+      read_outs: keys of READ_OUTS, to be tried besides the method's own classifier.
+      mirror: of their class means, a key of `prototypes.MIRRORS`.
     """
 
     batch_size: int
     top_k: int = 1
+    read_outs: tuple[str, ...] = ()
+    mirror: str = "none"
+
+
+def find_means(shared, state, exam):
+    """The class means of each read-out, as the executor calls it.
+
+    Args:
+      shared: (method, settings, data).
+    """
+    method, settings, data = shared
+    means = {}
+    for name in settings.read_outs:
+        if name == "nme":
+            images = exemplars.as_subset(state.exemplars)
+            labels = exemplars.labels_of(state.exemplars)
+        else:
+            images = exam.train_images
+            labels = exam.label_map[data.train_labels[images.indices]]
+            is_image = jnp.arange(labels.shape[0]) < images.count
+            labels = jnp.where(is_image, labels, method.classifier.num_classes)
+        means[name] = prototypes.class_means(method, state, data, images, labels, settings.mirror)
+    return means
 
 
 def score_batch(shared, constant, i, right):
@@ -52,13 +86,13 @@ def score_batch(shared, constant, i, right):
 
     Args:
       shared: (method, settings, data).
-      constant: (the learner's state, the seed's exam).
+      constant: (the learner's state, the seed's exam, the class means of its read-outs).
       i: int32 [], the batch.
-      right: int32 [2, T], right answers so far: with all seen classes to choose from, and with
-        those of the image's own task only.
+      right: int32 [1 + read-outs, 2, T], right answers so far: with all seen classes to choose
+        from, and with those of the image's own task only.
     """
     method, settings, data = shared
-    state, exam = constant
+    state, exam, means = constant
     rows = i * settings.batch_size + jnp.arange(settings.batch_size)
     indices, tasks = exam.indices[rows], exam.tasks[rows]
     labels = exam.label_map[data.eval_labels[indices]]
@@ -68,9 +102,14 @@ def score_batch(shared, constant, i, right):
     first, end = exam.boundaries[tasks, None], exam.boundaries[tasks + 1, None]
     within_task = (classes >= first) & (classes < end)
     valid = jnp.stack([among_seen, within_task])
-    answers = method.inference(state, images, valid, settings.top_k)
-    correct = (answers == labels[:, None]).any(-1) & (rows < exam.stop)
-    return right.at[:, tasks].add(correct.astype(jnp.int32))
+    answers = [method.inference(state, images, valid, settings.top_k)]
+    if means:
+        features = method.classifier.apply(state.variables, images).features
+        for name in settings.read_outs:
+            scores = prototypes.similarities(features, means[name])
+            answers.append(losses.top_k(scores, valid, settings.top_k))
+    correct = (jnp.stack(answers) == labels[:, None]).any(-1) & (rows < exam.stop)
+    return right.at[:, :, tasks].add(correct.astype(jnp.int32))
 
 
 class Evaluator:
@@ -99,21 +138,27 @@ class Evaluator:
           task: the task just learned, from 0.
 
         Returns:
-          Per seed int32 [2, task + 1]: right answers on each task's test images, with all seen
-          classes to choose from and with those of the image's own task only.
+          Per seed int32 [1 + read-outs, 2, task + 1]: right answers on each task's test images,
+          with all seen classes to choose from and with those of the image's own task only; by the
+          method's own classifier, then by each read-out.
         """
         exams = [make_exam(stream, task, self.settings.batch_size) for stream in self.streams]
         batches = [-(-int(exam.stop) // self.settings.batch_size) for exam in exams]
-        right = [jnp.zeros((2, stream.num_tasks), jnp.int32) for stream in self.streams]
+        ways = 1 + len(self.settings.read_outs)
+        right = [jnp.zeros((ways, 2, stream.num_tasks), jnp.int32) for stream in self.streams]
+        shared, packed = (self.method, self.settings, self.data), self.executor.pack(exams)
+        means = self.executor.each(lambda _: {}, packed)
+        if self.settings.read_outs:
+            means = self.executor.call(find_means, shared, states, packed)
         right, _ = self.executor.repeat(
             score_batch,
-            (self.method, self.settings, self.data),
-            self.executor.zip(states, self.executor.pack(exams)),
+            shared,
+            self.executor.zip(states, packed, means),
             self.executor.pack(right),
             [0] * len(exams),
             batches,
         )
-        return [np.asarray(one)[:, : task + 1] for one in self.executor.unpack(right)]
+        return [np.asarray(one)[..., : task + 1] for one in self.executor.unpack(right)]
 
 
 def make_exam(stream, task: int, batch_size: int) -> Exam:
@@ -128,4 +173,11 @@ def make_exam(stream, task: int, batch_size: int) -> Exam:
         boundaries=jnp.asarray(np.cumsum([0, *stream.task_sizes]), jnp.int32),
         seen=jnp.int32(stream.seen(task)),
         label_map=jnp.asarray(stream.label_map),
+        train_images=_train_images(stream, task),
     )
+
+
+def _train_images(stream, task):
+    found = stream.train_images(task)
+    padded = np.pad(found, (0, stream.train_indices.size - len(found)))
+    return Subset(jnp.asarray(padded), jnp.int32(len(found)))

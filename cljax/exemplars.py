@@ -4,18 +4,20 @@ Pure functions of index arrays. Capacities, the memory's size M and the number K
 shapes; counts, quotas and draws are values, so one program serves all tasks and `vmap` runs over
 seeds. Labels are places of classes in the class order; an entry that is no image has the label K.
 
-A selection is a rank of every image within its class and a quota for every class; `choose` joins
-them. The rules are those of the released code of Smith et al., "Always Be Dreaming" (ICCV 2021).
+A selection is a rank of every image within its class (`selection`) and a quota for every class;
+`choose` joins them. Where nothing else is said, the rules are those of the released code of Smith
+et al., "Always Be Dreaming" (ICCV 2021).
 """
 
 import jax
 import jax.numpy as jnp
 
-from cljax.state import Exemplars, Subset
+from cljax.selection import class_counts, herding_literal, ranks_within_class
+from cljax.state import Exemplars, Subset, hyperparameters
 
 
 def empty(size: int, num_classes: int) -> Exemplars:
-    """A memory for `size` images of `num_classes` labels, without any."""
+    """A memory with room for `size` images of `num_classes` labels, without any."""
     return Exemplars(jnp.zeros(size, jnp.int32), jnp.zeros(num_classes, jnp.int32))
 
 
@@ -29,11 +31,6 @@ def labels_of(exemplars: Exemplars) -> jax.Array:
     ends = jnp.cumsum(exemplars.counts, dtype=jnp.int32)
     places = jnp.arange(exemplars.indices.shape[0], dtype=jnp.int32)
     return jnp.searchsorted(ends, places, side="right").astype(jnp.int32)
-
-
-def class_counts(labels: jax.Array, num_classes: int) -> jax.Array:
-    """Images of each label, int32 [K], in labels int32 [N]."""
-    return jnp.zeros(num_classes, jnp.int32).at[labels].add(1, mode="drop")
 
 
 def append(first: Subset, second: Subset) -> Subset:
@@ -90,97 +87,58 @@ def _only(subset, is_kept):
     return Subset(subset.indices[order], is_kept.sum(dtype=jnp.int32))
 
 
-def quotas(available: jax.Array, seen: jax.Array, size: int) -> jax.Array:
-    """Images that each label may keep; their sum is at most `size`.
+@hyperparameters
+class Budget:
+    """How many images of each class are kept.
 
-    Every class seen gets an equal share and the remainder goes to the newest classes, one image
-    each, passing over classes that have no more than the share. Images that a class lacks are not
-    given to others. As the original code does.
-
-    Args:
-      available: int32 [K], images of each label to choose from.
-      seen: int32 [], classes with labels from `seen` on get 0.
-      size: M.
-
-    Returns:
-      int32 [K].
+    Attributes:
+      size: M, images in all, of which every class seen gets a share; "per_class": of each class.
+      rule: "floor": shares are rounded down, but are at least 1 (LibContinual). "ceil": rounded
+        up (LUCIR's fix_budget), so up to one image less than there are classes above M. "remainder"
+        (ABD code): rounded down, and the remainder goes to the newest classes, one image each,
+        passing over classes that have no more than the share. "per_class": M itself.
     """
-    share, remainder = jnp.divmod(size, jnp.maximum(seen, 1))
-    is_seen = jnp.arange(available.shape[0]) < seen
-    has_more = (is_seen & (available > share)).astype(jnp.int32)
-    up_to_here = jnp.cumsum(has_more[::-1], dtype=jnp.int32)[::-1]  # from the newest class
-    gets_more = has_more * (up_to_here <= remainder)
-    return jnp.where(is_seen, jnp.minimum(available, share) + gets_more, 0)
 
+    size: int
+    rule: str
 
-def ranks_within_class(labels: jax.Array, priorities: jax.Array) -> jax.Array:
-    """Place of each image among those of its label in ascending priority, int32 [N].
+    def capacity(self, num_classes: int) -> int:
+        """The most images that may ever be kept of `num_classes` classes."""
+        return {
+            "floor": max(self.size, num_classes),
+            "ceil": self.size + num_classes - 1,
+            "remainder": self.size,
+            "per_class": self.size * num_classes,
+        }[self.rule]
 
-    Equal priorities are ranked by position. Padding is ranked as a class of its own.
+    def largest(self, seen: jax.Array) -> jax.Array:
+        """The most images of any class when `seen` int32 [] have been seen, int32 []."""
+        seen = jnp.maximum(seen, 1)
+        if self.rule == "per_class":
+            return jnp.full_like(seen, self.size)
+        if self.rule == "ceil":
+            return -(-self.size // seen)
+        share = self.size // seen
+        return share + 1 if self.rule == "remainder" else jnp.maximum(share, 1)
 
-    Args:
-      labels: int32 [N].
-      priorities: numbers [N].
-    """
-    places = jnp.arange(labels.shape[0], dtype=jnp.int32)
-    ordered, _, order = jax.lax.sort((labels, priorities, places), num_keys=2, is_stable=True)
-    is_start = ordered != jnp.roll(ordered, 1)
-    starts = jax.lax.cummax(jnp.where(is_start, places, 0))
-    return jnp.zeros_like(places).at[order].set(places - starts, unique_indices=True)
+    def quotas(self, available: jax.Array, seen: jax.Array) -> jax.Array:
+        """Images that each label may keep. What a class lacks is not given to others.
 
+        Args:
+          available: int32 [K], images of each label to choose from.
+          seen: int32 [], classes with labels from `seen` on get 0.
 
-def herding(features: jax.Array, count: jax.Array, picks: jax.Array) -> jax.Array:
-    """Ranks of the images of one class by herding (Rebuffi et al., iCaRL, 2017, algorithm 4).
-
-    Each pick is the image that, with those picked before, has the mean nearest to the class mean:
-    argmin ||mean - (sum of picked + candidate) / (picked + 1)||. No image is picked twice. Of
-    candidates whose distances are equal as computed, which holds for duplicates, the first wins.
-    More picks only extend the ranking.
-
-    Args:
-      features: float [n, D], as the network computes them; what is behind `count` is ignored.
-      count: int32 [], images of the class.
-      picks: int32 [], images to rank; all if more than `count`.
-
-    Returns:
-      int32 [n]: 0 for the first pick, then 1, ...; n for images not picked and for padding.
-    """
-    n = features.shape[0]
-    is_image = jnp.arange(n) < count
-    # From the class mean, candidates are compared by ||sum of picked + candidate||: the same
-    # order, but the sum stays small, so late picks are as exact as early ones.
-    centred = _centred(features, count)
-
-    def pick(rank, carry):
-        total, ranks = carry
-        distances = jnp.sum((total + centred) ** 2, axis=1)
-        # Finite even for a network that has diverged, so that only candidates are picked.
-        candidates = jnp.where(is_image & (ranks == n), jnp.nan_to_num(distances), jnp.inf)
-        best = jnp.argmin(candidates)
-        return total + centred[best], ranks.at[best].set(rank)
-
-    start = jnp.zeros_like(centred[0]), jnp.full(n, n, jnp.int32)
-    last = jnp.minimum(picks, count).astype(jnp.int32)
-    return jax.lax.fori_loop(jnp.int32(0), last, pick, start)[1]
-
-
-def nearest_to_mean(features: jax.Array, count: jax.Array) -> jax.Array:
-    """Ranks of the images of one class by distance to the class mean, nearest first (E2E).
-
-    Equal distances are ranked by position. Arguments and result are those of `herding` with all
-    images picked.
-    """
-    n = features.shape[0]
-    is_padding = jnp.arange(n) >= count
-    distances = jnp.sum(_centred(features, count) ** 2, axis=1)
-    return jnp.where(is_padding, n, ranks_within_class(is_padding.astype(jnp.int32), distances))
-
-
-def _centred(features, count):
-    """Features [n, D] minus the mean of the first `count` rows."""
-    is_image = (jnp.arange(features.shape[0]) < count)[:, None]
-    mean = jnp.where(is_image, features, 0).sum(0) / jnp.maximum(count, 1)
-    return features - mean
+        Returns:
+          int32 [K].
+        """
+        is_seen = jnp.arange(available.shape[0]) < seen
+        largest = self.largest(seen)
+        if self.rule == "remainder":
+            share, remainder = largest - 1, self.size % jnp.maximum(seen, 1)
+            has_more = (is_seen & (available > share)).astype(jnp.int32)
+            from_newest = jnp.cumsum(has_more[::-1], dtype=jnp.int32)[::-1]
+            largest = share + has_more * (from_newest <= remainder)
+        return jnp.where(is_seen, jnp.minimum(available, largest), 0)
 
 
 def choose(
@@ -192,8 +150,8 @@ def choose(
       indices: int32 [N], training images.
       labels: int32 [N]; K for entries that are no image.
       ranks: int32 [N], within the label.
-      quota: int32 [K]; sums to at most `size`.
-      size: M.
+      quota: int32 [K].
+      size: M; no more images are kept.
     """
     num_classes = quota.shape[0]
     is_kept = ranks < quota.at[labels].get(mode="fill", fill_value=0)
@@ -211,50 +169,111 @@ def update_ranked(
     ranks: jax.Array,
     old: jax.Array,
     seen: jax.Array,
+    budget: Budget,
 ) -> Exemplars:
-    """Adds the best ranked images of a task's classes (E2E, BiC).
+    """Adds the best ranked images of a task's classes.
 
     Earlier classes keep their ranks and only shrink to the new quota, so kept sets are nested.
 
     Args:
-      exemplars: the memory during the task, all of which was replayed.
+      exemplars: the memory during the task.
       class_images: int32 [C, n], images of each new class; padded.
       class_image_counts: int32 [C], 0 where there is no class.
-      ranks: int32 [C, n], of at least min(M // seen + 1, count) images of each class.
+      ranks: int32 [C, n], of at least min(budget.largest(seen), count) images of each class; n for
+        images without a rank.
       old: int32 [], label of the first new class.
       seen: int32 [], classes of this and earlier tasks.
+      budget: whose capacity is the memory's.
     """
     num_classes = exemplars.counts.shape[0]
-    is_image = jnp.arange(class_images.shape[1]) < class_image_counts[:, None]
+    is_ranked = (jnp.arange(class_images.shape[1]) < class_image_counts[:, None]) & (
+        ranks < class_images.shape[1]
+    )
     new_labels = old + jnp.arange(class_images.shape[0], dtype=jnp.int32)[:, None]
-    new_labels = jnp.where(is_image, new_labels, num_classes)
+    new_labels = jnp.where(is_ranked, new_labels, num_classes)
     old_labels = labels_of(exemplars)
     old_ranks = ranks_within_class(old_labels, jnp.arange(old_labels.shape[0]))
     indices = jnp.concatenate([exemplars.indices, class_images.ravel()])
     labels = jnp.concatenate([old_labels, new_labels.ravel()])
-    return _update(exemplars, indices, labels, jnp.concatenate([old_ranks, ranks.ravel()]), seen)
+    quota = budget.quotas(class_counts(labels, num_classes), seen)
+    ranks = jnp.concatenate([old_ranks, ranks.ravel()])
+    return choose(indices, labels, ranks, quota, exemplars.indices.shape[0])
 
 
-def update_random(
-    exemplars: Exemplars, pool: Subset, labels: jax.Array, draws: jax.Array, seen: jax.Array
+def update_balanced(
+    exemplars: Exemplars,
+    pool: Subset,
+    labels: jax.Array,
+    draws: jax.Array,
+    seen: jax.Array,
+    budget: Budget,
 ) -> Exemplars:
-    """Draws all classes anew from a task's training set (naive rehearsal, LwF with memory).
-
-    The pool holds replayed exemplars as often as they were drawn, and so may the memory afterwards:
-    its different images become fewer from task to task, as in the original code.
+    """Draws every class anew from the images of a pool.
 
     Args:
       exemplars: the memory during the task; only its shapes matter.
-      pool: what the task was trained on.
+      pool: images to choose from; what it lists twice may be kept twice.
       labels: int32 [capacity], of the pool; K for padding.
       draws: uint32 [capacity], random; of each class the images with the lowest are kept.
       seen: int32 [], classes of this and earlier tasks.
+      budget: whose capacity is the memory's.
     """
-    return _update(exemplars, pool.indices, labels, ranks_within_class(labels, draws), seen)
+    quota = budget.quotas(class_counts(labels, exemplars.counts.shape[0]), seen)
+    ranks = ranks_within_class(labels, draws)
+    return choose(pool.indices, labels, ranks, quota, exemplars.indices.shape[0])
 
 
-def _update(exemplars, indices, labels, ranks, seen):
-    """A memory of the same shapes, chosen by rank among all that is available."""
+def update_unbalanced(
+    exemplars: Exemplars, pool: Subset, labels: jax.Array, draws: jax.Array
+) -> Exemplars:
+    """Draws the memory anew from all images of a pool alike, whatever their classes.
+
+    Arguments are those of `update_balanced`.
+    """
     size, num_classes = exemplars.indices.shape[0], exemplars.counts.shape[0]
-    quota = quotas(class_counts(labels, num_classes), seen, size)
-    return choose(indices, labels, ranks, quota, size)
+    is_padding = (labels == num_classes).astype(jnp.int32)
+    ranks = ranks_within_class(is_padding, draws)
+    return choose(pool.indices, labels, ranks, jnp.full(num_classes, size), size)
+
+
+def update_reservoir(
+    exemplars: Exemplars, images: Subset, labels: jax.Array, turns: jax.Array, slots: jax.Array
+) -> Exemplars:
+    """Puts a task's images into slots, one after the other, in place of what was there.
+
+    The memory as it is stored stands for the slots: as slots are drawn uniformly, it does not
+    matter which image is in which.
+
+    Args:
+      exemplars: the memory during the task.
+      images: the task's.
+      labels: int32 [capacity], of the images; K for padding.
+      turns: int32 [capacity], the order of the images, all different.
+      slots: int32 [capacity]; from M on, the image is not stored.
+    """
+    size, num_classes = exemplars.indices.shape[0], exemplars.counts.shape[0]
+    slots = jnp.where(labels < num_classes, slots, size)
+    filled = jnp.full(size, -1, jnp.int32).at[slots].max(turns, mode="drop")  # last turn, if any
+    is_last = turns == filled.at[slots].get(mode="fill", fill_value=-1)
+    old_labels = jnp.where(filled < 0, labels_of(exemplars), num_classes)
+    labels = jnp.concatenate([old_labels, jnp.where(is_last, labels, num_classes)])
+    indices = jnp.concatenate([exemplars.indices, images.indices])
+    ranks = ranks_within_class(labels, jnp.arange(labels.shape[0]))
+    return choose(indices, labels, ranks, jnp.full(num_classes, size), size)
+
+
+def update_herding_literal(
+    exemplars: Exemplars,
+    pool: Subset,
+    labels: jax.Array,
+    features: jax.Array,
+    seen: jax.Array,
+    budget: Budget,
+) -> Exemplars:
+    """Selects every class anew from a pool as LibContinual does; see `selection.herding_literal`.
+
+    Arguments are those of `update_balanced`, with features float [capacity, D] in place of draws.
+    """
+    quota = budget.quotas(class_counts(labels, exemplars.counts.shape[0]), seen)
+    ranks = herding_literal(features, labels, quota)
+    return choose(pool.indices, labels, ranks, quota, exemplars.indices.shape[0])

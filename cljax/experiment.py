@@ -73,7 +73,7 @@ class Run:
         self.problem = problem
         self.executor = setup.make_executor(config)
         self.trainer = training.Trainer(self.executor, problem.method, problem.data)
-        settings = Settings(config.eval.batch_size, config.eval.top_k)
+        settings = Settings(**config.eval)
         self.evaluator = Evaluator(
             self.executor, problem.method, problem.data, problem.streams, settings
         )

@@ -156,7 +156,8 @@ def loss(
     images, updates = inversion.generator.apply(
         {"params": params, "batch_stats": batch_stats}, latents, train=True, mutable=["batch_stats"]
     )
-    (logits, _), collected = classifier.apply(teacher, images, train=False, mutable=["moments"])
+    outputs, collected = classifier.apply(teacher, images, train=False, mutable=["moments"])
+    logits = outputs.logits
     valid = losses.class_range(logits.shape[-1], 0, seen)
     labels = losses.masked_argmax(logits, valid)
     divergences = statistics_divergence(teacher["batch_stats"], collected["moments"])

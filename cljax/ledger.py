@@ -36,7 +36,7 @@ class Ledger:
     """Keeps a run's numbers, shows them, and writes all files but the checkpoints.
 
     Attributes:
-      correct: right answers [2][seed][t][j] as `Evaluator.evaluate` counts them.
+      correct: right answers [way][2][seed][t][j] as `Evaluator.evaluate` counts them.
       seconds: wall time per part of the run.
     """
 
@@ -49,7 +49,8 @@ class Ledger:
         self.directory = directory
         self.console = console
         self.log = logs.RunLog(directory)
-        self.correct = [[[] for _ in config.seeds] for _ in range(2)]
+        ways = 1 + len(config.eval.read_outs)
+        self.correct = [[[[] for _ in config.seeds] for _ in range(2)] for _ in range(ways)]
         names = [stage.name for _, _, stage in problem.plan()]
         parts = ["compile", *names, "evaluate", "save", "total"]
         self.seconds = dict.fromkeys(parts, 0.0)
@@ -146,8 +147,9 @@ class Ledger:
     def add_accuracy(self, right: list[np.ndarray]) -> None:
         """Keeps what `Evaluator.evaluate` counted after a task, per seed."""
         for seed, counts in enumerate(right):
-            for per_seed, row in zip(self.correct, counts.tolist(), strict=True):
-                per_seed[seed].append(row)
+            for kinds, rows in zip(self.correct, counts.tolist(), strict=True):
+                for per_seed, row in zip(kinds, rows, strict=True):
+                    per_seed[seed].append(row)
 
     def draw_pictures(self, task: int, drawn: list) -> None:
         """Writes a stage's pictures, per seed (images uint8 [B, H, W, C], labels [B])."""
@@ -170,8 +172,12 @@ class Ledger:
             class_orders=[stream.class_order.tolist() for stream in streams],
             task_sizes=list(streams[0].task_sizes),
             test_images=[stream.eval_counts.tolist() for stream in streams],
-            correct=self.correct[0],
-            correct_within_task=self.correct[1],
+            correct=self.correct[0][0],
+            correct_within_task=self.correct[0][1],
+            read_outs={
+                name: kinds[0]
+                for name, kinds in zip(self.config.eval.read_outs, self.correct[1:], strict=True)
+            },
             seconds={name: round(value, 2) for name, value in self.seconds.items()},
             device=setup.device_name(),
             versions=setup.versions(),

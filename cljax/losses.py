@@ -36,7 +36,7 @@ def cross_entropy(
     """
     log_probabilities = jax.nn.log_softmax(logits, where=valid)
     losses = -jnp.take_along_axis(log_probabilities, labels[:, None], axis=1)[:, 0]
-    return (losses if weights is None else weights * losses).mean()
+    return _mean(losses, weights)
 
 
 def class_weights(counts: jax.Array, seen: jax.Array) -> jax.Array:
@@ -60,6 +60,7 @@ def distillation(
     valid: jax.Array,
     teacher_valid: jax.Array | None = None,
     temperature: float = 2.0,
+    weights: jax.Array | None = None,
 ) -> jax.Array:
     """Knowledge distillation (Hinton et al. 2015), without the factor T^2, as the ABD code has it.
 
@@ -71,6 +72,7 @@ def distillation(
       teacher_valid: bool [K], the classes of the teacher's softmax, a subset of `valid`; the same
         by default. The teacher gives the other valid classes probability 0.
       temperature: T.
+      weights: float [B], of the rows; ones by default.
 
     Returns:
       float [].
@@ -79,7 +81,7 @@ def distillation(
     targets = jax.nn.softmax(teacher_logits / temperature, where=teacher_valid)
     log_probabilities = jax.nn.log_softmax(logits / temperature, where=valid)
     products = jax.lax.stop_gradient(targets) * jnp.where(teacher_valid, log_probabilities, 0.0)
-    return -products.sum(-1).mean()
+    return -_mean(products.sum(-1), weights)
 
 
 def binary_cross_entropy(logits: jax.Array, targets: jax.Array, valid: jax.Array) -> jax.Array:
@@ -161,6 +163,94 @@ def weighted_feature_distance(
     differences = (features - teacher_features) @ kernel
     squares = jnp.where(valid, jnp.square(differences), 0.0)
     return (squares.sum(-1) / valid.sum()).mean()
+
+
+def cosine_distance(
+    features: jax.Array, teacher_features: jax.Array, weights: jax.Array | None = None
+) -> jax.Array:
+    """`mean_b 1 - cos(features_b, teacher_features_b)` ("less-forget", LUCIR paper, section 3.3).
+
+    Computed in float32 at least; 1e-12 is added to both squared norms, as PyTorch does.
+
+    Args:
+      features, teacher_features: float [B, D]; no gradient flows into the latter.
+      weights: float [B], of the rows; ones by default.
+
+    Returns:
+      float [].
+    """
+    a = _at_least_float32(features)
+    b = jax.lax.stop_gradient(_at_least_float32(teacher_features))
+    norms = [jnp.sqrt(jnp.square(v).sum(-1) + 1e-12) for v in (a, b)]
+    distances = 1 - (a * b).sum(-1) / (norms[0] * norms[1])
+    return _mean(distances, weights)
+
+
+def margin_ranking(
+    scores: jax.Array,
+    labels: jax.Array,
+    old: jax.Array | int,
+    rivals: jax.Array,
+    num_rivals: int,
+    margin: float,
+) -> jax.Array:
+    """Keeps images of old classes a margin away from their hardest rivals (LUCIR, section 3.4).
+
+    The mean of `max(0, margin - scores_b,label + scores_b,rival)` over the rows b of old classes
+    and each one's `num_rivals` rivals of largest score. The paper has a sum over the rivals, its
+    code the mean. Computed in float32 at least.
+
+    Args:
+      scores: float [B, K], cosines.
+      labels: int32 [B].
+      old: int32 [], rows with labels from `old` on do not count.
+      rivals: bool [K], the classes that may be rivals: the new ones, in a variant of the code all
+        classes seen. A row's own class never is. Where there are fewer than `num_rivals`, those
+        that lack count as zeros.
+      num_rivals: 1 to K.
+      margin: of cosines.
+
+    Returns:
+      float [], 0 if no row is of an old class.
+    """
+    scores = _at_least_float32(scores)
+    own = jnp.take_along_axis(scores, labels[:, None], axis=1)
+    is_rival = rivals & (jnp.arange(scores.shape[1]) != labels[:, None])
+    hardest, _ = jax.lax.top_k(jnp.where(is_rival, scores, -jnp.inf), num_rivals)
+    is_old = labels < old
+    losses = jnp.where(is_old[:, None], jax.nn.relu(margin - own + hardest), 0.0)
+    return losses.sum() / (num_rivals * jnp.maximum(is_old.sum(), 1))
+
+
+def score_distance(
+    scores: jax.Array,
+    teacher_scores: jax.Array,
+    valid: jax.Array,
+    weights: jax.Array | None = None,
+) -> jax.Array:
+    """`mean_b sum_k (scores_bk - teacher_scores_bk)^2` over valid k, in float32 at least.
+
+    The ablation "mimic scores" of the LUCIR code.
+
+    Args:
+      scores, teacher_scores: float [B, K], cosines; no gradient flows into the latter.
+      valid: bool [K], the old classes.
+      weights: float [B], of the rows; ones by default.
+
+    Returns:
+      float [].
+    """
+    targets = jax.lax.stop_gradient(_at_least_float32(teacher_scores))
+    squares = jnp.square(_at_least_float32(scores) - targets)
+    return _mean(jnp.where(valid, squares, 0.0).sum(-1), weights)
+
+
+def _mean(rows, weights):
+    return (rows if weights is None else weights * rows).mean()
+
+
+def _at_least_float32(x):
+    return x.astype(jnp.promote_types(x.dtype, jnp.float32))
 
 
 def masked_argmax(logits: jax.Array, valid: jax.Array) -> jax.Array:

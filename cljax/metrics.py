@@ -111,6 +111,7 @@ def build_results(
     seconds: dict[str, float],
     device: str,
     versions: dict[str, str],
+    read_outs: dict[str, Sequence[Sequence[Sequence[int]]]] | None = None,
     top_k: int = 1,
 ) -> dict:
     """The content of results.json after any number of finished tasks.
@@ -122,6 +123,7 @@ def build_results(
       correct: [seed][t][j] images of task j, j <= t, classified correctly after task t among all
         seen classes; as many rows for every seed.
       correct_within_task: the same, with only task j's classes to choose from.
+      read_outs: `correct` of other ways to classify, by name.
       seconds: wall time per kind of work, such as {"compile": ..., "train": ..., "total": ...}.
       top_k: an image counts as correct when its class is among the k likeliest.
 
@@ -132,9 +134,7 @@ def build_results(
     for name, per_seed in (("correct", correct), ("correct_within_task", correct_within_task)):
         if [len(rows) for rows in per_seed] != [tasks_done] * len(seeds):
             raise ValueError(f"{name} needs {tasks_done} rows for each of {len(seeds)} seeds")
-    pairs = list(zip(correct, test_images, strict=True))
-    accuracy = [accuracy_matrix(rows, images) for rows, images in pairs]
-    seen = [seen_accuracy(rows, images) for rows, images in pairs]
+    own = _accuracies(correct, test_images)
     within = [
         accuracy_matrix(rows, images)
         for rows, images in zip(correct_within_task, test_images, strict=True)
@@ -147,21 +147,34 @@ def build_results(
         "tasks_done": tasks_done,
         "tasks_total": len(task_sizes),
         "seeds": list(seeds),
+        **own,
+        "task_sizes": list(task_sizes),
+        "class_orders": [list(order) for order in class_orders],
+        "test_images": [list(images) for images in test_images],
+        "top_k": top_k,
+        "accuracy_within_task": within,
+        "read_outs": {
+            name: _accuracies(rows, test_images) for name, rows in (read_outs or {}).items()
+        },
+        "seconds": dict(seconds),
+        "device": device,
+        "versions": dict(versions),
+    }
+
+
+def _accuracies(correct, test_images):
+    """All that follows from counts [seed][t][j] of one way to classify."""
+    pairs = list(zip(correct, test_images, strict=True))
+    accuracy = [accuracy_matrix(rows, images) for rows, images in pairs]
+    seen = [seen_accuracy(rows, images) for rows, images in pairs]
+    return {
         "final_accuracy": summarise([final_accuracy(row) for row in seen]),
         "average_incremental_accuracy": summarise(
             [average_incremental_accuracy(row) for row in seen]
         ),
         "forgetting": summarise([forgetting(matrix) for matrix in accuracy]),
         "backward_transfer": summarise([backward_transfer(matrix) for matrix in accuracy]),
-        "task_sizes": list(task_sizes),
-        "class_orders": [list(order) for order in class_orders],
-        "test_images": [list(images) for images in test_images],
-        "top_k": top_k,
         "seen_accuracy": seen,
         "mean_over_tasks": [[mean_over_tasks(row) for row in matrix] for matrix in accuracy],
         "accuracy": accuracy,
-        "accuracy_within_task": within,
-        "seconds": dict(seconds),
-        "device": device,
-        "versions": dict(versions),
     }

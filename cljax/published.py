@@ -92,7 +92,7 @@ INVERSION = {
     "inversion.prior": 1e-3,
 }
 REHEARSAL = {
-    "exemplars.strategy": "random",
+    "exemplars.strategy": "random_redraw",
     "exemplars.replay": "bootstrap",
     "exemplars.class_weighting": False,
 }
@@ -118,7 +118,7 @@ PARTICULAR = {
     ("bic", 2000): {
         "method.temperature": 2.0,
         "method.correct_at_test": False,  # as the original code evaluates
-        "exemplars.strategy": "herding",
+        "exemplars.strategy": "herding_raw",
         "exemplars.replay": "all",
     },
 }

@@ -12,12 +12,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from cljax import rng
+from cljax import prototypes, rng
 from cljax.checkpoints import Checkpoints, unflatten
 from cljax.data import sources, streams
 from cljax.data.sources import Dataset
 from cljax.data.streams import TaskStream
 from cljax.errors import UserError
+from cljax.evaluation import READ_OUTS
 from cljax.execution import Executor
 from cljax.methods import make_method
 from cljax.methods.base import Finetune
@@ -77,14 +78,18 @@ def check(config) -> None:
     """
     _check_seeds(config)
     _check_numbers(config)
-    for key, choices in {
-        "seeds": ("sequential", "vmap"),
-        "loop": ("auto", "compiled", "host"),
-    }.items():
-        if config.execution[key] not in choices:
-            raise UserError(
-                f"config.execution.{key}: {config.execution[key]!r} is none of {', '.join(choices)}"
-            )
+    _check_choices(
+        ("execution.seeds", config.execution.seeds, ("sequential", "vmap")),
+        ("execution.loop", config.execution.loop, ("auto", "compiled", "host")),
+        ("eval.mirror", config.eval.mirror, prototypes.MIRRORS),
+        *(("eval.read_outs", name, READ_OUTS) for name in config.eval.read_outs),
+    )
+
+
+def _check_choices(*settings):
+    for key, value, choices in settings:
+        if value not in choices:
+            raise UserError(f"config.{key}: {value!r} is none of {', '.join(choices)}")
 
 
 def _check_seeds(config):
@@ -149,6 +154,8 @@ def make_problem(config) -> Problem:
         )
     method = make_method(config, dataset)
     method.check_tasks(task_streams[0].task_sizes)
+    if "nme" in config.eval.read_outs and not method.memory.size:
+        raise UserError("config.eval.read_outs: 'nme' is of exemplars, but none are kept")
     train_images, train_labels = (
         jnp.asarray(dataset.train_images),
         jnp.asarray(dataset.train_labels),
@@ -222,8 +229,7 @@ def make_task(
     new = stream.train_indices[index, : stream.train_counts[index]]
     images, capacity = new, stream.train_indices.shape[1]
     if joint:
-        rows = zip(stream.train_indices, stream.train_counts[: index + 1], strict=False)
-        images = np.sort(np.concatenate([row[:count] for row, count in rows]))
+        images = np.sort(stream.train_images(index))
         capacity = stream.train_indices.size
     labels = stream.label_map[train_labels[new]]
     by_class = [new[labels == k] for k in range(stream.old(index), stream.seen(index))]
@@ -237,6 +243,7 @@ def make_task(
         index=jnp.int32(index),
         old=jnp.int32(stream.old(index)),
         seen=jnp.int32(stream.seen(index)),
+        past_images=jnp.int32(stream.train_counts[:index].sum()),
         boundaries=jnp.asarray(np.cumsum([0, *stream.task_sizes]), jnp.int32),
         images=Subset(
             jnp.asarray(np.pad(images, (0, capacity - len(images)))), jnp.int32(len(images))
@@ -267,6 +274,8 @@ def adopt_first_task(config, problem: Problem, states: list[LearnerState]) -> li
     saved.close()
     if results["dataset"] != config.data.name:
         raise UserError(f"{where}: a run on {results['dataset']}, not on {config.data.name}")
+    if read_json(other / "config.json")["data"].get("standardise") != config.data.standardise:
+        raise UserError(f"{where}: config.data.standardise is not the same there")
     if record["data"] != problem.fingerprint:
         raise UserError(f"{where}: its data differ from what {config.data.name} holds here")
     adopted = []
@@ -280,11 +289,14 @@ def adopt_first_task(config, problem: Problem, states: list[LearnerState]) -> li
             raise UserError(f"{where}: its first task has other classes with seed {seed}")
         if results["test_images"][place][0] != stream.eval_counts[0]:
             raise UserError(f"{where}: config.data.validation is not the same there")
+        kept = {name: state.params[name] for name in problem.method.own_parameters}
+        params = {name: p for name, p in state.params.items() if name not in kept}
         try:
-            variables = unflatten(state.variables, f"seed{seed}", arrays)
+            found = unflatten(state.replace(params=params).variables, f"seed{seed}", arrays)
         except UserError as error:
             raise UserError(f"{where}: it has another network: {error}") from error
-        adopted.append(state.replace(**variables))
+        found["params"] |= kept
+        adopted.append(state.replace(**found))
     return adopted
 
 

@@ -138,13 +138,19 @@ class Epoch(NamedTuple):
 class TrainStage(Stage):
     """Minimises what the method observes in shuffled batches of the stage's images.
 
-    Every epoch has a fresh order; the last, incomplete batch is dropped, as in the ABD code. A
-    method's further stages inherit this and replace `training_set`, `observe` or `get_parameters`,
-    which here are the method's own.
+    Every epoch has a fresh order. A method's further stages inherit this and replace
+    `training_set`, `observe` or `get_parameters`, which here are the method's own.
+
+    Attributes:
+      batch_size: images per step.
+      optimizer: the update rule.
+      drop_last: whether an epoch's last, incomplete batch is left out, as in the ABD code; else it
+        is padded, and `Batch.weights` tells.
     """
 
     batch_size: int
     optimizer: SGD
+    drop_last: bool = True
 
     def begin(self, method, state, task, data):
         """A fresh optimiser."""
@@ -163,8 +169,8 @@ class TrainStage(Stage):
         return method.get_parameters(params, task)
 
     def num_steps(self, epoch, count):
-        """Full batches."""
-        return count // self.batch_size
+        """Batches, an incomplete one included unless it is dropped."""
+        return count // self.batch_size if self.drop_last else -(-count // self.batch_size)
 
     def prepare(self, state, task, data, epoch):
         """The epoch's order, and the number of images of each class."""
@@ -175,7 +181,10 @@ class TrainStage(Stage):
         draws = jnp.where(places < task.images.count, draws, jnp.uint32(2**32 - 1))
         labels = task.labels(data, task.images)
         counts = jnp.zeros(task.label_map.shape, jnp.int32).at[labels].add(1, mode="drop")
-        return Epoch(task.images.indices[jnp.argsort(draws, stable=True)], counts)
+        order = task.images.indices[jnp.argsort(draws, stable=True)]
+        if not self.drop_last:
+            order = jnp.pad(order, (0, self.batch_size))  # so that no slice reaches beyond
+        return Epoch(order, counts)
 
     def step(self, method, data, task, epoch, prepared, i, state):
         """One batch, augmented, and one update."""
@@ -183,8 +192,12 @@ class TrainStage(Stage):
         address = (task.index, epoch, i)
         key = rng.key(state.streams.augmentation, f"augment {self.name}", *address)
         images = method.preprocessing.train(key, data.train_images[rows])
-        labels = task.label_map[data.train_labels[rows]]
-        batch = Batch(images, labels, prepared.class_counts)
+        labels, weights = task.label_map[data.train_labels[rows]], None
+        if not self.drop_last:
+            is_image = i * self.batch_size + jnp.arange(self.batch_size) < task.images.count
+            weights = is_image * (self.batch_size / is_image.sum())
+            labels = jnp.where(is_image, labels, task.old)
+        batch = Batch(images, labels, prepared.class_counts, weights)
         key = rng.key(state.streams.generator, f"observe {self.name}", *address)
         return update(self, method, state, task, batch, epoch, key)
 

@@ -94,6 +94,7 @@ class Task:
       index: int32 [], counted from 0.
       old: int32 [], classes of earlier tasks; the new ones have the labels old..seen-1.
       seen: int32 [], classes of this and earlier tasks.
+      past_images: int32 [], training images of all earlier tasks.
       boundaries: int32 [T + 1], task j has the labels boundaries[j]..boundaries[j+1]-1.
       images: what is trained on: the task's images in file order (joint training: those of all
         tasks so far); within a stage, the stage's images.
@@ -107,6 +108,7 @@ class Task:
     index: jax.Array
     old: jax.Array
     seen: jax.Array
+    past_images: jax.Array
     boundaries: jax.Array
     images: Subset
     class_images: jax.Array
@@ -127,13 +129,16 @@ class Batch:
 
     Attributes:
       images: float [B, H, W, C], normalised.
-      labels: int32 [B], places in the class order.
+      labels: int32 [B], places in the class order; padding has that of the first new class.
       class_counts: int32 [K], images of each class in the whole training set of the stage.
+      weights: float [B], B over the number of images for images and 0 for padding, so that a mean
+        of weighted rows is the mean over images; None if all rows are images.
     """
 
     images: jax.Array
     labels: jax.Array
     class_counts: jax.Array
+    weights: jax.Array | None = None
 
 
 @struct.dataclass

@@ -13,4 +13,4 @@ def get_config():
     config = common.cifar(
         common.experiment("bic", temperature=2.0, correct_at_test=False), "cifar100"
     )
-    return common.exemplars(config, 2_000, "herding", "all")
+    return common.exemplars(config, 2_000, "herding_raw", "all")

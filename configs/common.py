@@ -38,9 +38,10 @@ def experiment(method: str, **settings) -> ConfigDict:
 
     # Images of earlier tasks that are kept, and come back in later ones.
     config.exemplars = {
-        "total": 0,  # 0: none
-        "strategy": "random",  # or "herding", "nearest" (to the class mean)
-        "replay": "bootstrap",  # as many as new images, with replacement; or "all": each once
+        "total": 0,  # how many, shared by the classes seen; or
+        "per_class": 0,  # how many of each class; both 0: none
+        "strategy": "herding",  # which ones, see the list in cljax/memory.py
+        "replay": "all",  # each once; or "bootstrap": with replacement, as many as new images
         "class_weighting": False,  # weigh the cross entropy against rare classes
     }
 
@@ -52,7 +53,12 @@ def experiment(method: str, **settings) -> ConfigDict:
         "augmentation": 0,
         "generator": 0,
     }
-    config.eval = {"batch_size": 256, "top_k": 1}
+    config.eval = {
+        "batch_size": 256,
+        "top_k": 1,
+        "read_outs": (),  # besides the method's own: "nme" (exemplars), "ncm" (all images)
+        "mirror": "none",  # their class means average over mirrored images: "horizontal"
+    }
     config.checkpoint = {"every_epochs": 50, "every_inversion_steps": 2500, "keep": 2}
     config.execution = {
         "seeds": "sequential",  # one after the other; "vmap": side by side
@@ -66,10 +72,13 @@ def cifar(config: ConfigDict, name: str) -> ConfigDict:
     config.data = {
         "name": name,
         "dir": "",  # of prepared TFDS sets; empty: TFDS's default
-        "path": "",  # of an .npz file, for data.name=npz
+        "path": "",  # of an .npz file, for data.name=npz, or of a folder, for data.name=folder
+        "image_size": 0,  # side that a folder's images are resized to; 0 for all other sources
         "per_class": 0,  # keep only so many training images of each class; 0: all
         "class_order": "shuffled",  # by seed, as the original; or a list, a file, "sequential"
-        "standardise": True,  # by the data set's mean and deviation; False: pixels stay in 0..1
+        "standardise": True,  # False: pixels stay in 0..1
+        "mean": (),  # by which pixels are standardised; empty: the data set's
+        "std": (),
         "validation": False,  # hold out a fifth of the training images and test on it
         "augmentation": {
             "brightness": 63 / 255,
@@ -78,11 +87,12 @@ def cifar(config: ConfigDict, name: str) -> ConfigDict:
             "crop_padding": 4,
         },
     }
-    config.model = {"name": "resnet32", "width": 16}
+    config.model = {"name": "resnet32", "width": 16, "head": "linear"}  # or "cosine"
     config.optimizer = {"lr": 0.1, "momentum": 0.9, "weight_decay": 2e-4, "decay": 0.1}
     config.epochs = 250
     config.milestones = (100, 150, 200)  # epochs at which the rate is multiplied by `decay`
     config.batch_size = 128
+    config.drop_last = True  # leave out an epoch's last, incomplete batch
     return config
 
 
@@ -102,11 +112,26 @@ def digits(config: ConfigDict) -> ConfigDict:
     return config
 
 
+def lucir(config: ConfigDict) -> ConfigDict:
+    """Network, optimiser, exemplars and read-outs of LUCIR."""
+    config.model.update(name=f"{config.model.name}_lucir", head="cosine")
+    config.optimizer.weight_decay = 5e-4
+    config.data.augmentation.update(brightness=0.0, contrast=0.0)
+    config.drop_last = False
+    config.eval.read_outs = ("nme", "ncm")
+    return exemplars(config, per_class=20, strategy="herding_lucir", replay="all")
+
+
 def exemplars(
-    config: ConfigDict, total: int, strategy: str = "random", replay: str = "bootstrap"
+    config: ConfigDict,
+    total: int = 0,
+    strategy: str = "random_redraw",
+    replay: str = "bootstrap",
+    per_class: int = 0,
 ) -> ConfigDict:
-    """Adds a memory; by default that of the ABD paper's naive rehearsal."""
-    config.exemplars.update(total=total, strategy=strategy, replay=replay)
+    """Adds a memory; chosen and replayed by default as in the ABD paper's naive rehearsal."""
+    settings = {"total": total, "per_class": per_class, "strategy": strategy, "replay": replay}
+    config.exemplars.update(settings)
     return config
 
 

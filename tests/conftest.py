@@ -24,9 +24,19 @@ logging.getLogger("asyncio").setLevel(logging.CRITICAL)
 @pytest.fixture(scope="session")
 def goldens():
     """A function from a name to the arrays of `dfcil/NAME.npz`, numbers of the original code."""
-    folder = GOLDENS / "dfcil"
+    return _golden_folder("dfcil")
+
+
+@pytest.fixture(scope="session")
+def lucir_goldens():
+    """The same for `lucir/NAME.npz`."""
+    return _golden_folder("lucir")
+
+
+def _golden_folder(name):
+    folder = GOLDENS / name
     if not folder.is_dir():
-        pytest.skip(f"no golden numbers at {folder}; set CLJAX_GOLDENS to the folder of dfcil/")
+        pytest.skip(f"no golden numbers at {folder}; set CLJAX_GOLDENS to the folder of {name}/")
     cache = {}
 
     def load(name):

@@ -1,5 +1,6 @@
 """A tiny experiment, run in this process or as its user runs it, and what it leaves behind."""
 
+import importlib
 import io
 import json
 import os
@@ -12,7 +13,6 @@ from rich.console import Console
 
 from cljax import experiment
 from cljax.checkpoints import Checkpoints
-from configs import abd_digits, base_digits
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -29,18 +29,18 @@ TINY = {
     "checkpoint.every_inversion_steps": 2,
 }
 TINY_INVERSION = {"inversion.steps": 4, "inversion.steps_per_epoch": 2}
+# Of 20 images a task, BiC holds out 2 x 2 of each class: a batch.
+TINY_MEMORY = {"exemplars.total": 40, "batch_size": 4}
 
 
-def make_config(method: str = "abd", **settings):
-    """The tiny config; settings are written with __ for dots, such as optimizer__lr=0.5."""
-    if method == "abd":
-        config = abd_digits.get_config()
-        config.update_from_flattened_dict(TINY | TINY_INVERSION)
-    else:
-        config = base_digits.get_config()
-        config.update_from_flattened_dict(TINY)
+def make_config(name: str = "abd", **settings):
+    """The tiny config of configs/NAME_digits.py; settings have __ for dots: optimizer__lr=0.5."""
+    config = importlib.import_module(f"configs.{name}_digits").get_config()
+    tiny = TINY | (TINY_INVERSION if "inversion" in config else {})
+    if config.exemplars.total:
+        tiny |= TINY_MEMORY
     config.update_from_flattened_dict(
-        {key.replace("__", "."): value for key, value in settings.items()}
+        tiny | {key.replace("__", "."): value for key, value in settings.items()}
     )
     return config
 

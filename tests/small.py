@@ -155,6 +155,7 @@ def task(
         index=jnp.int32(index),
         old=jnp.int32(old),
         seen=jnp.int32(seen),
+        past_images=jnp.int32(0),
         boundaries=jnp.array(boundaries or sorted({0, old, seen}), jnp.int32),
         images=images or Subset(nothing, jnp.int32(0)),
         class_images=nothing[None],

@@ -24,10 +24,8 @@ from tests.goldens import (
     network,
     state_dict,
 )
-from tests.test_methods_goldens import compare_accuracy, compare_state
+from tests.updates import OLD, SEEN, compare_accuracy, compare_state
 
-OLD = 20
-SEEN = {"first": 20, "update": 40, "uneven": 32}
 SLICES = {"": ..., "::64,:8]": np.s_[::64, :8], ":8,::64]": np.s_[:8, ::64]}
 
 
@@ -63,7 +61,8 @@ def original(goldens, tensors, request):
 
     def with_autoencoder(variables, prefix):
         own = {name: v.astype(precision) for name, v in tensors[prefix].items()}
-        own = torch.autoencoder_from_torch(autoencoder, own)["params"]
+        with enable(precision):
+            own = torch.autoencoder_from_torch(autoencoder, own)["params"]
         return variables | {"params": variables["params"] | {"autoencoder": own}}
 
     noise = {len(inputs[name]): inputs[name].astype(precision) for name in ("eps", "eps_first")}

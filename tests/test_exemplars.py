@@ -1,41 +1,16 @@
 """Exemplar memory against the original's choices and against plain Python."""
 
-import functools
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from cljax import exemplars as ex
+from cljax import selection as sel
 from cljax.state import Exemplars, Subset
+from tests.index_sets import jit, listed, subset
 
 HARNESS_SEED = 0  # trial seed of the golden files
-
-
-def subset(images, capacity=None):
-    """A padded subset of listed images; the padding is no valid index."""
-    room = np.full(len(images) if capacity is None else capacity, -9, np.int32)
-    room[: len(images)] = images
-    return Subset(jnp.asarray(room), jnp.int32(len(images)))
-
-
-def listed(images):
-    """The images of a subset or a memory."""
-    images = ex.as_subset(images) if isinstance(images, Exemplars) else images
-    return np.asarray(images.indices)[: int(images.count)].tolist()
-
-
-def jit(function):
-    """Compiles anew, so that `_cache_size` counts the programs of one test."""
-    return jax.jit(functools.partial(function))
-
-
-def by_rank(ranks):
-    """Places in the order of their ranks, those without a rank left out."""
-    ranks = np.asarray(ranks)
-    order = np.argsort(ranks, kind="stable")
-    return order[: (ranks < len(ranks)).sum()].tolist()
 
 
 # The original's three tasks
@@ -98,10 +73,8 @@ def test_ranked_memory_is_the_originals(goldens, variant):
     original = Original(goldens, variant)
     memory = ex.empty(original.size, original.num_classes)
     update, split, append = jit(ex.update_ranked), jit(ex.split_first), jit(ex.append)
-    if variant == "ete":
-        rank = jax.jit(jax.vmap(lambda features, count, _: ex.nearest_to_mean(features, count)))
-    else:
-        rank = jax.jit(jax.vmap(ex.herding))
+    rank = jit(jax.vmap(sel.nearest_to_mean if variant == "ete" else sel.herding))
+    budget = ex.Budget(original.size, "remainder")
 
     for t in range(3):
         old, seen, images, table, counts = original.task(t)
@@ -117,7 +90,7 @@ def test_ranked_memory_is_the_originals(goldens, variant):
             original.check(t, "stage2_ids", listed(held))
         picks = np.full(original.classes, original.size // seen + 1)
         ranks = rank(original.features[table], counts, picks)
-        memory = update(memory, table, counts, ranks, old, seen)
+        memory = update(memory, table, counts, ranks, old, seen, budget)
         original.check_memory(t, memory)
         if variant == "ete":
             original.check(t, "balanced_ids", listed(ex.as_subset(memory)))
@@ -130,7 +103,8 @@ def test_ranked_memory_is_the_originals(goldens, variant):
 def test_random_memory_is_the_originals(goldens):
     original = Original(goldens, "random")
     memory = ex.empty(original.size, original.num_classes)
-    update, replay, append = jit(ex.update_random), jit(ex.replay), jit(ex.append)
+    update, replay, append = jit(ex.update_balanced), jit(ex.replay), jit(ex.append)
+    budget = ex.Budget(original.size, "remainder")
     for t in range(3):
         _, seen, images, _, _ = original.task(t)
         places = np.zeros(original.capacity, np.int32)
@@ -147,176 +121,19 @@ def test_random_memory_is_the_originals(goldens):
         for label in reversed(range(seen)):
             members = np.flatnonzero(labels == label)
             draws[members[random.permutation(len(members))]] = np.arange(len(members))
-        memory = update(memory, pool, labels, draws, seen)
+        memory = update(memory, pool, labels, draws, seen, budget)
         original.check_memory(t, memory)
     assert not original.left
     assert update._cache_size() == replay._cache_size() == 1
 
 
-# Quotas
-
-
-def python_quotas(available, seen, size):
-    share, remainder = divmod(size, seen) if seen else (0, 0)
-    result = [0] * len(available)
-    for label in reversed(range(seen)):
-        if available[label] > share and remainder > 0:
-            result[label], remainder = share + 1, remainder - 1
-        else:
-            result[label] = min(available[label], share)
-    return result
-
-
-def test_quotas_are_those_of_a_visit_from_the_newest_class():
-    random = np.random.RandomState(0)
-    quotas = jit(ex.quotas)
-    for _ in range(300):
-        seen, size = random.randint(0, 9), random.randint(0, 40)
-        available = random.randint(0, random.choice([3, 8, 20]), 8)
-        got = np.asarray(quotas(jnp.asarray(available), seen, size))
-        assert got.dtype == np.int32
-        assert got.tolist() == python_quotas(available, seen, size)
-        assert got.sum() <= size
-        assert not got[seen:].any()
-        assert (got <= available).all()
-        if (available[:seen] > size // max(seen, 1)).all() and seen:
-            assert got.sum() == size and np.ptp(got[:seen]) <= 1
-    assert quotas._cache_size() == 1
-
-
-def test_remainder_goes_to_the_newest_classes_that_have_more_than_the_share():
-    got = jit(ex.quotas)(jnp.array([9, 9, 9, 3, 9]), 5, 17)
-    assert got.tolist() == [3, 3, 4, 3, 4]
-
-
-# Ranks
-
-herding, nearest_to_mean = jax.jit(ex.herding), jax.jit(ex.nearest_to_mean)
-
-
-def python_herding(features, picks):
-    features = features.astype(np.float64)
-    mean, total, picked = features.mean(0), 0.0, []
-    for k in range(min(picks, len(features))):
-        distances = np.linalg.norm(mean - (total + features) / (k + 1), axis=1)
-        distances[picked] = np.inf
-        picked.append(int(distances.argmin()))
-        total = total + features[picked[-1]]
-    return picked
-
-
-def class_features(seed, n, dim, duplicates=0):
-    """Features as after a ReLU; the last `duplicates` rows repeat the first ones, reversed."""
-    random = np.random.RandomState(seed)
-    features = np.maximum(random.randn(n, dim) + random.randn(dim), 0).astype(np.float32)
-    if duplicates:
-        features[-duplicates:] = features[:duplicates][::-1]
-    return features
-
-
-@pytest.mark.parametrize(
-    ("n", "dim", "duplicates", "picks"),
-    [(300, 64, 0, 300), (200, 5, 100, 150), (31, 7, 10, 0), (31, 7, 10, 30), (31, 7, 10, 99)],
-)
-def test_herding_is_greedy_and_duplicates_go_to_the_lower_position(n, dim, duplicates, picks):
-    for seed in range(3):
-        features = class_features(seed, n, dim, duplicates)
-        want = python_herding(features, picks)
-        assert by_rank(herding(features, n, picks)) == want
-        # Whatever is behind the count changes nothing, and has no rank.
-        padded = np.concatenate([features, np.full((9, dim), np.nan, np.float32)])
-        ranks = np.asarray(herding(padded, n, picks))
-        assert by_rank(ranks) == want
-        assert (ranks[n:] == n + 9).all()
-
-
-def test_herding_of_identical_images_goes_by_position():
-    features = np.ones((6, 4), np.float32) / 3
-    assert herding(features, 5, 3).tolist() == [0, 1, 2, 6, 6, 6]
-
-
-def test_more_picks_extend_the_ranking():
-    features = class_features(0, 50, 8)
-    few, many = (np.asarray(herding(features, 50, picks)) for picks in (10, 30))
-    np.testing.assert_array_equal(few[many < 10], many[many < 10])
-    assert (few[many >= 10] == 50).all()
-
-
-@pytest.mark.parametrize("value", [np.nan, np.inf, 1e30])
-def test_herding_of_a_diverged_network_still_ranks_every_image_once(value):
-    features = class_features(0, 12, 4)
-    features[3:6] = value
-    ranks = herding(np.concatenate([features, features]), 12, 12)
-    assert sorted(by_rank(ranks)) == list(range(12))
-
-
-@functools.cache
-def nested_batch():
-    """Features [seeds, classes, n, D] with counts and picks that differ."""
-    features = np.stack(
-        [[class_features(10 * s + c, 40, 6, 5) for c in range(4)] for s in range(3)]
-    )
-    counts = np.array([[40, 31, 12, 0], [1, 40, 8, 20], [39, 5, 40, 33]], np.int32)
-    picks = np.array([[10, 0, 40, 5], [3, 11, 8, 7], [39, 2, 20, 50]], np.int32)
-    return features, counts, picks
-
-
-def test_vmapped_over_classes_and_seeds_is_looped():
-    features, counts, picks = nested_batch()
-    herd = jax.jit(jax.vmap(jax.vmap(ex.herding)))
-    nearest = jax.jit(jax.vmap(jax.vmap(ex.nearest_to_mean)))
-    herded, near = np.asarray(herd(features, counts, picks)), np.asarray(nearest(features, counts))
-    for place in np.ndindex(counts.shape):
-        rows, count = features[place], counts[place]
-        np.testing.assert_array_equal(herded[place], herding(rows, count, picks[place]))
-        np.testing.assert_array_equal(near[place], nearest_to_mean(rows, count))
-        assert len(by_rank(herded[place])) == min(count, picks[place])
-        assert sorted(by_rank(near[place])) == list(range(count))
-    herd(features, counts // 2, picks // 2)
-    assert herd._cache_size() == 1
-
-
-@pytest.mark.parametrize("duplicates", [0, 15])
-def test_nearest_to_mean_sorts_by_distance_and_then_position(duplicates):
-    features = class_features(1, 60, 16, duplicates)
-    wide = features.astype(np.float64)
-    want = np.argsort(np.linalg.norm(wide - wide.mean(0), axis=1), kind="stable").tolist()
-    assert by_rank(nearest_to_mean(features, 60)) == want
-    padded = np.concatenate([features, np.full((3, 16), np.nan, np.float32)])
-    ranks = nearest_to_mean(padded, 60)
-    assert by_rank(ranks) == want
-    assert ranks[60:].tolist() == [63] * 3
-
-
-@pytest.mark.parametrize("dtype", [np.uint32, np.int32, np.float32])
-def test_ranks_within_class(dtype):
-    random = np.random.RandomState(2)
-    labels, priorities = random.randint(0, 5, 80), random.randint(0, 6, 80).astype(dtype)
-    if dtype == np.uint32:
-        priorities[::9] = 2**32 - 1
-    rank = jit(ex.ranks_within_class)
-    got = np.asarray(rank(labels, priorities))
-    for label in range(5):
-        members = np.flatnonzero(labels == label)
-        ordered = members[np.argsort(priorities[members], kind="stable")]
-        assert got[ordered].tolist() == list(range(len(members)))
-    # Padding behind, of whatever priority, changes no rank.
-    more = np.append(labels, [5] * 20), np.append(priorities, np.zeros(20, dtype))
-    np.testing.assert_array_equal(rank(*more)[:80], got)
-
-
 # Sets of images
-
-
-def test_class_counts_leave_padding_out():
-    labels = jnp.array([2, 0, 2, 4, 4, 2, 5, 5, 5])
-    assert ex.class_counts(labels, 5).tolist() == [1, 0, 3, 0, 2]
 
 
 @pytest.mark.parametrize("first", [[], [3], [3, 1, 4, 1]])
 @pytest.mark.parametrize("second", [[], [5], [5, 9, 2]])
 def test_append_leaves_no_gap(first, second):
-    got = jax.jit(ex.append)(subset(first, 4), subset(second, 3))
+    got = jit(ex.append)(subset(first, 4), subset(second, 3))
     assert listed(got) == first + second
     assert got.indices.shape == (7,)
 
@@ -329,7 +146,7 @@ def test_split_first_against_lists(per_class):
     for image in images:
         taken = sum(other // 10 == image // 10 for other in first)
         (first if taken < per_class else rest).append(image)
-    got = jax.jit(ex.split_first)(subset(images, 12), labels, per_class)
+    got = jit(ex.split_first)(subset(images, 12), labels, per_class)
     assert [listed(part) for part in got] == [first, rest]
     assert all(part.indices.shape == (12,) for part in got)
 
@@ -401,15 +218,20 @@ def test_an_empty_memory_replays_and_holds_out_nothing():
 
 @pytest.mark.parametrize("seen", [0, 2])
 def test_a_task_without_images_leaves_an_empty_memory(seen):
-    @jax.jit
+    @jit
     def after_task(count, seen):
-        memory, features = ex.empty(6, 3), jnp.ones((2, 4, 3))
-        herded = jax.vmap(ex.herding)(features, count, count + 4)
-        near = jax.vmap(ex.nearest_to_mean)(features, count)
+        memory, features, budget = ex.empty(6, 3), jnp.ones((2, 4, 3)), ex.Budget(6, "remainder")
+        herded = jax.vmap(sel.herding)(features, count, count + 4)
+        near = jax.vmap(sel.nearest_to_mean)(features, count, count)
         table, draws = jnp.zeros((2, 4), jnp.int32), jnp.zeros(4, jnp.uint32)
-        ranked = ex.update_ranked(memory, table, count, herded, 0, seen)
-        drawn = ex.update_random(memory, Subset(table[0], 0), jnp.full(4, 3), draws, seen)
-        return herded, near, ranked, drawn
+        ranked = ex.update_ranked(memory, table, count, herded, 0, seen, budget)
+        nothing, labels = Subset(table[0], 0), jnp.full(4, 3)
+        drawn = ex.update_balanced(memory, nothing, labels, draws, seen, budget)
+        uniform = ex.update_unbalanced(memory, nothing, labels, draws)
+        literal = ex.update_herding_literal(memory, nothing, labels, features[0], seen, budget)
+        turns, slots = sel.offer(jax.random.key(0), 0, 0, 4, 6)
+        offered = ex.update_reservoir(memory, nothing, labels, turns, slots)
+        return herded, near, ranked, drawn, uniform, literal, offered
 
     herded, near, *memories = after_task(jnp.zeros(2, jnp.int32), seen)
     assert (herded == 4).all() and (near == 4).all()
@@ -427,15 +249,16 @@ def test_updates_vmap_over_seeds_and_do_not_depend_on_the_padding():
         features.append(random.randn(3, 9, 4).astype(np.float32))
 
     def update(memory, table, count, features, old, seen):
-        ranks = jax.vmap(ex.herding, in_axes=(0, 0, None))(features, count, 12 // seen + 1)
-        return ex.update_ranked(memory, table, count, ranks, old, seen)
+        budget = ex.Budget(12, "remainder")
+        ranks = jax.vmap(sel.herding, (0, 0, None))(features, count, budget.largest(seen))
+        return ex.update_ranked(memory, table, count, ranks, old, seen, budget)
 
     memory = jax.tree.map(lambda x: jnp.stack([x] * 3), ex.empty(12, 7))
     first = [np.stack(x) for x in (tables, counts, features)]
     second = [first[0] + 300, first[1][:, ::-1].copy(), first[2]]
-    seeds = jax.jit(jax.vmap(update, in_axes=(0, 0, 0, 0, None, None)))
+    seeds = jit(jax.vmap(update, in_axes=(0, 0, 0, 0, None, None)))
     got = seeds(seeds(memory, *first, 0, 3), *second, 3, 6)
-    update = jax.jit(update)
+    update = jit(update)
     for seed in range(3):
         alone = ex.empty(12, 7)
         for (table, count, rows), old in ((first, 0), (second, 3)):
@@ -450,16 +273,25 @@ def test_updates_vmap_over_seeds_and_do_not_depend_on_the_padding():
 @pytest.mark.parametrize("precision", ["float32", "float64"])
 def test_results_are_int32_at_either_precision(precision):
     def task(key, features, count, table, old, seen):
-        herded = jax.vmap(ex.herding)(features, count, count)
-        near = jax.vmap(ex.nearest_to_mean)(features, count)
-        memory = ex.update_ranked(ex.empty(5, 2), table, count, herded, old, seen)
+        budget = ex.Budget(5, "remainder")
+        herded = jax.vmap(sel.herding)(features, count, budget.largest(seen)[None])
+        own = jax.vmap(sel.herding_lucir)(features, count, count)
+        near = jax.vmap(sel.nearest_to_mean)(features, count, count)
+        memory = ex.update_ranked(ex.empty(5, 2), table, count, herded, old, seen, budget)
         everything = ex.as_subset(memory)
         places = ex.draw_places(key, everything.count, 6)
         pool = ex.append(everything, ex.replay(memory, places, count[0]))
         labels, draws = jnp.zeros(11, jnp.int32), jax.random.bits(key, (11,), jnp.uint32)
         parts = ex.split_first(pool, labels, ex.holdout_size(pool.count, seen))
-        drawn = ex.update_random(memory, pool, labels, draws, seen)
-        return herded, near, memory, ex.labels_of(memory), places, pool, parts, drawn
+        drawn = ex.update_balanced(memory, pool, labels, draws, seen, budget)
+        uniform = ex.update_unbalanced(memory, pool, labels, draws)
+        rows = jnp.ones((11, 3), precision)
+        literal = ex.update_herding_literal(memory, pool, labels, rows, seen, budget)
+        turns, slots = sel.offer(key, pool.count, seen, 11, 5)
+        offered = ex.update_reservoir(memory, pool, labels, turns, slots)
+        ranks = herded, own, near
+        kept = memory, drawn, uniform, literal, offered
+        return ranks, kept, ex.labels_of(memory), places, pool, parts, turns, slots
 
     with jax.enable_x64(precision == "float64"):
         features = jnp.ones((1, 8, 3), precision)

@@ -93,10 +93,11 @@ def test_more_tasks_compile_nothing_more(executor, tmp_path):
     assert counts[0] == counts[1]
     assert counts[0] == {
         "before_task": 2,
-        "begin_stage": 2,  # training, inversion
+        "begin_stage": 3,  # training twice, inversion
+        "choose_images": 3,
         "prepare_epoch": 3,
         "train_step": 3,
-        "draw_pictures": 2,
+        "draw_pictures": 1,
         "after_task": 2,
         "score_batch": 1,
     }
@@ -298,6 +299,18 @@ def test_first_task_of_another_method_and_a_seed_of_many(fast_runs, reference, t
     runs.run(config, tmp_path / "base")
 
 
+def test_bias_layers_start_anew_after_the_first_task_of_another_method(
+    fast_runs, reference, tmp_path
+):
+    config = runs.make_config(
+        "bic", first_task_from=str(reference), max_tasks=1, batch_size=8, eval__batch_size=64
+    )
+    runs.run(config, tmp_path)
+    assert runs.results(tmp_path)["accuracy"][0][0] == runs.results(reference)["accuracy"][0][0]
+    alpha = runs.arrays(tmp_path)["seed0.params['bias_layers']['alpha']"]
+    np.testing.assert_array_equal(alpha, np.ones(10))
+
+
 @pytest.mark.parametrize(
     ("settings", "words"),
     [
@@ -307,6 +320,7 @@ def test_first_task_of_another_method_and_a_seed_of_many(fast_runs, reference, t
         ({"task_sizes": (3, 2)}, "other classes with seed 0"),
         ({"data__per_class": 12}, "its data differ"),
         ({"data__validation": True}, "other classes|validation"),
+        ({"data__standardise": False}, "config.data.standardise is not the same"),
     ],
 )
 def test_first_task_that_does_not_fit(reference, tmp_path, settings, words):

@@ -189,7 +189,8 @@ def test_logits_are_the_head_of_the_features():
     module = small.classifier()
     variables = small.variables(module, seed=0)
     images = small.images(2, seed=1)
-    logits, features = jax.jit(module.apply)(variables, images)
+    logits, features, scores = jax.jit(module.apply)(variables, images)
+    np.testing.assert_array_equal(scores, logits)
     head = variables["params"]["head"]
     np.testing.assert_allclose(logits, features @ head["kernel"] + head["bias"], rtol=1e-6)
     classified = module.apply(variables, features, method="classify")

@@ -94,6 +94,29 @@ def test_signal_saves_and_run_goes_on(
     runs.assert_same_run(tmp_path, reference)
 
 
+@pytest.mark.parametrize(
+    ("name", "epoch", "stage"),
+    [
+        ("oracle", 3, "train"),
+        ("lwf_rehearsal", 3, "train"),
+        ("dgr", 3, "train"),
+        ("e2e", 5, "balance"),
+        ("bic", 5, "correct"),
+    ],
+)
+def test_learners_go_on_within_a_later_stage(fast_runs, interrupt, tmp_path, name, epoch, stage):
+    config = runs.make_config(name)
+    runs.run(config, tmp_path / "whole")
+    interrupt(signal.SIGTERM, epoch, 1)
+    with pytest.raises(experiment.Stopped):
+        runs.run(config, tmp_path / "stopped")
+    assert len(runs.metrics(tmp_path / "stopped")) == epoch
+    runs.run(config, tmp_path / "stopped")
+    runs.assert_same_run(tmp_path / "stopped", tmp_path / "whole")
+    last = runs.metrics(tmp_path / "whole")[-1]
+    assert (last["task"], last["stage"], last["epoch"]) == (1, stage, 1)
+
+
 @pytest.mark.slow
 def test_stopped_at_every_step(fast_runs, monkeypatch, reference, tmp_path):
     # Each start does one step only.

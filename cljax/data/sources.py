@@ -1,7 +1,8 @@
-"""Data sets in memory: scikit-learn's digits, a user's .npz file, or a prepared TFDS set."""
+"""Data sets in memory: digits, an .npz file, a folder of images, a TFDS set, or a user's source."""
 
 import zipfile
 import zlib
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -60,30 +61,35 @@ def load(config) -> Dataset:
     """Reads the data set that `config.data` names.
 
     Args:
-      config: `name` ("digits", "npz" or a TFDS name such as "imagenet_resized/64x64"), `dir` (of
-        prepared TFDS sets; empty: TFDS's own), `path` (of an .npz file), `per_class` (keep only
-        the first so many training images of every class; 0: all).
+      config: `name` (one of SOURCES, or a TFDS name such as "imagenet_resized/64x64"), `dir` (of
+        prepared TFDS sets; empty: TFDS's own), `path` (of an .npz file or a folder of images),
+        `image_size` (side that the folder's images are resized to), `per_class` (keep only the
+        first so many training images of every class; 0: all).
 
     Raises:
       UserError: if the set is unknown, missing, unreadable, or not of one image size.
     """
     if config.per_class < 0:
         raise UserError(f"config.data.per_class is {config.per_class}; use 0 (all images) or more")
-    if config.name == "digits":
-        train, test, class_names = _load_digits()
-    elif config.name == "npz":
-        train, test, class_names = _load_npz(config.path)
-    else:
-        # Imported here: a run on arrays does not need TFDS.
-        from cljax.data.tfds_source import load_tfds
-
-        train, test, class_names = load_tfds(config.name, config.dir)
+    train, test, class_names = SOURCES.get(config.name, _load_tfds)(config)
+    _check_image_size(config, train[0])
     base_name = config.name.partition("/")[0].partition(":")[0]
     mean, std = PUBLISHED_MOMENTS.get(base_name) or _pixel_moments(train[0])
     if config.per_class:
         kept = _rank_in_class(train[1]) < config.per_class
         train = train[0][kept], train[1][kept]
     return Dataset(config.name, *train, *test, len(class_names), class_names, mean, std)
+
+
+def _check_image_size(config, images: np.ndarray) -> None:
+    """Raises UserError if a size is wanted that the source has not made."""
+    size = getattr(config, "image_size", 0)  # a config may lack what its source does not need
+    if size and images.shape[1:3] != (size, size):
+        height, width = images.shape[1:3]
+        raise UserError(
+            f"config.data.image_size is {size}, but the images of {config.name} are "
+            f"{height}x{width}, and only those of a folder are resized; set it to 0"
+        )
 
 
 def _pixel_moments(images: np.ndarray) -> tuple[tuple[float, ...], tuple[float, ...]]:
@@ -124,6 +130,18 @@ def _load_digits():
     test = _rank_in_class(labels) % _DIGITS_TEST_PERIOD == _DIGITS_TEST_PERIOD - 1
     class_names = tuple(str(digit) for digit in range(10))
     return (images[~test], labels[~test]), (images[test], labels[test]), class_names
+
+
+def _load_folder(config):
+    from cljax.data.folder_source import load_folder  # A run on arrays does not need Pillow.
+
+    return load_folder(config.path, config.image_size)
+
+
+def _load_tfds(config):
+    from cljax.data.tfds_source import load_tfds  # A run on arrays does not need TFDS.
+
+    return load_tfds(config.name, config.dir)
 
 
 def _load_npz(path: str):
@@ -205,3 +223,12 @@ def _check_classes(labels: np.ndarray, num_classes: int, key: str, where: str) -
             f"{where}: {key} has no image of class {absent}; expected every class of "
             f"0..{num_classes - 1}"
         )
+
+
+# Functions from `config.data` to ((images, labels) of train, (images, labels) of test, class
+# names), of the forms that `Dataset` has. Any other name is a TFDS set.
+SOURCES: dict[str, Callable] = {
+    "digits": lambda config: _load_digits(),
+    "npz": lambda config: _load_npz(config.path),
+    "folder": _load_folder,
+}

@@ -60,6 +60,11 @@ class TaskStream:
         """Number of classes of tasks 0..task-1."""
         return sum(self.task_sizes[:task])
 
+    def train_images(self, task: int) -> np.ndarray:
+        """Training images of tasks 0..task, int32 [number], task after task."""
+        rows = zip(self.train_indices, self.train_counts[: task + 1], strict=False)
+        return np.concatenate([row[:count] for row, count in rows])
+
 
 def class_order(spec: str, num_classes: int, seed: int) -> np.ndarray:
     """The order in which classes come: int32 [num_classes], or fewer from a list or file.

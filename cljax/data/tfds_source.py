@@ -2,6 +2,7 @@
 
 import difflib
 import importlib.util
+import os
 from contextlib import contextmanager
 
 import numpy as np
@@ -10,6 +11,7 @@ import tensorflow_datasets as tfds
 from cljax.errors import UserError
 
 _READ_BATCH = 1000
+_last_read: dict = {}  # at most one set, by name and files: the runs of a table read it once
 
 
 def load_tfds(name: str, directory: str):
@@ -21,13 +23,33 @@ def load_tfds(name: str, directory: str):
 
     Returns:
       (images, labels) of "train", (images, labels) of "test" or else "validation", class names.
-      Images are uint8 [N, H, W, C], labels int32 [N], in the order of the files.
+      Images are uint8 [N, H, W, C], labels int32 [N], in the order of the files; all read-only, as
+      the next call may return the same arrays.
 
     Raises:
       UserError: if the set is unknown, neither prepared nor preparable, or not what is expected.
     """
     builder = _make_builder(name, directory)
     _prepare(builder, name)
+    files = _list_files(builder.data_dir)
+    key = name, os.path.realpath(builder.data_dir), files
+    if not files or key not in _last_read:
+        _last_read.clear()  # before reading: two large sets may not fit in memory
+        _last_read[key] = _read(builder, name)
+    return _last_read[key]
+
+
+def _list_files(folder) -> tuple[tuple[str, int, int], ...]:
+    """Names, sizes and times of a set's files; empty where they cannot be known (gs://...)."""
+    try:
+        with os.scandir(folder) as entries:
+            found = [(entry.name, entry.stat()) for entry in entries]
+    except OSError:
+        return ()
+    return tuple(sorted((name, status.st_size, status.st_mtime_ns) for name, status in found))
+
+
+def _read(builder, name: str):
     label_feature = _check_features(builder.info.features, name)
     splits = builder.info.splits
     evaluation = "test" if "test" in splits else "validation"
@@ -43,6 +65,8 @@ def load_tfds(name: str, directory: str):
     )
     if train[0].shape[1:] != test[0].shape[1:]:
         raise _sizes_differ(name, train[0].shape[1:], test[0].shape[1:])
+    for array in (*train, *test):
+        array.flags.writeable = False
     return train, test, tuple(label_feature.names)
 
 
@@ -63,11 +87,11 @@ def _make_builder(name: str, directory: str):
         try:
             return tfds.builder(name, data_dir=directory or None)
         except tfds.core.DatasetNotFoundError as error:
-            known = ["digits", "npz", *tfds.list_builders(with_community_datasets=False)]
+            known = ["digits", "npz", "folder", *tfds.list_builders(with_community_datasets=False)]
             close = difflib.get_close_matches(name, known, n=1)
             hint = f"; did you mean {close[0]}?" if close else ""
             raise UserError(
-                f'config.data.name={name}: neither "digits", "npz" nor a TFDS name{hint}'
+                f'config.data.name={name}: neither "digits", "npz", "folder" nor a TFDS name{hint}'
             ) from error
 
 

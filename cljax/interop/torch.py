@@ -15,7 +15,7 @@ import numpy as np
 from flax import traverse_util
 
 from cljax.errors import UserError
-from cljax.models import LATENT_SIZE, AutoEncoder, Classifier, Generator
+from cljax.models import LATENT_SIZE, AutoEncoder, Classifier, CosineHead, Generator
 from cljax.state import PyTree
 
 _CONV = (2, 3, 1, 0)  # OIHW read as HWIO
@@ -54,9 +54,10 @@ def classifier_from_torch(
     """A CIFAR ResNet's state dict as variables of `module`.
 
     Args:
-      module: a classifier of the same depth, width and number of classes.
+      module: a classifier of the same kind, depth, width and number of classes.
       state_dict: named as in the original code (`conv1.weight`, `layer1.0.bn1.running_var`, ...,
-        `last.bias`); `num_batches_tracked`, which nothing reads, is skipped.
+        ABD's `last.bias` or LUCIR's `fc.sigma`); `num_batches_tracked`, which nothing reads, is
+        skipped. The old and the new half of LUCIR's split head, `fc.fc1` and `fc.fc2`, become one.
       image_channels: C of the images.
 
     Returns:
@@ -65,7 +66,8 @@ def classifier_from_torch(
     Raises:
       UserError: tensors are missing, surplus or of another shape.
     """
-    return _from_torch(_classifier_entries(module), _classifier(module, image_channels), state_dict)
+    shapes = _classifier(module, image_channels)
+    return _from_torch(_classifier_entries(module), shapes, _with_whole_head(state_dict))
 
 
 def classifier_to_torch(
@@ -73,7 +75,7 @@ def classifier_to_torch(
 ) -> dict[str, np.ndarray]:
     """The inverse of `classifier_from_torch`, for PyTorch's `load_state_dict`.
 
-    `num_batches_tracked` is left out; PyTorch fills it in.
+    `num_batches_tracked` is left out; PyTorch fills it in. LUCIR's head is written unsplit.
     """
     return _to_torch(_classifier_entries(module), _classifier(module, image_channels), variables)
 
@@ -122,7 +124,7 @@ def autoencoder_to_torch(module: AutoEncoder, variables: PyTree) -> dict[str, np
 
 
 def _classifier_entries(module: Classifier) -> Iterator[Entry]:
-    backbone = ("backbone",)
+    backbone, has_projections = ("backbone",), module.backbone.shortcut == "projection"
     yield from _conv("conv1", (*backbone, "conv1"))
     yield from _batch_norm("bn1", (*backbone, "bn1"))
     for stage in (1, 2, 3):
@@ -131,8 +133,23 @@ def _classifier_entries(module: Classifier) -> Iterator[Entry]:
             for i in (1, 2):
                 yield from _conv(f"{name}.conv{i}", (*path, f"conv{i}"))
                 yield from _batch_norm(f"{name}.bn{i}", (*path, f"bn{i}"))
-    yield Entry("last.weight", ("params", "head", "kernel"), _LINEAR)
-    yield Entry("last.bias", ("params", "head", "bias"))
+            if has_projections and stage > 1 and block == 0:
+                yield from _conv(f"{name}.downsample.0", (*path, "shortcut_conv"))
+                yield from _batch_norm(f"{name}.downsample.1", (*path, "shortcut_bn"))
+    head = "fc" if has_projections else "last"  # LUCIR's name and ABD's
+    yield Entry(f"{head}.weight", ("params", "head", "kernel"), _LINEAR)
+    if isinstance(module.head, CosineHead):
+        yield Entry(f"{head}.sigma", ("params", "head", "scale"), view=(1,))
+    else:
+        yield Entry(f"{head}.bias", ("params", "head", "bias"))
+
+
+def _with_whole_head(state_dict: Mapping[str, np.ndarray]) -> Mapping[str, np.ndarray]:
+    halves = "fc.fc1.weight", "fc.fc2.weight"
+    if not all(name in state_dict for name in halves):
+        return state_dict
+    whole = {name: array for name, array in state_dict.items() if name not in halves}
+    return whole | {"fc.weight": np.concatenate([state_dict[name] for name in halves])}
 
 
 def _generator_entries(module: Generator) -> Iterator[Entry]:
@@ -224,7 +241,7 @@ def _from_torch(entries, shapes, state_dict):
     for entry in entries:
         apart, _ = entry.torch_shapes(shapes[entry.path])
         array = found[entry.name].reshape(apart).transpose(entry.axes)
-        result[entry.path] = np.ascontiguousarray(array.reshape(shapes[entry.path]))
+        result[entry.path] = np.ascontiguousarray(array).reshape(shapes[entry.path])
     return traverse_util.unflatten_dict(result)
 
 

@@ -15,6 +15,7 @@ METHODS = {
     "dgr": ("cljax.methods.dgr", "DeepGenerativeReplay"),
     "e2e": ("cljax.methods.e2e", "EndToEnd"),
     "bic": ("cljax.methods.bic", "BiC"),
+    "lucir": ("cljax.methods.lucir", "LUCIR"),
     "abd": ("cljax.methods.abd", "AlwaysBeDreaming"),
 }
 

@@ -1,7 +1,6 @@
 """Always Be Dreaming (Smith et al., ICCV 2021, arXiv 2106.09701)."""
 
 import jax
-import jax.numpy as jnp
 
 from cljax import losses
 from cljax.methods.dreaming import Dreaming
@@ -31,8 +30,7 @@ class AlwaysBeDreaming(Dreaming):
         images, labels, teacher = self.replay(state, task, batch, key)
         old = self.classes(0, task.old)
         new = self.classes(task.old, task.seen)
-        old_share = task.old / task.seen
-        weights = jnp.where(labels < task.old, old_share, 1 - old_share)
+        weights = losses.class_share_weights(labels, task.old, task.seen)
 
         outputs, batch_stats = self.train_forward(state, images)
         detached = jax.lax.stop_gradient(outputs.features)

@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import ClassVar, NamedTuple
 
 import jax
@@ -10,6 +10,7 @@ import jax.numpy as jnp
 
 from cljax import configure, losses, rng
 from cljax.data.preprocessing import Preprocessing
+from cljax.errors import UserError
 from cljax.memory import Memory
 from cljax.models import Classifier
 from cljax.stages import Stage, TrainStage
@@ -55,6 +56,8 @@ class Finetune:
     is_joint: ClassVar[bool] = False
     # Whether the method can be given exemplars.
     takes_exemplars: ClassVar[bool] = True
+    # Whether `observe` heeds `Batch.weights`, which mark the padding of incomplete batches.
+    takes_incomplete_batches: ClassVar[bool] = True
     # Entries of the parameters that a first task learned by another method need not have.
     own_parameters: ClassVar[tuple[str, ...]] = ()
 
@@ -81,6 +84,11 @@ class Finetune:
             "training": configure.training(config),
             "memory": configure.memory(config, cls.takes_exemplars),
         }
+        if not (config.drop_last or cls.takes_incomplete_batches):
+            raise UserError(
+                f"config.drop_last: method {config.method.name!r} takes complete batches only; set "
+                "it to True"
+            )
         own = {field.name for field in dataclasses.fields(cls)} - set(parts)
         return cls(**parts, **configure.options(config, own))
 
@@ -130,13 +138,19 @@ class Finetune:
         return self.memory.after_task(state, task, data, features)
 
     def features(
-        self, state: LearnerState, data: Data, indices: jax.Array, count: jax.Array
+        self,
+        state: LearnerState,
+        data: Data,
+        indices: jax.Array,
+        count: jax.Array,
+        transform: Callable[[jax.Array], jax.Array] | None = None,
     ) -> jax.Array:
         """Features of training images as they are, without augmentation, in eval mode.
 
         Args:
           indices: int32 [N].
           count: int32 []; from the first multiple of a batch after it on, features are zero.
+          transform: of uint8 images [B, H, W, C], before all else.
 
         Returns:
           float32 [N, D].
@@ -146,7 +160,8 @@ class Finetune:
 
         def batch(i):
             rows = jax.lax.dynamic_slice_in_dim(padded, i * size, size)
-            images = self.preprocessing.test(data.train_images[rows])
+            images = data.train_images[rows]
+            images = self.preprocessing.test(images if transform is None else transform(images))
             return self.classifier.apply(state.variables, images).features.astype(jnp.float32)
 
         def body(i, found):
@@ -161,15 +176,16 @@ class Finetune:
 
         The key is consumed.
         """
-        outputs, batch_stats = self.train_forward(state, batch.images)
+        outputs, batch_stats = self.train_forward(state, batch.images, batch.weights)
         terms = {"class": self.class_loss(outputs.logits, task, batch)}
         return self.observed(task, batch, outputs.logits, terms, batch_stats)
 
     def class_loss(self, logits: jax.Array, task: Task, batch: Batch) -> jax.Array:
         """Cross entropy [] of logits [B, K] over the classes seen, weighted if the memory says."""
-        weights = None
+        weights = batch.weights
         if self.memory.class_weighting:
-            weights = losses.class_weights(batch.class_counts, task.seen)[batch.labels]
+            of_class = losses.class_weights(batch.class_counts, task.seen)[batch.labels]
+            weights = of_class if weights is None else weights * of_class
         return losses.cross_entropy(logits, batch.labels, self.classes(0, task.seen), weights)
 
     def classes(self, start: jax.Array | int, stop: jax.Array | int) -> jax.Array:
@@ -190,13 +206,19 @@ class Finetune:
         """
         seen = self.classes(0, task.seen)
         predictions = losses.masked_argmax(logits, seen)
-        accuracy = (predictions == batch.labels).mean()
+        right = predictions == batch.labels
+        accuracy = (right if batch.weights is None else right * batch.weights).mean()
         return Observed(sum(terms.values()), predictions, accuracy, terms, batch_stats)
 
-    def train_forward(self, state: LearnerState, images: jax.Array):
-        """Train-mode pass over images [B, H, W, C]: (Outputs, new running statistics)."""
+    def train_forward(
+        self, state: LearnerState, images: jax.Array, weights: jax.Array | None = None
+    ):
+        """Train-mode pass over images [B, H, W, C]: (Outputs, new running statistics).
+
+        `weights` as in `Batch`.
+        """
         outputs, updates = self.classifier.apply(
-            state.variables, images, train=True, mutable=["batch_stats"]
+            state.variables, images, train=True, weights=weights, mutable=["batch_stats"]
         )
         return outputs, updates["batch_stats"]
 

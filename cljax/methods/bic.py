@@ -1,5 +1,7 @@
 """Bias Correction (Wu et al., CVPR 2019), as the ABD paper compares it."""
 
+from typing import ClassVar
+
 import jax
 import jax.numpy as jnp
 
@@ -47,6 +49,8 @@ class BiC(Finetune):
       correct_at_test: whether predictions use the bias layers. The released code's do not.
     """
 
+    takes_incomplete_batches: ClassVar[bool] = False
+
     own_parameters = ("bias_layers",)
 
     correction: TrainStage | None = None
@@ -58,10 +62,12 @@ class BiC(Finetune):
         """Adds the second stage, with a hundredth of the learning rate."""
         correction = configure.training(config, BiasCorrection, "correct", rate=0.01)
         method = super().from_config(config, dataset, correction=correction, **parts)
-        if method.memory.replay != "all" or not method.memory.size:
+        memory = method.memory
+        has_copies = memory.replay != "all" or memory.strategy == "herding_literal"
+        if has_copies or not (memory.size and memory.is_balanced):
             raise UserError(
-                "config.exemplars: method 'bic' holds some of them out, so it needs total > 0 and "
-                "replay='all'"
+                "config.exemplars: method 'bic' holds some of them out, so it needs some, "
+                "replay='all', and a strategy that keeps as many of each class and no copies"
             )
         return method
 

@@ -47,6 +47,7 @@ class DeepGenerativeReplay(Finetune):
       temperature: of the distillation.
     """
 
+    takes_incomplete_batches: ClassVar[bool] = False
     takes_exemplars: ClassVar[bool] = False
 
     autoencoder: AutoEncoder

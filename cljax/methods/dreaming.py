@@ -35,6 +35,7 @@ class Dreaming(Finetune):
       dreaming: the stage that trains the generator.
     """
 
+    takes_incomplete_batches: ClassVar[bool] = False
     takes_exemplars: ClassVar[bool] = False
 
     dreaming: InversionStage

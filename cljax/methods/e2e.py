@@ -66,8 +66,11 @@ class EndToEnd(LearningWithoutForgetting):
                 f"config.method.new_class_teacher: {method.new_class_teacher!r} is none of "
                 f"{', '.join(cls.TEACHERS)}"
             )
-        if not method.memory.size:
-            raise UserError("config.exemplars.total: method 'e2e' needs exemplars to balance with")
+        if not (method.memory.size and method.memory.is_balanced):
+            raise UserError(
+                "config.exemplars: method 'e2e' balances with exemplars, so it needs some, and a "
+                "strategy that keeps as many of each class"
+            )
         return method
 
     def check_tasks(self, task_sizes):

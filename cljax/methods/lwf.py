@@ -1,5 +1,7 @@
 """Learning without Forgetting (Li & Hoiem, ECCV 2016), in both forms of the ABD paper's tables."""
 
+from typing import ClassVar
+
 import jax
 import jax.numpy as jnp
 
@@ -16,6 +18,8 @@ class LearningWithoutForgetting(Finetune):
       mu: weight of the distillation.
       temperature: of the distillation.
     """
+
+    takes_incomplete_batches: ClassVar[bool] = False
 
     mu: float = 1.0
     temperature: float = 2.0

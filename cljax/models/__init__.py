@@ -1,27 +1,38 @@
 """Networks by name."""
 
 import re
+from typing import Literal
 
 import jax.numpy as jnp
 
 from cljax.errors import UserError
 from cljax.models.autoencoder import SHRINKAGE, AutoEncoder
-from cljax.models.classifier import Classifier, Outputs
-from cljax.models.generator import LATENT_SIZE, Generator
-from cljax.models.resnet import CifarResNet
+from cljax.models.classifier import Classifier, CosineHead, LinearHead, Outputs, imprint
+from cljax.models.generator import LATENT_SIZE, Generator, torch_uniform
+from cljax.models.resnet import CifarResNet, he_normal_fan_out
 
 __all__ = [
     "LATENT_SIZE",
     "AutoEncoder",
     "CifarResNet",
     "Classifier",
+    "CosineHead",
     "Generator",
+    "LinearHead",
     "Outputs",
+    "imprint",
     "make_autoencoder",
     "make_classifier",
     "make_generator",
 ]
 
+_PROJECTION = {"shortcut": "projection", "kernel_init": he_normal_fan_out}
+# what follows "resnetN": (options of the backbone, options of a linear head)
+_RESNETS = {
+    "": ({}, {}),
+    "_projection": (_PROJECTION, {"kernel_init": torch_uniform}),
+    "_lucir": (_PROJECTION | {"last_relu": False}, {"kernel_init": torch_uniform}),
+}
 # name: (shrinkage of the image to the first map, map channels, output channels of the stages)
 _GENERATORS = {
     "cifar": (4, 128, (128, 64)),
@@ -31,19 +42,36 @@ _GENERATORS = {
 }
 
 
-def make_classifier(name: str, num_classes: int, width: int = 16, dtype=jnp.float32) -> Classifier:
-    """The classifier `name` ("resnet8", "resnet20", "resnet32", ...), head included.
+def make_classifier(
+    name: str,
+    num_classes: int,
+    width: int = 16,
+    dtype=jnp.float32,
+    head: Literal["linear", "cosine"] = "linear",
+) -> Classifier:
+    """The classifier `name`, head included; N is a depth of 6n+2.
+
+    "resnetN" is the ABD code's: parameter-free shortcuts. "resnetN_projection" is that of the LUCIR
+    code's baseline: convolutions as shortcuts where the shape changes, and initial values that
+    differ. "resnetN_lucir" is the latter without its very last ReLU, made for cosine heads.
 
     Raises:
-      UserError: the name is not "resnet" with a depth of 6n+2.
+      UserError: there is no such network or head.
     """
-    match = re.fullmatch(r"resnet(\d+)", name)
+    match = re.fullmatch(r"resnet(\d+)(|_projection|_lucir)", name)
     if not match or int(match[1]) < 8 or int(match[1]) % 6 != 2:
         raise UserError(
-            f"config.model.name: no network {name!r}; use resnetN with N = 6n+2, "
-            "for example resnet20, resnet32, resnet44, resnet56 or resnet110"
+            f"config.model.name: no network {name!r}; use resnetN, resnetN_projection or "
+            "resnetN_lucir with N = 6n+2, for example resnet20, resnet32 or resnet32_lucir"
         )
-    return Classifier(CifarResNet(int(match[1]), width, dtype), num_classes)
+    backbone_options, linear_options = _RESNETS[match[2]]
+    if head == "linear":
+        last = LinearHead(num_classes, **linear_options)
+    elif head == "cosine":
+        last = CosineHead(num_classes)
+    else:
+        raise UserError(f"config.model.head: no head {head!r}; there are linear, cosine")
+    return Classifier(CifarResNet(int(match[1]), width, dtype, **backbone_options), last)
 
 
 def make_generator(name: str, image_shape: tuple[int, int, int], dtype=jnp.float32) -> Generator:

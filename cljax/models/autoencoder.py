@@ -31,8 +31,8 @@ class TransposedConv(nn.Module):
     """Transposed 4x4 convolution of stride 2 that doubles a map (PyTorch's, with padding 1).
 
     An output at an even or odd place sees but every other row and column of the kernel, so there
-    are four 2x2 convolutions, whose results are interleaved. On CPU a training step takes a tenth
-    of the time that `nn.ConvTranspose` takes, which convolves a map with zeros between its pixels.
+    are four 2x2 convolutions, whose results are interleaved. On CPU its gradients take a tenth of
+    the time of `nn.ConvTranspose`'s, which convolves a map with zeros between its pixels.
 
     Attributes:
       channels: of the output.

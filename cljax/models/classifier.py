@@ -1,57 +1,147 @@
 """A classifier: a backbone that gives features, and a head that gives logits."""
 
+import functools
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
+from cljax.models.generator import torch_uniform
 from cljax.models.resnet import he_normal_fan_in
+
+SHORTEST = 1e-12  # Euclidean norm below which a vector has no direction
 
 
 class Outputs(NamedTuple):
-    """logits float [B, K] over all classes of the run; features float [B, D]."""
+    """What a classifier makes of images.
+
+    Attributes:
+      logits: float [B, K] over all classes of the run.
+      features: float [B, D].
+      scores: float [B, K], the cosines of a cosine head; the logits themselves of a linear one.
+    """
 
     logits: jax.Array
     features: jax.Array
+    scores: jax.Array
 
 
-def _uniform_bias(key, shape, dtype, features: int):
-    bound = features**-0.5
-    return jax.random.uniform(key, shape, dtype, -bound, bound)
+def unit_vectors(vectors: jax.Array, axis: int = -1) -> jax.Array:
+    """Vectors of norm 1 along `axis`, `v / max(|v|, 1e-12)`, in float32 at least.
+
+    Values are PyTorch's `normalize`. The gradient is its too, except for vectors shorter than the
+    bound, which have none here and one of 1e12 times the cotangent there.
+    """
+    vectors = vectors.astype(jnp.promote_types(vectors.dtype, jnp.float32))
+    squares = jnp.square(vectors).sum(axis, keepdims=True)
+    is_short = squares < SHORTEST**2
+    # The square root of a short vector is not taken: its gradient may be infinite.
+    units = vectors * jax.lax.rsqrt(jnp.where(is_short, 1.0, squares))
+    return jnp.where(is_short, jax.lax.stop_gradient(vectors) / SHORTEST, units)
 
 
 class LinearHead(nn.Module):
-    """logits = features W + b, with the initial values of the ABD code."""
+    """logits = features W + b; initial biases are PyTorch's.
+
+    Attributes:
+      num_classes: K.
+      kernel_init: initial values of W; by default those of the ABD code.
+    """
+
+    num_classes: int
+    kernel_init: nn.initializers.Initializer = he_normal_fan_in
+
+    @nn.compact
+    def __call__(self, features: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """features [B, D] -> logits [B, K], twice."""
+        size = features.shape[-1]
+        kernel = self.param("kernel", self.kernel_init, (size, self.num_classes))
+        bias_init = functools.partial(torch_uniform, fan_in=size)
+        logits = features @ kernel + self.param("bias", bias_init, (self.num_classes,))
+        return logits, logits
+
+
+class CosineHead(nn.Module):
+    """logits = scale * cos(features, columns of W), without bias (LUCIR paper, section 3.2).
+
+    The learned scale is one for all classes and starts at 1; W is uniform within 1/sqrt(D).
+
+    Attributes:
+      num_classes: K.
+    """
 
     num_classes: int
 
     @nn.compact
-    def __call__(self, features: jax.Array) -> jax.Array:
-        """features [B, D] -> logits [B, K]."""
-        size = features.shape[-1]
-        kernel = self.param("kernel", he_normal_fan_in, (size, self.num_classes))
-        bias = self.param("bias", _uniform_bias, (self.num_classes,), jnp.float32, size)
-        return features @ kernel + bias
+    def __call__(self, features: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """features [B, D] -> logits and cosines, each [B, K] in float32 at least."""
+        kernel = self.param("kernel", torch_uniform, (features.shape[-1], self.num_classes))
+        scale = self.param("scale", nn.initializers.ones, ())
+        # A margin between cosines is finer than the fast products of GPUs and TPUs.
+        scores = jnp.matmul(
+            unit_vectors(features),
+            unit_vectors(kernel, axis=0),
+            precision=jax.lax.Precision.HIGHEST,
+        )
+        return scale * scores, scores
+
+
+def imprint(
+    kernel: jax.Array, features: jax.Array, counts: jax.Array, old: jax.Array | int
+) -> jax.Array:
+    """A cosine head's kernel with columns of new classes taken from their images' features.
+
+    A column points where the mean of the images' unit features does and is as long as the old
+    columns are on average (LUCIR's code; Qi et al., CVPR 2018). All other columns stay.
+
+    Args:
+      kernel: float [D, K].
+      features: float [C, n, D]; those of the class with label old + c are the first `counts[c]`
+        of `features[c]`, what is behind them is ignored.
+      counts: int32 [C]; a class without images is left as it is.
+      old: int32 [], classes with trained columns; at least 1.
+
+    Returns:
+      float [D, K].
+    """
+    size, num_images = kernel.shape[1], features.shape[1]
+    is_image = jnp.arange(num_images) < counts[:, None]
+    sums = jnp.where(is_image[..., None], unit_vectors(features), 0.0).sum(1)
+    # A sum points where the mean does.
+    directions = unit_vectors(sums)
+    lengths = jnp.linalg.norm(kernel, axis=0)
+    length = jnp.where(jnp.arange(size) < old, lengths, 0.0).sum() / old
+    labels = jnp.where(counts > 0, old + jnp.arange(counts.shape[0]), size)
+    columns = (length * directions.T).astype(kernel.dtype)
+    return kernel.at[:, labels].set(columns, mode="drop")
 
 
 class Classifier(nn.Module):
-    """Backbone and linear head; the head has all classes from the start.
+    """Backbone and head; the head has all classes from the start.
 
     Variables: `params` and `batch_stats`, each with `backbone` and (params) `head`.
     """
 
     backbone: nn.Module
-    num_classes: int
+    head: LinearHead | CosineHead
 
-    def setup(self):
-        self.head = LinearHead(self.num_classes)
+    @property
+    def num_classes(self) -> int:
+        """K."""
+        return self.head.num_classes
 
-    def __call__(self, images: jax.Array, train: bool = False) -> Outputs:
-        """images float [B, H, W, C], normalised -> logits and features."""
-        features = self.backbone(images, train)
-        return Outputs(self.head(features), features)
+    def __call__(
+        self, images: jax.Array, train: bool = False, weights: jax.Array | None = None
+    ) -> Outputs:
+        """Images float [B, H, W, C], normalised, to logits, features and scores.
+
+        `weights`, as in `Batch`, keep padding out of batch norm's statistics in train mode.
+        """
+        features = self.backbone(images, train, weights)
+        logits, scores = self.head(features)
+        return Outputs(logits, features, scores)
 
     def classify(self, features: jax.Array) -> jax.Array:
         """Logits [B, K] of given features [B, D]."""
-        return self.head(features)
+        return self.head(features)[0]

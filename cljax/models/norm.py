@@ -28,8 +28,8 @@ class BatchNorm(nn.Module):
     dtype: jnp.dtype = jnp.float32
 
     @nn.compact
-    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
-        """x [..., C] -> [..., C] in `dtype`."""
+    def __call__(self, x: jax.Array, train: bool, weights: jax.Array | None = None) -> jax.Array:
+        """x [B, ..., C] -> [B, ..., C] in `dtype`; weights as in `Batch`."""
         channels = x.shape[-1]
         running_mean = self.variable("batch_stats", "mean", jnp.zeros, (channels,))
         running_var = self.variable("batch_stats", "var", jnp.ones, (channels,))
@@ -37,13 +37,15 @@ class BatchNorm(nn.Module):
         collect = self.is_mutable_collection("moments")
         if train or collect:
             axes = tuple(range(x.ndim - 1))
-            mean = x.mean(axes)
-            var = jnp.square(x - mean).mean(axes)
+            shares = 1.0 if weights is None else weights.reshape(-1, *[1] * (x.ndim - 1))
+            mean = (shares * x).mean(axes)
+            var = (shares * jnp.square(x - mean)).mean(axes)
         if collect and not self.is_initializing():
             self.put_variable("moments", "mean", mean)
             self.put_variable("moments", "var", var)
         if train and not self.is_initializing():
-            n = x.size // channels
+            rows = x.shape[0] if weights is None else (weights > 0).sum()
+            n = rows * (x.size // (x.shape[0] * channels))
             unbiased = var * (n / (n - 1))
             # Not "+=", which would change a caller's numpy arrays.
             for running, batch in ((running_mean, mean), (running_var, unbiased)):

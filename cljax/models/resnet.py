@@ -1,6 +1,7 @@
-"""Residual networks for small images (He et al. 2016, section 4.2), as the ABD code has them."""
+"""Residual networks for small images (He et al. 2016, section 4.2), as ABD and LUCIR have them."""
 
 import functools
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
@@ -9,6 +10,7 @@ from flax import linen as nn
 from cljax.models.norm import BatchNorm
 
 he_normal_fan_in = nn.initializers.variance_scaling(2.0, "fan_in", "normal")
+he_normal_fan_out = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
 
 
 def pad_shortcut(x: jax.Array, channels: int, stride: int) -> jax.Array:
@@ -23,31 +25,45 @@ def pad_shortcut(x: jax.Array, channels: int, stride: int) -> jax.Array:
 
 
 class BasicBlock(nn.Module):
-    """Two 3x3 convolutions with batch norm and a shortcut."""
+    """Two 3x3 convolutions with batch norm and a shortcut.
+
+    Attributes:
+      channels: of the output.
+      stride: of the first convolution.
+      shortcut: where the shape changes, see `CifarResNet`.
+      last_relu: whether the sum of convolutions and shortcut is rectified.
+      kernel_init: initial values of the kernels.
+      dtype: of the computation; parameters are float32.
+    """
 
     channels: int
     stride: int
+    shortcut: Literal["pad", "projection"]
+    last_relu: bool
+    kernel_init: nn.initializers.Initializer
     dtype: jnp.dtype
 
     @nn.compact
-    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
-        """x [B, H, W, C] -> [B, H/stride, W/stride, channels]."""
+    def __call__(self, x: jax.Array, train: bool, weights: jax.Array | None) -> jax.Array:
+        """x [B, H, W, C] -> [B, H/stride, W/stride, channels]; weights as in `Batch`."""
         conv = functools.partial(
             nn.Conv,
             self.channels,
-            (3, 3),
-            padding=1,
             use_bias=False,
-            kernel_init=he_normal_fan_in,
+            kernel_init=self.kernel_init,
             dtype=self.dtype,
         )
-        y = conv(strides=self.stride, name="conv1")(x)
-        y = nn.relu(BatchNorm(dtype=self.dtype, name="bn1")(y, train))
-        y = conv(name="conv2")(y)
-        y = BatchNorm(dtype=self.dtype, name="bn2")(y, train)
+        y = conv(kernel_size=(3, 3), padding=1, strides=self.stride, name="conv1")(x)
+        y = nn.relu(BatchNorm(dtype=self.dtype, name="bn1")(y, train, weights))
+        y = conv(kernel_size=(3, 3), padding=1, name="conv2")(y)
+        y = BatchNorm(dtype=self.dtype, name="bn2")(y, train, weights)
         if self.stride != 1 or x.shape[-1] != self.channels:
-            x = pad_shortcut(x, self.channels, self.stride)
-        return nn.relu(x + y)
+            if self.shortcut == "projection":
+                x = conv(kernel_size=(1, 1), strides=self.stride, name="shortcut_conv")(x)
+                x = BatchNorm(dtype=self.dtype, name="shortcut_bn")(x, train, weights)
+            else:
+                x = pad_shortcut(x, self.channels, self.stride)
+        return nn.relu(x + y) if self.last_relu else x + y
 
 
 class CifarResNet(nn.Module):
@@ -57,31 +73,42 @@ class CifarResNet(nn.Module):
       depth: 6n+2 (20, 32, 44, 56, 110, ...; the "resnet18" of the ABD code is depth 14).
       width: channels of the first stage; the next two double it.
       dtype: of the computation; parameters are float32.
+      shortcut: of the blocks that change the shape: "pad" is `pad_shortcut`, "projection" a 1x1
+        convolution with batch norm (He et al.'s options A and B).
+      last_relu: False leaves out the very last ReLU, so that features may be negative (LUCIR).
+      kernel_init: initial values of the kernels.
     """
 
     depth: int = 32
     width: int = 16
     dtype: jnp.dtype = jnp.float32
+    shortcut: Literal["pad", "projection"] = "pad"
+    last_relu: bool = True
+    kernel_init: nn.initializers.Initializer = he_normal_fan_in
 
     @nn.compact
-    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
-        """x [B, H, W, C] -> features [B, 4 * width] in float32 at least."""
+    def __call__(self, x: jax.Array, train: bool, weights: jax.Array | None = None) -> jax.Array:
+        """x [B, H, W, C] -> features [B, 4 * width] in float32 at least; weights as in `Batch`."""
         x = nn.Conv(
             self.width,
             (3, 3),
             padding=1,
             use_bias=False,
-            kernel_init=he_normal_fan_in,
+            kernel_init=self.kernel_init,
             dtype=self.dtype,
             name="conv1",
         )(x)
-        x = nn.relu(BatchNorm(dtype=self.dtype, name="bn1")(x, train))
+        x = nn.relu(BatchNorm(dtype=self.dtype, name="bn1")(x, train, weights))
+        blocks = (self.depth - 2) // 6
         for stage in range(3):
-            for block in range((self.depth - 2) // 6):
+            for block in range(blocks):
                 x = BasicBlock(
                     self.width * 2**stage,
                     stride=2 if stage > 0 and block == 0 else 1,
+                    shortcut=self.shortcut,
+                    last_relu=self.last_relu or (stage, block) != (2, blocks - 1),
+                    kernel_init=self.kernel_init,
                     dtype=self.dtype,
                     name=f"stage{stage + 1}_block{block}",
-                )(x, train)
+                )(x, train, weights)
         return x.astype(jnp.promote_types(x.dtype, jnp.float32)).mean((1, 2))

@@ -1,0 +1,249 @@
+"""Reads a folder of images per class at one size, and keeps the pixels for the next run."""
+
+import hashlib
+import json
+import logging
+import os
+import warnings
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from cljax.errors import UserError
+from cljax.logs import NOTE
+
+# Pillow reads more, some of it by starting other programs (EPS) or in some builds only (AVIF).
+FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
+_CACHE_FOLDER = ".cljax_cache"
+_CACHE_FORMAT = 1  # raise it when the same files would give other pixels
+_BLOCK = 10_000  # images between two notes of progress
+_NAMES_SHOWN = 5
+_log = logging.getLogger("cljax")
+
+
+class ImageFile(NamedTuple):
+    """An image on the disk: its name, its size in bytes, and when it changed last."""
+
+    name: str
+    size: int
+    mtime_ns: int
+
+
+def load_folder(path: str, size: int):
+    """Training and test split and class names of DIR/train/CLASS/IMAGE, DIR/test/CLASS/IMAGE.
+
+    Class ids are the places of the folder names in sorted order, in which the images come too, by
+    class and then by file name. Names that begin with a dot are skipped. An image is turned
+    upright (EXIF), laid on white where it is transparent, made RGB, cut to its largest centred
+    square, and resized bilinearly with antialiasing.
+
+    The pixels are kept in DIR/.cljax_cache, or else in the user's cache folder, and read again as
+    long as names, sizes and times of all files are the same.
+
+    Args:
+      path: DIR.
+      size: side of the images.
+
+    Returns:
+      (images, labels) of train, (images, labels) of test, class names. Images are uint8
+      [N, size, size, 3], labels int32 [N].
+
+    Raises:
+      UserError: if a setting is missing, the folders are not as above, the classes of train and
+        test differ, or a file is no image.
+    """
+    if not path:
+        raise UserError(
+            'config.data.path is empty; config.data.name "folder" needs a folder that holds '
+            "train/CLASS/IMAGE and test/CLASS/IMAGE"
+        )
+    if size < 1:
+        raise UserError(
+            f'config.data.image_size is {size}; config.data.name "folder" needs the side that '
+            "images are resized to, such as 32"
+        )
+    root = Path(path)
+    listing = _list(root, f"config.data.path={path}")
+    files = [
+        [root / split / name / file.name for name, found in classes.items() for file in found]
+        for split, classes in listing.items()
+    ]
+    train, test = _load_cached(root, size, listing, files)
+    labels = [
+        np.repeat(np.arange(len(classes), dtype=np.int32), [len(f) for f in classes.values()])
+        for classes in listing.values()
+    ]
+    return (train, labels[0]), (test, labels[1]), tuple(listing["train"])
+
+
+def _list(root: Path, where: str) -> dict[str, dict[str, list[ImageFile]]]:
+    """The images by split and class, all sorted by name.
+
+    Raises:
+      UserError: if a folder is missing or empty, holds something else than it should, or cannot be
+        read, or if the classes of the splits differ.
+    """
+    if not os.path.isdir(root):
+        raise UserError(f"{where}: no such folder")
+    listing = {}
+    for split in ("train", "test"):
+        if not os.path.isdir(root / split):
+            raise UserError(
+                f"{where}: no folder {split} in it; expected train/CLASS/IMAGE and test/CLASS/IMAGE"
+            )
+        try:
+            listing[split] = _list_classes(root / split, f"{where}: {split}")
+        except OSError as error:
+            raise UserError(f"{where}: cannot read {error.filename}: {error.strerror}") from error
+    only = {
+        split: listing[split].keys() - listing[other].keys()
+        for split, other in (("train", "test"), ("test", "train"))
+    }
+    if only["train"] or only["test"]:
+        named = "; ".join(
+            f"only {split} has {_some(names)}" for split, names in only.items() if names
+        )
+        raise UserError(f"{where}: the classes of train and test differ: {named}")
+    return listing
+
+
+def _list_classes(folder: Path, where: str) -> dict[str, list[ImageFile]]:
+    classes = {}
+    for entry in _visible(folder):
+        if not entry.is_dir():
+            raise UserError(f"{where}/{entry.name} is no folder; expected a folder for each class")
+        if not entry.name.isprintable():  # it could not be written into results and plots
+            raise UserError(f"{where}/{entry.name!a} is no printable name for a class")
+        classes[entry.name] = files = []
+        for file in _visible(entry.path):
+            if file.is_dir():
+                raise UserError(
+                    f"{where}/{entry.name}/{file.name} is a folder; images must lie directly in "
+                    "the folder of their class"
+                )
+            status = file.stat()
+            files.append(ImageFile(file.name, status.st_size, status.st_mtime_ns))
+        if not files:
+            raise UserError(f"{where}/{entry.name} holds no image")
+    if not classes:
+        raise UserError(f"{where} is empty; expected a folder of images for each class")
+    return classes
+
+
+def _visible(folder) -> list[os.DirEntry]:
+    with os.scandir(folder) as entries:
+        shown = (entry for entry in entries if not entry.name.startswith("."))
+        return sorted(shown, key=lambda entry: entry.name)
+
+
+def _some(names) -> str:
+    names = sorted(names)
+    more = f" and {len(names) - _NAMES_SHOWN} more" if len(names) > _NAMES_SHOWN else ""
+    return ", ".join(names[:_NAMES_SHOWN]) + more
+
+
+def _load_cached(root: Path, size: int, listing, files: list[list[Path]]) -> list[np.ndarray]:
+    """The images of each split, uint8 [N, size, size, 3], from the cache if it is of these files.
+
+    Raises:
+      UserError: if a file cannot be read as an image; the cache stays as it was.
+    """
+    stamp = hashlib.sha256(json.dumps([_CACHE_FORMAT, size, listing]).encode()).hexdigest()
+    places = _cache_places(root, size)
+    shapes = [(len(paths), size, size, 3) for paths in files]
+    for place in places:
+        if (images := _read_cache(place, stamp, shapes)) is not None:
+            return images
+    total = sum(map(len, files))
+    _log.log(NOTE, "reading %d images in %s, resized to %dx%d", total, root, size, size)
+    images = [_read_images(paths, size) for paths in files]
+    for place in places:
+        try:
+            _write_cache(place, stamp, images)
+            break
+        except OSError as error:
+            _log.info("cannot keep the images in %s: %s", place, error.strerror or error)
+    else:
+        _log.warning("the resized images can be kept nowhere; the next run reads all files again")
+    return images
+
+
+def _cache_places(root: Path, size: int) -> list[Path]:
+    """Where the images are kept: within the folder, or for a read-only one in the user's cache."""
+    user = Path(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"))
+    name = hashlib.sha256(os.fsencode(root.resolve())).hexdigest()[:16]
+    return [root / _CACHE_FOLDER / f"{size}.npz", user / "cljax" / f"{name}-{size}.npz"]
+
+
+def _read_cache(place: Path, stamp: str, shapes) -> list[np.ndarray] | None:
+    """The images in a cache file, or None unless it is there, whole, and of the stamp's files."""
+    try:
+        with np.load(place, allow_pickle=False) as archive:
+            if str(archive["stamp"]) != stamp:
+                return None
+            images = [archive["train"], archive["test"]]  # checked against the archive's CRC
+    except Exception:  # absent, or whatever a damaged file raises: it is written anew
+        return None
+    good = all(a.dtype == np.uint8 and a.shape == s for a, s in zip(images, shapes, strict=True))
+    return images if good else None
+
+
+def _write_cache(place: Path, stamp: str, images: list[np.ndarray]) -> None:
+    """Replaces a cache file as a whole; raises OSError, and leaves nothing behind, if it cannot."""
+    temporary = place.with_name(f".{place.name}.{os.getpid()}.tmp")
+    place.parent.mkdir(parents=True, exist_ok=True)
+    for unfinished in place.parent.glob(f".{place.name}.*.tmp"):
+        unfinished.unlink(missing_ok=True)  # of a run that was killed
+    try:
+        with temporary.open("wb") as file:
+            np.savez(file, stamp=stamp, train=images[0], test=images[1])
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, place)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _read_images(paths: list[Path], size: int) -> np.ndarray:
+    """uint8 [N, size, size, 3]; raises UserError that names the first file that is no image."""
+    images = np.empty((len(paths), size, size, 3), np.uint8)
+    with warnings.catch_warnings(), ThreadPoolExecutor(os.cpu_count()) as pool:
+        warnings.simplefilter("ignore")  # Pillow's, of what it reads nevertheless
+        for start in range(0, len(paths), _BLOCK):
+            if start:
+                _log.log(NOTE, "%d of %d images read", start, len(paths))
+            block = paths[start : start + _BLOCK]
+            for row, image in enumerate(pool.map(_read_image, block, [size] * len(block)), start):
+                images[row] = image
+    return images
+
+
+def _read_image(path: Path, size: int) -> np.ndarray:
+    try:
+        with Image.open(path, formats=FORMATS) as image:
+            image = _to_rgb(ImageOps.exif_transpose(image))
+            return np.asarray(ImageOps.fit(image, (size, size), Image.Resampling.BILINEAR))
+    except UnidentifiedImageError as error:
+        reason = f"it is none of {', '.join(FORMATS)}"
+        raise UserError(f"{path}: cannot read it as an image: {reason}") from error
+    except Exception as error:  # Pillow's readers share no error class
+        reason = (str(error) or type(error).__name__).split("\n")[0]
+        raise UserError(f"{path}: cannot read it as an image: {reason}") from error
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    """RGB with 8 bits, white where transparent. Raises ValueError if the scale is unknown."""
+    if image.mode.startswith("I"):  # Pillow would clip 16 bits to 8
+        values = np.asarray(image)
+        if values.min() < 0 or values.max() >= 2**16:
+            raise ValueError("its pixels have 32 bits; expected 8 or 16")
+        image = Image.fromarray((values >> 8).astype(np.uint8))
+    elif image.mode == "F":
+        raise ValueError("its pixels are floating-point numbers; expected 8 or 16 bits")
+    elif image.mode[-1] in "Aa" or "transparency" in image.info:
+        white = Image.new("RGBA", image.size, "white")
+        image = Image.alpha_composite(white, image.convert("RGBA"))
+    return image.convert("RGB")

@@ -1,0 +1,168 @@
+"""LUCIR: Learning a Unified Classifier Incrementally via Rebalancing (Hou et al., CVPR 2019)."""
+
+import dataclasses
+from typing import ClassVar
+
+import jax
+import jax.numpy as jnp
+
+from cljax import configure, exemplars, losses
+from cljax.errors import UserError
+from cljax.methods.base import Finetune
+from cljax.models import imprint
+from cljax.stages import TrainStage
+from cljax.state import hyperparameters
+
+
+@hyperparameters
+class ClassBalancedFinetuning(TrainStage):
+    """The extra stage of the ImageNet variant: the head's kernel on the exemplars alone."""
+
+    def begin(self, method, state, task, data):
+        """Exemplars of the new classes are chosen already now."""
+        return super().begin(method, method.choose_exemplars(state, task, data), task, data)
+
+    def training_set(self, method, state, task, data):
+        """The exemplars."""
+        return exemplars.as_subset(state.exemplars)
+
+    def observe(self, method, state, task, batch, key):
+        """The method's loss; batch norm is in eval mode."""
+        return method.observe_with(method.eval_forward, state, task, batch)
+
+    def get_parameters(self, method, params, task):
+        """The kernel's columns of the classes seen."""
+        frozen = jax.tree.map(lambda _: False, params)
+        return frozen | {"head": {"kernel": method.classes(0, task.seen), "scale": False}}
+
+
+@hyperparameters
+class LUCIR(Finetune):
+    """Cosine logits, less-forget distillation, margin ranking, imprinted and frozen weights.
+
+    Follows the authors' released code.
+
+    Attributes:
+      finetuning: the extra stage, used if `balance`.
+      lamda: weight of the distillation, times the root of old over new classes in each phase.
+      margin: by which an old class's cosine is to exceed its rivals' (`dist`).
+      num_rivals: new classes that an image of an old class is ranked against (`K`).
+      ranking: weight of the margin ranking (`lw_mr`); 0: none.
+      distillation: "features" (less-forget), the authors' ablations "scores" and "logits"
+        (softened, temperature 2, weight 1), or "none".
+      rivals: "new" classes or "all" seen, as in a variant of the code.
+      imprinted: whether new classes' weights are taken from features; else they stay random.
+      balance: whether a later phase ends with class-balanced fine-tuning.
+    """
+
+    DISTILLATIONS: ClassVar[tuple[str, ...]] = ("features", "scores", "logits", "none")
+    RIVALS: ClassVar[tuple[str, ...]] = ("new", "all")
+
+    finetuning: TrainStage
+    lamda: float = 5.0
+    margin: float = 0.5
+    num_rivals: int = 2
+    ranking: float = 1.0
+    distillation: str = "features"
+    rivals: str = "new"
+    imprinted: bool = True
+    balance: bool = False
+
+    @classmethod
+    def from_config(cls, config, dataset, **parts):
+        """Adds the extra stage: 20 epochs at a tenth of the rate, weight decay 1e-4."""
+        finetuning = configure.training(config, ClassBalancedFinetuning, "balance", rate=0.1)
+        finetuning = dataclasses.replace(
+            finetuning,
+            epochs=configure.scaled(config, 20),
+            optimizer=dataclasses.replace(
+                finetuning.optimizer, weight_decay=1e-4, milestones=(configure.scaled(config, 10),)
+            ),
+        )
+        method = super().from_config(config, dataset, finetuning=finetuning, **parts)
+        for key, choices in {"distillation": cls.DISTILLATIONS, "rivals": cls.RIVALS}.items():
+            if getattr(method, key) not in choices:
+                raise UserError(
+                    f"config.method.{key}: {getattr(method, key)!r} is none of {', '.join(choices)}"
+                )
+        if config.model.head != "cosine":
+            raise UserError("config.model.head: method 'lucir' needs the cosine head")
+        if method.balance and not method.memory.size:
+            raise UserError("config.method.balance: without exemplars there is nothing to balance")
+        return method
+
+    def check_tasks(self, task_sizes):
+        """Each later task must have enough rivals."""
+        fewest = min(task_sizes[1:], default=self.num_rivals)
+        if self.ranking and self.rivals == "new" and fewest < self.num_rivals:
+            raise UserError(
+                f"config.method.num_rivals: {self.num_rivals} is more than the {fewest} classes of "
+                "a later task"
+            )
+
+    def init(self, streams, image_shape):
+        """Adds a teacher, not used before it is taken."""
+        return super().init(streams, image_shape).with_teacher()
+
+    def stages(self, task_index, num_tasks):
+        """Class-balanced fine-tuning comes after a later phase, if at all."""
+        later = self.balance and task_index
+        return (self.training, self.finetuning) if later else (self.training,)
+
+    def before_task(self, state, task, data):
+        """Teacher and imprinted weights, from the classifier as the previous phase left it."""
+        if task.is_first:
+            return state
+        state = state.with_teacher()
+        if not self.imprinted:
+            return state
+        table = task.class_images
+        num_images = table.shape[1] * (task.seen - task.old)
+        features = self.features(state, data, table.reshape(-1), num_images)
+        features = features.reshape(*table.shape, -1)
+        head = state.params["head"]
+        kernel = imprint(head["kernel"], features, task.class_image_counts, task.old)
+        return state.replace(params=state.params | {"head": head | {"kernel": kernel}})
+
+    def after_task(self, state, task, data):
+        """Exemplars, unless fine-tuning has chosen them."""
+        if self.balance and not task.is_first:
+            return state
+        return self.choose_exemplars(state, task, data)
+
+    def get_parameters(self, params, task):
+        """All but the weights of old classes; those of classes to come wait unchanged."""
+        first = 0 if self.distillation in ("scores", "logits") else task.old
+        trained = jax.tree.map(lambda _: True, params)
+        return trained | {"head": trained["head"] | {"kernel": self.classes(first, task.seen)}}
+
+    def observe(self, state, task, batch, key):
+        """Cross entropy; in later phases with distillation and margin ranking."""
+        return self.observe_with(self.train_forward, state, task, batch)
+
+    def observe_with(self, forward, state, task, batch):
+        """`observe` of what `forward(state, images, weights)` gives, as `train_forward` does."""
+        outputs, batch_stats = forward(state, batch.images, batch.weights)
+        terms = {"class": self.class_loss(outputs.logits, task, batch)}
+        if not task.is_first:
+            if self.distillation != "none":
+                terms["distillation"] = self._distil(state, task, batch, outputs)
+            rivals = self.classes(task.old if self.rivals == "new" else 0, task.seen)
+            terms["ranking"] = self.ranking * losses.margin_ranking(
+                outputs.scores, batch.labels, task.old, rivals, self.num_rivals, self.margin
+            )
+        return self.observed(task, batch, outputs.logits, terms, batch_stats)
+
+    def eval_forward(self, state, images, weights):
+        """Outputs in eval mode, and the running statistics as they are."""
+        return self.classifier.apply(state.variables, images), state.batch_stats
+
+    def _distil(self, state, task, batch, outputs):
+        teacher = self.classifier.apply(state.teacher, batch.images)
+        old = self.classes(0, task.old)
+        if self.distillation == "logits":
+            return losses.distillation(outputs.logits, teacher.logits, old, weights=batch.weights)
+        if self.distillation == "scores":
+            return losses.score_distance(outputs.scores, teacher.scores, old, batch.weights)
+        weight = self.lamda * jnp.sqrt(task.old / (task.seen - task.old))
+        return weight * losses.cosine_distance(outputs.features, teacher.features, batch.weights)

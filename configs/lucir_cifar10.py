@@ -1,0 +1,12 @@
+"""LUCIR on CIFAR-10: 4 classes, then 3 phases of 2."""
+
+from configs import common
+
+
+def get_config():
+    config = common.lucir(common.cifar(common.experiment("lucir"), "cifar10"))
+    config.first_task_size = 4
+    config.num_tasks = 4
+    config.epochs = 160
+    config.milestones = (80, 120)
+    return config

@@ -1,0 +1,34 @@
+"""LUCIR on CIFAR-100: 50 classes, then 5 phases of 10, with 20 exemplars of each class.
+
+    python main.py --config=configs/lucir_cifar100.py
+
+--config.num_tasks=11 has 10 phases of 5 classes, 26 has 25 phases of 2, 3 has 2 phases of 25.
+Published average incremental accuracy of the network's own classifier: 63.4 with 5 phases, 60.2
+with 10 (Hou et al., CVPR 2019).
+"""
+
+from configs import common
+
+
+def get_config():
+    experiment = common.experiment(
+        "lucir",
+        lamda=5.0,  # less-forget, times the root of old over new classes
+        margin=0.5,
+        num_rivals=2,
+        ranking=1.0,
+        distillation="features",  # ablations: "scores", "logits", "none"
+        rivals="new",  # or "all"
+        imprinted=True,
+        balance=False,  # class-balanced fine-tuning after each phase
+    )
+    config = common.lucir(common.cifar(experiment, "cifar100"))
+    config.first_task_size = 50
+    config.num_tasks = 6
+    config.data.class_order = "numpy:1993"  # "shuffled": by seed
+    config.data.mean = (0.5071, 0.4866, 0.4409)
+    config.data.std = (0.2009, 0.1984, 0.2023)  # means over images of each image's deviation
+    config.eval.mirror = "channels"  # what the released code's flip does
+    config.epochs = 160
+    config.milestones = (80, 120)
+    return config

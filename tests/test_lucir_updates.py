@@ -1,0 +1,332 @@
+"""LUCIR's updates by hand against the original's numbers: losses, gradients, parameters after.
+
+Its own method is not used: a loss of each phase, and plain SGD with columns that stay.
+"""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from cljax import losses
+from cljax.stages import SGD
+from tests import lucir
+from tests.goldens import PRECISIONS, channels_last, enable
+from tests.lucir import NUM_CLASSES, OLD, SEEN
+
+precisions = pytest.mark.parametrize("precision", PRECISIONS)
+PUBLISHED = SGD(0.1, 0.9, 5e-4, 0.1, ())
+NUM_RIVALS, MARGIN = 2, 0.5
+
+
+def class_loss(logits, labels, seen):
+    return losses.cross_entropy(logits, labels, losses.class_range(logits.shape[-1], 0, seen))
+
+
+def ranking(scores, labels, old, start, stop):
+    """The margin ranking loss with rivals among the classes start..stop-1."""
+    rivals = losses.class_range(scores.shape[-1], start, stop)
+    return losses.margin_ranking(scores, labels, old, rivals, NUM_RIVALS, MARGIN)
+
+
+@functools.partial(jax.jit, static_argnums=0, compiler_options=lucir.HURRY)
+def step(module, variables, opt_state, teacher, images, labels, old, seen, weight):
+    """An update of the body, the scale and the new columns; both phases are this program.
+
+    Returns the new variables and optimiser state, the gradients, and what they come from.
+    """
+    params, batch_stats = variables["params"], variables["batch_stats"]
+    targets = module.apply(teacher, images).features
+
+    def objective(params):
+        outputs, updates = module.apply(
+            {"params": params, "batch_stats": batch_stats}, images, True, mutable=["batch_stats"]
+        )
+        parts = {
+            "less_forget": losses.cosine_distance(outputs.features, targets),
+            "cross_entropy": class_loss(outputs.logits, labels, seen),
+            "margin_ranking": ranking(outputs.scores, labels, old, old, seen),
+        }
+        total = weight * parts["less_forget"] + parts["cross_entropy"] + parts["margin_ranking"]
+        return total, (parts | {"total": total}, outputs, updates["batch_stats"])
+
+    grads, (parts, outputs, batch_stats) = jax.grad(objective, has_aux=True)(params)
+    trained = jax.tree.map(lambda _: True, params)
+    trained["head"]["kernel"] = losses.class_range(NUM_CLASSES, old, seen)
+    params, opt_state = PUBLISHED.update(grads, opt_state, params, trained, 0)
+    variables = {"params": params, "batch_stats": batch_stats}
+    return variables, opt_state, grads, (parts, outputs, targets)
+
+
+@functools.cache
+def two_steps(goldens, file, precision, old, seen, weight):
+    """For each step: the variables before it, and what `step` returns.
+
+    In float32 the second step starts where the first one leads in float64, since errors of the
+    earliest layers would grow from step to step.
+    """
+    module, start = lucir.network(goldens, precision)
+    arrays = goldens(file)
+    exact = precision == "float64" or two_steps(goldens, file, "float64", old, seen, weight)
+    result = []
+    with enable(precision):
+        before, opt_state = start, PUBLISHED.init(start["params"])
+        for i in (1, 2):
+            images = channels_last(arrays[f"step{i}.x"], precision)
+            labels = arrays[f"step{i}.y"].astype(np.int32)
+            numbers = jnp.int32(old), jnp.int32(seen), jnp.asarray(weight, precision)
+            after = step(module, before, opt_state, start, images, labels, *numbers)
+            result.append((before, *after))
+            following = after[:2] if exact is True else exact[0][1:3]
+            before, opt_state = jax.tree.map(lambda x: np.asarray(x, precision), following)
+    return result
+
+
+def tensors(goldens, precision, variables):
+    """PyTorch's tensors of the golden network, the head's old rows also by the unsplit name."""
+    module, _ = lucir.network(goldens, precision)
+    found = lucir.tensors(module, variables, precision)
+    return found | {"fc.weight": found["fc.fc1.weight"]}
+
+
+def largest(array):
+    return np.abs(array).max()
+
+
+def is_late(name):
+    """The earliest layers' gradients have passed all ReLUs, of which some switch in float32."""
+    return any(part in name for part in ("fc.", "layer3.4", "running"))
+
+
+def compare_gradients(expected, grads):
+    """Those of step 1, by PyTorch's names."""
+    for name in [name for name in expected.arrays if name.startswith("grad_step1.")]:
+        found = grads[name.removeprefix("grad_step1.")]
+        expected.close(name, found, 1e-4 if is_late(name) else 1e-2, largest(expected[name]))
+
+
+def compare_parameters(expected, i, before, after):
+    """Parameters and running statistics after step i, as far as stored; and all norms.
+
+    In float32 early layers and norms are measured by their change.
+    """
+    for name in [name for name in expected.arrays if name.startswith(f"after_step{i}.")]:
+        tensor = name.removeprefix(f"after_step{i}.")
+        if tensor == "l2_norm_of_every_parameter":
+            names = expected["parameter_names"]
+            norms = np.array([np.linalg.norm(after[n]) for n in names], expected.precision)
+            changes = np.array([np.linalg.norm(after[n] - before[n]) for n in names])
+            expected.close(name, norms, 1e-2, changes + 1e-4 * norms)
+        elif is_late(tensor):
+            expected.close(name, after[tensor], 1e-6)
+        else:
+            expected.close(name, after[tensor], 1e-2, largest(after[tensor] - before[tensor]))
+
+
+def compare_steps(expected, goldens, steps, frozen):
+    """Gradients of step 1, and what both steps make of the parameters."""
+    for i, (before, after, _, grads, _) in enumerate(steps, start=1):
+        of = functools.partial(tensors, goldens, expected.precision)
+        if i == 1:
+            compare_gradients(expected, of(after | {"params": grads}))
+        compare_parameters(expected, i, of(before), of(after))
+        kernels = [np.asarray(tree["params"]["head"]["kernel"]) for tree in (before, after)]
+        np.testing.assert_array_equal(kernels[1][:, frozen], kernels[0][:, frozen])
+
+
+@precisions
+def test_incremental_phase(lucir_goldens, precision):
+    file = "lucir_update_incremental"
+    expected = lucir.Expected(lucir_goldens, file, precision)
+    hyperparameters = {
+        "lamda": 5.0,
+        "cur_lamda": 5 * np.sqrt(OLD / (SEEN - OLD)),
+        "dist": MARGIN,
+        "K": NUM_RIVALS,
+        "lw_mr": 1.0,
+        "lr": PUBLISHED.learning_rate,
+        "momentum": PUBLISHED.momentum,
+        "weight_decay": PUBLISHED.weight_decay,
+    }
+    for name, value in hyperparameters.items():
+        np.testing.assert_allclose(expected[name], value, rtol=1e-12)
+    weight = float(expected["cur_lamda"])
+    steps = two_steps(lucir_goldens, file, precision, OLD, SEEN, weight)
+    for i, (*_, (parts, outputs, targets)) in enumerate(steps, start=1):
+        expected.close(f"step{i}.student_features", outputs.features)
+        expected.close(f"step{i}.teacher_features", targets)
+        expected.close(f"step{i}.scores_before_scale", np.asarray(outputs.scores)[:, :SEEN])
+        expected.close(f"step{i}.loss_less_forget_before_lamda", parts["less_forget"])
+        expected.close(f"step{i}.loss_cross_entropy", parts["cross_entropy"])
+        expected.close(f"step{i}.loss_margin_ranking", parts["margin_ranking"])
+        expected.close(f"step{i}.loss_total", parts["total"])
+    assert float(parts["margin_ranking"]) == 0  # of step 2, which has no old image
+    compare_steps(expected, lucir_goldens, steps, np.r_[:OLD, SEEN:NUM_CLASSES])
+    inputs = [f"step{i}.{name}" for i in (1, 2) for name in "xy"]
+    expected.all_compared(*hyperparameters, *inputs, "fc2_weight_before", "parameter_names")
+
+
+@precisions
+def test_first_phase(lucir_goldens, precision):
+    """The same program without old classes and without a weight of the teacher."""
+    file = "lucir_update_first_phase"
+    expected = lucir.Expected(lucir_goldens, file, precision)
+    steps = two_steps(lucir_goldens, file, precision, 0, OLD, 0.0)
+    for i, (*_, (parts, _, _)) in enumerate(steps, start=1):
+        assert float(parts["margin_ranking"]) == 0
+        expected.close(f"step{i}.loss_total", parts["total"])
+    compare_steps(expected, lucir_goldens, steps, np.r_[OLD:NUM_CLASSES])
+    inputs = [f"step{i}.{name}" for i in (1, 2) for name in "xy"]
+    expected.all_compared(*inputs, "parameter_names")
+
+
+def first_batch(goldens, network, precision):
+    """Labels, the student's features in train mode and the teacher's outputs, of batch 1."""
+    arrays = goldens("lucir_update_incremental")
+    teacher, _, student, _ = lucir.passes(*network, arrays["step1.x"], precision)
+    return arrays["step1.y"].astype(np.int32), student.features, teacher
+
+
+def head_step(loss, params, trained):
+    """Parts of a loss of the head's parameters, and the head after a step on their sum."""
+
+    @jax.jit
+    def observe(params):
+        def objective(params):
+            parts = loss(params)
+            return sum(parts.values()), parts
+
+        return jax.grad(objective, has_aux=True)(params)
+
+    grads, parts = observe(params)
+    params, _ = PUBLISHED.update(grads, PUBLISHED.init(params), params, trained, 0)
+    return parts, params
+
+
+@precisions
+@pytest.mark.parametrize("variant", ["less_forget_only", "hardest_of_all_classes", "mimic_scores"])
+def test_ablations(lucir_goldens, precision, variant):
+    """One step of the head, whose features do not depend on what is ablated."""
+    expected = lucir.Expected(lucir_goldens, "lucir_update_ablations", precision)
+    module, variables = lucir.network(lucir_goldens, precision)
+    labels, features, teacher = first_batch(lucir_goldens, (module, variables), precision)
+    names = {"cross_entropy": "cross_entropy_unweighted"}
+    weights = {"cross_entropy": 1.0}
+    if variant == "mimic_scores":
+        names["scores"], weights["scores"] = "mse_unweighted", OLD
+    else:
+        names["features"] = "cosine_embedding_unweighted"
+        weights["features"] = float(lucir_goldens("lucir_update_incremental")["cur_lamda"])
+    if variant == "hardest_of_all_classes":
+        names["ranking"], weights["ranking"] = "margin_ranking_unweighted", 1.0
+
+    def loss(head):
+        logits, scores = module.head.apply({"params": head}, features)
+        old = losses.class_range(NUM_CLASSES, 0, OLD)
+        parts = {
+            "cross_entropy": class_loss(logits, labels, SEEN),
+            "features": losses.cosine_distance(features, teacher.features),
+            "ranking": ranking(scores, labels, OLD, 0, SEEN),
+            "scores": losses.score_distance(scores, teacher.scores, old) / OLD,
+        }
+        return {name: weights[name] * parts[name] for name in names}
+
+    start = OLD if variant != "mimic_scores" else 0
+    with enable(precision):
+        trained = {"kernel": losses.class_range(NUM_CLASSES, start, SEEN), "scale": True}
+        parts, head = head_step(loss, variables["params"]["head"], trained)
+        for name, stored in names.items():
+            expected.close(f"{variant}.{stored}", parts[name] / weights[name])
+        expected.close(f"{variant}.loss_total", sum(parts.values()))
+    kernel = np.asarray(head["kernel"]).T
+    expected.close(f"{variant}.after_step1.fc.fc1.weight", kernel[:OLD], 1e-6)
+    expected.close(f"{variant}.after_step1.fc.fc2.weight", kernel[OLD:SEEN], 1e-6)
+    expected.close(f"{variant}.after_step1.fc.sigma", np.asarray(head["scale"])[None], 1e-6)
+    others = [name for name in expected.arrays if not name.startswith(variant)]
+    expected.all_compared(*others)
+
+
+@precisions
+def test_baseline(lucir_goldens, precision):
+    """Distillation of logits; KL averaged over all entries, times T^2 beta OLD, is `distillation`.
+
+    But for the teacher's entropy, which has no gradient.
+    """
+    expected = lucir.Expected(lucir_goldens, "lucir_update_ablations", precision)
+    module, variables = network = lucir.baseline(lucir_goldens, precision)
+    labels, features, teacher = first_batch(lucir_goldens, network, precision)
+    old = losses.class_range(SEEN, 0, OLD)
+    temperature, beta = (expected[f"baseline.{name}"] for name in ("T", "beta"))
+
+    def loss(head):
+        logits, _ = module.head.apply({"params": head}, features)
+        distilled, entropy = (
+            losses.distillation(x, teacher.logits, old, temperature=float(temperature))
+            for x in (logits, teacher.logits)
+        )
+        return {"cross_entropy": class_loss(logits, labels, SEEN), "kl": distilled - entropy}
+
+    assert temperature**2 * beta == 1
+    with enable(precision):
+        head = variables["params"]["head"]
+        parts, head = head_step(loss, head, {"kernel": True, "bias": True})
+        expected.close("baseline.cross_entropy_unweighted", parts["cross_entropy"])
+        expected.close("baseline.kl_div_mean_over_all_elements", parts["kl"] / OLD, 1e-7)
+        expected.close("baseline.loss_total", sum(parts.values()))
+    expected.close("baseline.after_step1.fc.weight", np.asarray(head["kernel"]).T, 1e-6)
+    expected.close("baseline.after_step1.fc.bias", head["bias"], 1e-6)
+    others = [name for name in expected.arrays if not name.startswith("baseline")]
+    before = "baseline.fc_weight_before", "baseline.fc_bias_before"
+    expected.all_compared("baseline.T", "baseline.beta", *before, *others)
+
+
+@precisions
+def test_class_balanced_finetuning(lucir_goldens, precision):
+    """Two steps of the whole kernel alone, on features in eval mode, which are the teacher's."""
+    file = "lucir_update_class_balanced_finetuning"
+    expected = lucir.Expected(lucir_goldens, file, precision)
+    batches = lucir_goldens("lucir_update_incremental")
+    module, variables = lucir.network(lucir_goldens, precision)
+    head, weight = variables["params"]["head"], float(expected["cur_lamda"])
+    names = ("lr", "momentum", "weight_decay")
+    optimizer = SGD(*(float(expected[name]) for name in names), 0.1, ())
+
+    @jax.jit
+    def observe(head, features, labels):
+        def loss(head):
+            logits, scores = module.head.apply({"params": head}, features)
+            parts = {
+                "loss_less_forget_before_lamda": losses.cosine_distance(features, features),
+                "loss_cross_entropy": class_loss(logits, labels, SEEN),
+                "loss_margin_ranking": ranking(scores, labels, OLD, OLD, SEEN),
+            }
+            total = sum(parts.values()) + (weight - 1) * parts["loss_less_forget_before_lamda"]
+            return total, (parts | {"loss_total": total}, scores)
+
+        return jax.grad(loss, has_aux=True)(head)
+
+    with enable(precision):
+        opt_state = optimizer.init(head)
+        trained = {"kernel": losses.class_range(NUM_CLASSES, 0, SEEN), "scale": False}
+        for i in (1, 2):
+            outputs = lucir.passes(module, variables, batches[f"step{i}.x"], precision)[0]
+            labels = batches[f"step{i}.y"].astype(np.int32)
+            grads, (parts, scores) = observe(head, outputs.features, labels)
+            head, opt_state = optimizer.update(grads, opt_state, head, trained, 0)
+            expected.close(f"step{i}.scores_before_scale", scores[:, :SEEN])
+            for name, part in parts.items():
+                if (i, name) != (2, "loss_margin_ranking"):
+                    expected.close(f"step{i}.{name}", part)
+                else:
+                    assert part == 0
+            name = f"step{i}.loss_less_forget_before_lamda"
+            if precision == "float64":  # what PyTorch's 1e-12 leaves
+                np.testing.assert_allclose(parts[name[6:]], expected[name], atol=1e-15)
+            kernel = np.asarray(head["kernel"]).T
+            expected.close(f"after_step{i}.fc.fc1.weight", kernel[:OLD], 1e-6)
+            expected.close(f"after_step{i}.fc.fc2.weight", kernel[OLD:SEEN], 1e-6)
+    assert head["scale"] == variables["params"]["head"]["scale"]
+    np.testing.assert_array_equal(kernel[SEEN:], variables["params"]["head"]["kernel"].T[SEEN:])
+    expected.all_compared(*names, "cur_lamda")

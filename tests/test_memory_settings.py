@@ -1,0 +1,79 @@
+"""The exemplar memory that a config asks for, and settings that make no sense."""
+
+import importlib
+
+import pytest
+
+from cljax import configure
+from cljax.errors import UserError
+from cljax.memory import STRATEGIES
+
+BALANCED = [name for name, strategy in STRATEGIES.items() if strategy.shares]
+
+
+def load(name="base_digits", **changes):
+    config = importlib.import_module(f"configs.{name}").get_config()
+    config.exemplars.update(changes)
+    return config
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+@pytest.mark.parametrize("changes", [{"total": 20}, {"per_class": 3}, {}])
+def test_a_strategy_takes_a_total_or_a_number_per_class(strategy, changes):
+    config = load(strategy=strategy, **changes)
+    makes_sense = strategy in BALANCED or not changes
+    if strategy in ("random", "reservoir"):
+        makes_sense = "per_class" not in changes
+    if not makes_sense:
+        with pytest.raises(UserError, match=f"config.exemplars.*'{strategy}'"):
+            configure.memory(config, True)
+        return
+    memory = configure.memory(config, True)
+    found = memory.size, memory.strategy, memory.per_class
+    assert found == (sum(changes.values()), strategy, "per_class" in changes)
+    kept = memory.init(10)
+    if not changes:
+        assert kept is None
+    elif memory.per_class:
+        assert kept.indices.shape == (30,)
+    else:
+        assert 20 <= kept.indices.shape[0] < 20 + 10
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"total": 9, "per_class": 2}, "total=9 and per_class=2 exclude each other"),
+        ({"total": -1}, "exemplars.total: -1 must be 0 or more"),
+        ({"per_class": -1}, "exemplars.per_class: -1 must be 0 or more"),
+        ({"strategy": "herd"}, "exemplars.strategy: 'herd' is none of herding, "),
+        ({"replay": "some"}, "exemplars.replay: 'some' is none of bootstrap, all"),
+        ({"class_weighting": True}, "without exemplars no class is rare"),
+        ({"total": 9, "strategy": "none"}, "'none' keeps no images"),
+        ({"per_class": 2, "strategy": "reservoir"}, "'reservoir' keeps images whatever"),
+    ],
+)
+def test_settings_that_make_no_sense(changes, message):
+    with pytest.raises(UserError, match=message):
+        configure.memory(load(**changes), True)
+
+
+@pytest.mark.parametrize("key", ["total", "per_class"])
+def test_a_method_that_keeps_no_images_says_so(key):
+    with pytest.raises(UserError, match=f"exemplars.{key}: 5, but method 'abd' keeps no images"):
+        configure.memory(load("abd_digits", **{key: 5}), False)
+
+
+@pytest.mark.parametrize(
+    ("name", "strategy", "replay"),
+    [
+        ("rehearsal", "random_redraw", "bootstrap"),
+        ("lwf_rehearsal", "random_redraw", "bootstrap"),
+        ("e2e", "nearest", "all"),
+        ("bic", "herding_raw", "all"),
+        ("base", "herding", "all"),
+    ],
+)
+def test_shipped_strategies(name, strategy, replay):
+    memory = configure.memory(load(f"{name}_cifar100"), True)
+    assert (memory.strategy, memory.replay) == (strategy, replay)
