@@ -8,6 +8,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
+from cljax.evaluation import READ_OUTS
 from cljax.plots import accuracy_name, mean_matrix
 
 HEADLINES = {
@@ -32,6 +33,8 @@ def print_summary(
         console.print(_accuracy_table(results))
         _print_matrix(mean_matrix(results["accuracy"]), console)
         console.print(_headline_table(results))
+        if results["read_outs"]:
+            console.print(_read_out_table(results))
     seconds = (f"{name} {value:,.1f} s" for name, value in results["seconds"].items())
     console.print(f"Time: {', '.join(seconds)}", highlight=False, soft_wrap=True)
     console.print("Files:", style="bold")
@@ -89,6 +92,17 @@ def _headline_table(results):
     if len(results["seeds"]) > 1:
         table.add_section()
         table.add_row("mean ± std", *(_mean_std(column) for column in columns))
+    return table
+
+
+def _read_out_table(results):
+    table = Table("classifier", title="Read-outs", title_justify="left")
+    keys = ("final_accuracy", "average_incremental_accuracy")
+    for key in keys:
+        table.add_column(HEADLINES[key], justify="right", max_width=19)
+    for name, found in {"": results, **results["read_outs"]}.items():
+        row = READ_OUTS.get(name, "the method's own")
+        table.add_row(row, *(_mean_std(found[key]["per_seed"]) for key in keys))
     return table
 
 

@@ -1,4 +1,4 @@
-"""Learning without Forgetting (Li & Hoiem, ECCV 2016), in both forms of the ABD paper's tables."""
+"""Learning without Forgetting (Li & Hoiem, ECCV 2016) in three forms, and what it shares."""
 
 from typing import ClassVar
 
@@ -6,8 +6,31 @@ import jax
 import jax.numpy as jnp
 
 from cljax import losses
+from cljax.errors import UserError
 from cljax.methods.base import Finetune
-from cljax.state import hyperparameters
+from cljax.models import Outputs
+from cljax.state import Batch, LearnerState, Task, hyperparameters
+
+
+class GrowingHead:
+    """Of methods whose original head has no columns yet for classes to come."""
+
+    def get_parameters(self, params, task):
+        """All but the head's columns of classes to come: these are neither trained nor decayed."""
+        seen = self.classes(0, task.seen)
+        head = jax.tree.map(lambda _: seen, params["head"])
+        return super().get_parameters(params, task) | {"head": head}
+
+
+class TaskwiseLoss(GrowingHead):
+    """Of methods whose cross entropy compares the new classes with each other alone."""
+
+    takes_exemplars: ClassVar[bool] = False
+
+    def class_loss(self, logits, task, batch):
+        """Cross entropy over the new classes; of old ones there may be no images."""
+        new = self.classes(task.old, task.seen)
+        return losses.cross_entropy(logits, batch.labels, new, batch.weights)
 
 
 @hyperparameters
@@ -17,12 +40,28 @@ class LearningWithoutForgetting(Finetune):
     Attributes:
       mu: weight of the distillation.
       temperature: of the distillation.
+      teacher_mode: "eval", or "train": the teacher's batch norm uses the batch's own statistics,
+        as in LibContinual.
     """
+
+    TEACHER_MODES: ClassVar[tuple[str, ...]] = ("eval", "train")
 
     takes_incomplete_batches: ClassVar[bool] = False
 
     mu: float = 1.0
     temperature: float = 2.0
+    teacher_mode: str = "eval"
+
+    @classmethod
+    def from_config(cls, config, dataset, **parts):
+        """Checks the teacher's mode."""
+        method = super().from_config(config, dataset, **parts)
+        if method.teacher_mode not in cls.TEACHER_MODES:
+            raise UserError(
+                f"config.method.teacher_mode: {method.teacher_mode!r} is none of "
+                f"{', '.join(cls.TEACHER_MODES)}"
+            )
+        return method
 
     def init(self, streams, image_shape):
         """Adds a teacher, not used before it is taken."""
@@ -36,17 +75,41 @@ class LearningWithoutForgetting(Finetune):
         """Cross entropy, and from the second task on distillation of the same images."""
         if task.is_first:
             return super().observe(state, task, batch, key)
-        outputs, batch_stats = self.train_forward(state, batch.images)
-        teacher = self.classifier.apply(state.teacher, batch.images)
+        outputs, batch_stats = self.train_forward(state, batch.images, batch.weights)
+        teacher = self.teach(state, batch)
         old = self.classes(0, task.old)
+        class_weight, distillation_weight = self.term_weights(task)
         terms = {
-            "class": self.class_loss(outputs.logits, task, batch),
-            "distillation": self.mu
+            "class": class_weight * self.class_loss(outputs.logits, task, batch),
+            "distillation": distillation_weight
             * losses.distillation(
-                outputs.logits, teacher.logits, old, temperature=self.temperature
+                outputs.logits, teacher.logits, old, None, self.temperature, batch.weights
             ),
         }
         return self.observed(task, batch, outputs.logits, terms, batch_stats)
+
+    def term_weights(self, task: Task) -> tuple[jax.Array | float, jax.Array | float]:
+        """Weights [] of the cross entropy and of the distillation."""
+        return 1.0, self.mu
+
+    def teach(self, state: LearnerState, batch: Batch) -> Outputs:
+        """What the teacher makes of a batch."""
+        if self.teacher_mode == "eval":
+            return self.classifier.apply(state.teacher, batch.images)
+        # Its running statistics, which LibContinual lets move, are never read in train mode.
+        return self.classifier.apply(
+            state.teacher, batch.images, True, batch.weights, mutable=["batch_stats"]
+        )[0]
+
+
+@hyperparameters
+class TaskwiseLwF(TaskwiseLoss, LearningWithoutForgetting):
+    """LwF with the paper's cross entropy over the new classes, as LibContinual has it.
+
+    LibContinual has mu=3 and teacher_mode="train".
+    """
+
+    takes_incomplete_batches: ClassVar[bool] = True
 
 
 @hyperparameters
@@ -62,9 +125,8 @@ class MultiClassLwF(LearningWithoutForgetting):
         outputs, batch_stats = self.train_forward(state, batch.images)
         targets = jax.nn.one_hot(batch.labels, self.classifier.num_classes)
         if not task.is_first:
-            teacher = self.classifier.apply(state.teacher, batch.images)
             old = self.classes(0, task.old)
-            targets = jnp.where(old, jax.nn.sigmoid(teacher.logits), targets)
+            targets = jnp.where(old, jax.nn.sigmoid(self.teach(state, batch).logits), targets)
         seen = self.classes(0, task.seen)
         loss = losses.binary_cross_entropy(outputs.logits, targets, seen)
         return self.observed(task, batch, outputs.logits, {"class": loss}, batch_stats)

@@ -1,0 +1,62 @@
+"""Weight Aligning: Maintaining Discrimination and Fairness (Zhao et al., CVPR 2020)."""
+
+from typing import ClassVar
+
+import jax
+import jax.numpy as jnp
+
+from cljax import losses
+from cljax.methods.lwf import GrowingHead, LearningWithoutForgetting
+from cljax.state import hyperparameters
+
+
+@hyperparameters
+class WeightAligning(GrowingHead, LearningWithoutForgetting):
+    """Distillation by the share of old classes, then new columns of the head made as long as old.
+
+    Attributes:
+      mu: multiplies the weight of the distillation, which is the share of old classes.
+      trains_head: False as in LibContinual, whose optimiser is never given the head.
+    """
+
+    takes_incomplete_batches: ClassVar[bool] = True
+
+    trains_head: bool = True
+
+    def term_weights(self, task):
+        """The larger the share of old classes, the more counts distillation (section 4.1)."""
+        old_share = task.old / task.seen
+        return 1 - old_share, self.mu * old_share
+
+    def get_parameters(self, params, task):
+        """The network, with the head's columns of the classes seen if the head is trained."""
+        trained = super().get_parameters(params, task)
+        if self.trains_head:
+            return trained
+        return trained | {"head": jax.tree.map(lambda _: False, params["head"])}
+
+    def after_task(self, state, task, data):
+        """Aligns the head, from the second task on, before it becomes the teacher's."""
+        if not task.is_first:
+            head = state.params["head"]
+            head = head | {"kernel": align(head["kernel"], task.old, task.seen)}
+            state = state.replace(params=state.params | {"head": head})
+        return super().after_task(state, task, data)
+
+
+def align(kernel: jax.Array, old: jax.Array | int, seen: jax.Array | int) -> jax.Array:
+    """The head's kernel with new columns as long, on average, as the old ones (WA, section 4.3).
+
+    Args:
+      kernel: float [D, K].
+      old, seen: int32 [], the columns old..seen-1 are new; there are old and new ones.
+
+    Returns:
+      float [D, K]; other columns than the new ones stay.
+    """
+    size = kernel.shape[1]
+    is_new = losses.class_range(size, old, seen)
+    lengths = jnp.linalg.norm(kernel, axis=0)
+    old_mean = jnp.where(losses.class_range(size, 0, old), lengths, 0.0).sum() / old
+    new_mean = jnp.where(is_new, lengths, 0.0).sum() / (seen - old)
+    return jnp.where(is_new, kernel * (old_mean / new_mean), kernel)
