@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from cljax import exemplars, rng, selection
+from cljax.models.classifier import unit_vectors
 from cljax.state import Data, Exemplars, LearnerState, Subset, Task, hyperparameters
 
 Features = Callable[[jax.Array, jax.Array], jax.Array]
@@ -135,7 +136,7 @@ class Memory:
         table, counts = task.class_images, task.class_image_counts
         num_images = table.shape[1] * (task.seen - task.old)
         found = features(table.reshape(-1), num_images).reshape(*table.shape, -1)
-        found = selection.unit(found) if strategy.unit else found
+        found = unit_vectors(found) if strategy.unit else found
         ranks = jax.vmap(strategy.rank, (0, 0, None))(found, counts, budget.largest(task.seen))
         return exemplars.update_ranked(memory, table, counts, ranks, task.old, task.seen, budget)
 

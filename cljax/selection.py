@@ -31,12 +31,6 @@ def ranks_within_class(labels: jax.Array, priorities: jax.Array) -> jax.Array:
     return jnp.zeros_like(places).at[order].set(places - starts, unique_indices=True)
 
 
-def unit(features: jax.Array) -> jax.Array:
-    """Features [..., D] of Euclidean length 1, zeros left as they are."""
-    norms = jnp.linalg.norm(features, axis=-1, keepdims=True)
-    return features / jnp.maximum(norms, 1e-12)
-
-
 def herding(features: jax.Array, count: jax.Array, picks: jax.Array) -> jax.Array:
     """Ranks of the images of one class by herding (Rebuffi et al., iCaRL, 2017, algorithm 4).
 

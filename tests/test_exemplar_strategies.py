@@ -9,6 +9,7 @@ import pytest
 
 from cljax import exemplars as ex
 from cljax import selection as sel
+from cljax.models.classifier import unit_vectors
 from cljax.state import Subset
 from tests.index_sets import RULES, jit, listed, python_quotas, subset
 
@@ -30,7 +31,7 @@ def test_lucir_memory_is_the_originals(lucir_goldens, run, budget):
         prefix = f"{run}.phase{phase}"
         quota = budget.largest(jnp.int32(seen))
         assert quota == arrays[f"{prefix}.quota_per_class"]
-        ranks = rank(sel.unit(features), counts, quota)
+        ranks = rank(unit_vectors(features), counts, quota)
         memory = update(memory, table, counts, ranks, old, seen, budget)
         # The original stores each class in file order.
         kept = np.sort(np.reshape(listed(memory), (seen, -1)), axis=1)
@@ -64,7 +65,7 @@ def test_correct_herding_is_libcontinuals_linear_herding_buffer(lucir_goldens):
     rank = jit(jax.vmap(sel.herding, (0, 0, None)))
     for t in range(3):
         table = np.arange(60 * t, 60 * t + 60).reshape(2, 30)
-        features, seen = sel.unit(buffers.features[table]), 2 * t + 2
+        features, seen = unit_vectors(buffers.features[table]), 2 * t + 2
         ranks = rank(features, counts, 36 // seen)
         memory = update(memory, table, counts, ranks, 2 * t, seen, buffers.budget)
         assert listed(memory) == buffers.expected("linear_herding", t).tolist()

@@ -1,18 +1,19 @@
-"""LUCIR's updates by hand against the original's numbers: losses, gradients, parameters after.
+"""LUCIR's updates against the original's numbers: losses, gradients, parameters after.
 
-Its own method is not used: a loss of each phase, and plain SGD with columns that stay.
+The method's own steps, and its ablations as losses of the head alone.
 """
 
 import functools
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from cljax import losses
-from cljax.stages import SGD
-from tests import lucir
+from cljax import losses, stages
+from cljax.methods.lucir import LUCIR, ClassBalancedFinetuning
+from cljax.stages import SGD, TrainStage
+from cljax.state import Batch
+from tests import lucir, small
 from tests.goldens import PRECISIONS, channels_last, enable
 from tests.lucir import NUM_CLASSES, OLD, SEEN
 
@@ -31,56 +32,58 @@ def ranking(scores, labels, old, start, stop):
     return losses.margin_ranking(scores, labels, old, rivals, NUM_RIVALS, MARGIN)
 
 
-@functools.partial(jax.jit, static_argnums=0, compiler_options=lucir.HURRY)
-def step(module, variables, opt_state, teacher, images, labels, old, seen, weight):
-    """An update of the body, the scale and the new columns; both phases are this program.
+def make_method(module, **settings):
+    """LUCIR with its published values."""
+    return LUCIR(
+        classifier=module,
+        preprocessing=small.PLAIN,
+        training=TrainStage("train", 1, 0, 16, PUBLISHED),
+        memory=small.NO_MEMORY,
+        finetuning=ClassBalancedFinetuning("balance", 1, 0, 16, SGD(0.01, 0.9, 1e-4, 0.1, ())),
+        **settings,
+    )
 
-    Returns the new variables and optimiser state, the gradients, and what they come from.
-    """
-    params, batch_stats = variables["params"], variables["batch_stats"]
-    targets = module.apply(teacher, images).features
 
-    def objective(params):
-        outputs, updates = module.apply(
-            {"params": params, "batch_stats": batch_stats}, images, True, mutable=["batch_stats"]
-        )
-        parts = {
-            "less_forget": losses.cosine_distance(outputs.features, targets),
-            "cross_entropy": class_loss(outputs.logits, labels, seen),
-            "margin_ranking": ranking(outputs.scores, labels, old, old, seen),
-        }
-        total = weight * parts["less_forget"] + parts["cross_entropy"] + parts["margin_ranking"]
-        return total, (parts | {"total": total}, outputs, updates["batch_stats"])
+@functools.partial(jax.jit, compiler_options=lucir.HURRY)
+def step(method, state, task, batch):
+    """The new state, the gradients, the metrics, and the outputs of student and teacher."""
+    key = jax.random.key(0)
 
-    grads, (parts, outputs, batch_stats) = jax.grad(objective, has_aux=True)(params)
-    trained = jax.tree.map(lambda _: True, params)
-    trained["head"]["kernel"] = losses.class_range(NUM_CLASSES, old, seen)
-    params, opt_state = PUBLISHED.update(grads, opt_state, params, trained, 0)
-    variables = {"params": params, "batch_stats": batch_stats}
-    return variables, opt_state, grads, (parts, outputs, targets)
+    def loss(params):
+        return method.observe(state.replace(params=params), task, batch, key).loss
+
+    grads = jax.grad(loss)(state.params)
+    outputs, _ = method.train_forward(state, batch.images)
+    targets = method.classifier.apply(state.teacher, batch.images).features
+    state, metrics = stages.update(method.training, method, state, task, batch, 0, key)
+    return state, grads, (metrics, outputs, targets)
 
 
 @functools.cache
-def two_steps(goldens, file, precision, old, seen, weight):
-    """For each step: the variables before it, and what `step` returns.
+def two_steps(goldens, file, precision, old, seen):
+    """For each step: the state before it, and what `step` returns.
 
     In float32 the second step starts where the first one leads in float64, since errors of the
     earliest layers would grow from step to step.
     """
     module, start = lucir.network(goldens, precision)
-    arrays = goldens(file)
-    exact = precision == "float64" or two_steps(goldens, file, "float64", old, seen, weight)
+    method, arrays = make_method(module), goldens(file)
+    exact = precision == "float64" or two_steps(goldens, file, "float64", old, seen)
     result = []
     with enable(precision):
-        before, opt_state = start, PUBLISHED.init(start["params"])
+        before = small.learner(**start, teacher=start)
+        before = before.replace(opt_state=PUBLISHED.init(start["params"]))
+        task = small.task(old, seen, is_first=old == 0)
         for i in (1, 2):
             images = channels_last(arrays[f"step{i}.x"], precision)
-            labels = arrays[f"step{i}.y"].astype(np.int32)
-            numbers = jnp.int32(old), jnp.int32(seen), jnp.asarray(weight, precision)
-            after = step(module, before, opt_state, start, images, labels, *numbers)
-            result.append((before, *after))
-            following = after[:2] if exact is True else exact[0][1:3]
-            before, opt_state = jax.tree.map(lambda x: np.asarray(x, precision), following)
+            batch = Batch(images, arrays[f"step{i}.y"].astype(np.int32), None)
+            after, *others = step(method, before, task, batch)
+            result.append((before, after, *others))
+            following = after if exact is True else exact[0][1]
+            before = jax.tree.map(
+                lambda x: np.asarray(x, precision) if np.ndim(x) or x.dtype.kind == "f" else x,
+                following,
+            )
     return result
 
 
@@ -127,12 +130,12 @@ def compare_parameters(expected, i, before, after):
 
 def compare_steps(expected, goldens, steps, frozen):
     """Gradients of step 1, and what both steps make of the parameters."""
-    for i, (before, after, _, grads, _) in enumerate(steps, start=1):
+    for i, (before, after, grads, _) in enumerate(steps, start=1):
         of = functools.partial(tensors, goldens, expected.precision)
         if i == 1:
-            compare_gradients(expected, of(after | {"params": grads}))
-        compare_parameters(expected, i, of(before), of(after))
-        kernels = [np.asarray(tree["params"]["head"]["kernel"]) for tree in (before, after)]
+            compare_gradients(expected, of(after.variables | {"params": grads}))
+        compare_parameters(expected, i, of(before.variables), of(after.variables))
+        kernels = [np.asarray(state.params["head"]["kernel"]) for state in (before, after)]
         np.testing.assert_array_equal(kernels[1][:, frozen], kernels[0][:, frozen])
 
 
@@ -153,16 +156,17 @@ def test_incremental_phase(lucir_goldens, precision):
     for name, value in hyperparameters.items():
         np.testing.assert_allclose(expected[name], value, rtol=1e-12)
     weight = float(expected["cur_lamda"])
-    steps = two_steps(lucir_goldens, file, precision, OLD, SEEN, weight)
-    for i, (*_, (parts, outputs, targets)) in enumerate(steps, start=1):
+    steps = two_steps(lucir_goldens, file, precision, OLD, SEEN)
+    for i, (*_, (metrics, outputs, targets)) in enumerate(steps, start=1):
         expected.close(f"step{i}.student_features", outputs.features)
         expected.close(f"step{i}.teacher_features", targets)
         expected.close(f"step{i}.scores_before_scale", np.asarray(outputs.scores)[:, :SEEN])
-        expected.close(f"step{i}.loss_less_forget_before_lamda", parts["less_forget"])
-        expected.close(f"step{i}.loss_cross_entropy", parts["cross_entropy"])
-        expected.close(f"step{i}.loss_margin_ranking", parts["margin_ranking"])
-        expected.close(f"step{i}.loss_total", parts["total"])
-    assert float(parts["margin_ranking"]) == 0  # of step 2, which has no old image
+        distance = np.asarray(metrics["distillation"]) / np.array(weight, precision)
+        expected.close(f"step{i}.loss_less_forget_before_lamda", distance)
+        expected.close(f"step{i}.loss_cross_entropy", metrics["class"])
+        expected.close(f"step{i}.loss_margin_ranking", metrics["ranking"])
+        expected.close(f"step{i}.loss_total", metrics["loss"])
+    assert float(metrics["ranking"]) == 0  # of step 2, which has no old image
     compare_steps(expected, lucir_goldens, steps, np.r_[:OLD, SEEN:NUM_CLASSES])
     inputs = [f"step{i}.{name}" for i in (1, 2) for name in "xy"]
     expected.all_compared(*hyperparameters, *inputs, "fc2_weight_before", "parameter_names")
@@ -170,13 +174,13 @@ def test_incremental_phase(lucir_goldens, precision):
 
 @precisions
 def test_first_phase(lucir_goldens, precision):
-    """The same program without old classes and without a weight of the teacher."""
+    """Cross entropy alone."""
     file = "lucir_update_first_phase"
     expected = lucir.Expected(lucir_goldens, file, precision)
-    steps = two_steps(lucir_goldens, file, precision, 0, OLD, 0.0)
-    for i, (*_, (parts, _, _)) in enumerate(steps, start=1):
-        assert float(parts["margin_ranking"]) == 0
-        expected.close(f"step{i}.loss_total", parts["total"])
+    steps = two_steps(lucir_goldens, file, precision, 0, OLD)
+    for i, (*_, (metrics, _, _)) in enumerate(steps, start=1):
+        assert set(metrics) == {"loss", "class", "accuracy"}
+        expected.close(f"step{i}.loss_total", metrics["loss"])
     compare_steps(expected, lucir_goldens, steps, np.r_[OLD:NUM_CLASSES])
     inputs = [f"step{i}.{name}" for i in (1, 2) for name in "xy"]
     expected.all_compared(*inputs, "parameter_names")
@@ -330,3 +334,59 @@ def test_class_balanced_finetuning(lucir_goldens, precision):
     assert head["scale"] == variables["params"]["head"]["scale"]
     np.testing.assert_array_equal(kernel[SEEN:], variables["params"]["head"]["kernel"].T[SEEN:])
     expected.all_compared(*names, "cur_lamda")
+
+
+@functools.partial(jax.jit, compiler_options=lucir.HURRY)
+def losses_of(methods, state, task, batch):
+    return [method.observe(state, task, batch, jax.random.key(0)).loss for method in methods]
+
+
+@precisions
+def test_the_methods_switches_are_the_ablations(lucir_goldens, precision):
+    expected = lucir.Expected(lucir_goldens, "lucir_update_ablations", precision)
+    module, variables = lucir.network(lucir_goldens, precision)
+    switches = {
+        "less_forget_only": {"ranking": 0.0},
+        "hardest_of_all_classes": {"rivals": "all"},
+        "mimic_scores": {"distillation": "scores", "ranking": 0.0},
+    }
+    arrays = lucir_goldens("lucir_update_incremental")
+    with enable(precision):
+        images = channels_last(arrays["step1.x"], precision)
+        batch = Batch(images, arrays["step1.y"].astype(np.int32), None)
+        state = small.learner(**variables, teacher=variables)
+        methods = [make_method(module, **settings) for settings in switches.values()]
+        found = losses_of(methods, state, small.task(OLD, SEEN), batch)
+    for variant, loss in zip(switches, found, strict=True):
+        expected.close(f"{variant}.loss_total", loss)
+    frozen = {
+        variant: method.get_parameters(variables["params"], small.task(OLD, SEEN))["head"]["kernel"]
+        for variant, method in zip(switches, methods, strict=True)
+    }
+    assert [int(mask.sum()) for mask in frozen.values()] == [SEEN - OLD, SEEN - OLD, SEEN]
+
+
+@precisions
+def test_the_methods_extra_stage_is_class_balanced_finetuning(lucir_goldens, precision):
+    """Its first step; everything but the kernel stays bit for bit."""
+    file = "lucir_update_class_balanced_finetuning"
+    expected = lucir.Expected(lucir_goldens, file, precision)
+    arrays = lucir_goldens("lucir_update_incremental")
+    module, variables = lucir.network(lucir_goldens, precision)
+    method = make_method(module)
+    with enable(precision):
+        images = channels_last(arrays["step1.x"], precision)
+        batch = Batch(images, arrays["step1.y"].astype(np.int32), None)
+        state = small.learner(**variables, teacher=variables)
+        state = state.replace(opt_state=method.finetuning.optimizer.init(state.params))
+        run = jax.jit(stages.update, compiler_options=lucir.HURRY)
+        task, key = small.task(OLD, SEEN), jax.random.key(0)
+        after, metrics = run(method.finetuning, method, state, task, batch, 0, key)
+    expected.close("step1.loss_total", metrics["loss"])
+    kernel = np.asarray(after.params["head"]["kernel"]).T
+    expected.close("after_step1.fc.fc1.weight", kernel[:OLD], 1e-6)
+    expected.close("after_step1.fc.fc2.weight", kernel[OLD:SEEN], 1e-6)
+    head = state.params["head"] | {"kernel": after.params["head"]["kernel"]}
+    want = state.replace(params=state.params | {"head": head})
+    for one, other in ((after.params, want.params), (after.batch_stats, want.batch_stats)):
+        jax.tree.map(np.testing.assert_array_equal, one, other)

@@ -51,7 +51,7 @@ class Problem:
         self.features[::5] = self.features[0]  # duplicates
 
     def task(self, t):
-        """As `setup.make_task`."""
+        """As `tasks.make_task`."""
         bounds = np.cumsum([0, *self.sizes])
         new = self.members[bounds[t] : bounds[t + 1]]
         images, table = np.sort(np.concatenate(new)), np.zeros((3, PER_CLASS), np.int32)

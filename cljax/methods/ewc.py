@@ -37,10 +37,7 @@ class ImportanceStage(TrainStage):
     A stage of its own, so that it is resumed and shown like any other; no parameter moves.
     """
 
-    def begin(self, method, state, task, data):
-        """Nothing gathered yet."""
-        found = jax.tree.map(jnp.zeros_like, state.params)
-        return state.replace(extras=state.extras.replace(found=found))
+    has_phases: ClassVar[bool] = False
 
     def step(self, method, data, task, epoch, prepared, i, state):
         """Adds a batch; every image counts once."""
@@ -183,7 +180,7 @@ def add_penalties(past: Consolidation, params: PyTree, task: Task) -> Consolidat
         )
 
     anchor = jax.tree.map(move, importance, past.found, past.anchor, params)
-    return past.replace(importance=importance, anchor=anchor)
+    return _merged(importance, anchor)
 
 
 def average(past: Consolidation, params: PyTree, task: Task) -> Consolidation:
@@ -201,4 +198,8 @@ def average(past: Consolidation, params: PyTree, task: Task) -> Consolidation:
         return jnp.where(is_new, found, mixed) if path[0].key == "head" else mixed
 
     importance = jax.tree_util.tree_map_with_path(mix, past.importance, past.found)
-    return past.replace(importance=importance, anchor=jax.tree.map(jnp.copy, params))
+    return _merged(importance, jax.tree.map(jnp.copy, params))
+
+
+def _merged(importance, anchor):
+    return Consolidation(importance, anchor, jax.tree.map(jnp.zeros_like, importance))

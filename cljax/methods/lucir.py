@@ -158,11 +158,12 @@ class LUCIR(Finetune):
         return self.classifier.apply(state.variables, images), state.batch_stats
 
     def _distil(self, state, task, batch, outputs):
-        teacher = self.classifier.apply(state.teacher, batch.images)
-        old = self.classes(0, task.old)
+        teacher, weights = self.classifier.apply(state.teacher, batch.images), batch.weights
+        old_classes = self.classes(0, task.old)
         if self.distillation == "logits":
-            return losses.distillation(outputs.logits, teacher.logits, old, weights=batch.weights)
+            return losses.distillation(outputs.logits, teacher.logits, old_classes, weights=weights)
         if self.distillation == "scores":
-            return losses.score_distance(outputs.scores, teacher.scores, old, batch.weights)
-        weight = self.lamda * jnp.sqrt(task.old / (task.seen - task.old))
-        return weight * losses.cosine_distance(outputs.features, teacher.features, batch.weights)
+            return losses.score_distance(outputs.scores, teacher.scores, old_classes, weights)
+        distance = losses.cosine_distance(outputs.features, teacher.features, weights)
+        old, new = (n.astype(distance.dtype) for n in (task.old, task.seen - task.old))
+        return self.lamda * jnp.sqrt(old / new) * distance

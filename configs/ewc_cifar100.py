@@ -1,0 +1,19 @@
+"""Elastic Weight Consolidation on CIFAR-100, 5 tasks of 20 classes.
+
+    python main.py --config=configs/ewc_cifar100.py
+
+--config.method.form=libcontinual --config.method.lamda=1000 is LibContinual's.
+"""
+
+from configs import common
+
+
+def get_config():
+    experiment = common.experiment(
+        "ewc",
+        lamda=1000.0,  # weight of the penalty
+        form="paper",  # or "libcontinual"
+    )
+    config = common.cifar(experiment, "cifar100")
+    config.drop_last = False
+    return config

@@ -1,0 +1,11 @@
+"""iCaRL with 2,000 exemplars on CIFAR-10, 5 tasks of 2 classes."""
+
+from configs import common
+
+
+def get_config():
+    experiment = common.experiment(
+        "icarl", loss="sigmoid", mu=1.0, temperature=2.0, teacher_mode="eval"
+    )
+    config = common.cifar(experiment, "cifar10")
+    return common.exemplars(config, 2_000, "herding", "all")

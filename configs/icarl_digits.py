@@ -1,0 +1,10 @@
+"""iCaRL with 200 exemplars on scanned digits, 5 tasks of 2 classes."""
+
+from configs import common
+
+
+def get_config():
+    experiment = common.experiment(
+        "icarl", loss="sigmoid", mu=1.0, temperature=2.0, teacher_mode="eval"
+    )
+    return common.exemplars(common.digits(experiment), 200, "herding", "all")
