@@ -142,7 +142,7 @@ MISTAKES = {
     "width": ({"model__width": 0}, "config.model.width"),
     "generator": ({"inversion__generator": "gan"}, "no generator 'gan'; there are cifar"),
     "generator size": ({"inversion__generator": "imagenet"}, "multiple of 32, not 8x8"),
-    "method": ({"method__name": "icarl"}, "no method 'icarl'; there are base, "),
+    "method": ({"method__name": "gdumb"}, "no method 'gdumb'; there are base, "),
     "top k": ({"eval__top_k": 11}, "config.eval.top_k: 11 is more than the 10 classes"),
     "no data set": ({"data__name": "no set"}, "no set"),
     "unprepared": ({"data__name": "cifar100", "data__dir": "/none"}, "--config.data.dir"),

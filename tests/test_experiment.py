@@ -119,10 +119,11 @@ def test_seeds_together_are_the_seeds_alone(fast_runs, tmp_path):
 
 
 @pytest.mark.slow
-def test_vmapped_seeds_are_the_seeds_alone(fast_runs, tmp_path):
-    settings = {"max_tasks": 1, "epochs": 1, "seeds": (3, 1)}
-    runs.run(runs.make_config("base", execution__seeds="vmap", **settings), tmp_path / "vmap")
-    runs.run(runs.make_config("base", **settings), tmp_path / "sequential")
+@pytest.mark.parametrize(("name", "max_tasks"), [("base", 1), ("rehearsal", 2)])
+def test_vmapped_seeds_are_the_seeds_alone(fast_runs, tmp_path, name, max_tasks):
+    settings = {"max_tasks": max_tasks, "epochs": 1, "seeds": (3, 1)}
+    runs.run(runs.make_config(name, execution__seeds="vmap", **settings), tmp_path / "vmap")
+    runs.run(runs.make_config(name, **settings), tmp_path / "sequential")
     pairs = zip(runs.metrics(tmp_path / "vmap"), runs.metrics(tmp_path / "sequential"), strict=True)
     for mapped, plain in pairs:
         assert mapped["seed"] == plain["seed"]
