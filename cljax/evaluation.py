@@ -13,8 +13,9 @@ from cljax.state import Data, Subset, hyperparameters
 
 PyTree = Any
 
-# Other ways to classify than the method's own, by the nearest class mean.
+# Ways to classify besides the method's own.
 READ_OUTS = {
+    "cnn": "the network's own logits",
     "nme": "nearest mean of exemplars",
     "ncm": "nearest class mean of all training images (an oracle)",
 }
@@ -69,6 +70,8 @@ def find_means(shared, state, exam):
     method, settings, data = shared
     means = {}
     for name in settings.read_outs:
+        if name == "cnn":
+            continue
         if name == "nme":
             images = exemplars.as_subset(state.exemplars)
             labels = exemplars.labels_of(state.exemplars)
@@ -103,11 +106,13 @@ def score_batch(shared, constant, i, right):
     within_task = (classes >= first) & (classes < end)
     valid = jnp.stack([among_seen, within_task])
     answers = [method.inference(state, images, valid, settings.top_k)]
-    if means:
-        features = method.classifier.apply(state.variables, images).features
-        for name in settings.read_outs:
+    for name in settings.read_outs:
+        if name == "cnn":
+            scores = method.forward(state, images)
+        else:  # the features of all read-outs are computed once, as the same expression
+            features = method.classifier.apply(state.variables, images).features
             scores = prototypes.similarities(features, means[name])
-            answers.append(losses.top_k(scores, valid, settings.top_k))
+        answers.append(losses.top_k(scores, valid, settings.top_k))
     correct = (jnp.stack(answers) == labels[:, None]).any(-1) & (rows < exam.stop)
     return right.at[:, :, tasks].add(correct.astype(jnp.int32))
 

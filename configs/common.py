@@ -56,7 +56,7 @@ def experiment(method: str, **settings) -> ConfigDict:
     config.eval = {
         "batch_size": 256,
         "top_k": 1,
-        "read_outs": (),  # besides the method's own: "nme" (exemplars), "ncm" (all images)
+        "read_outs": (),  # besides the method's own: "cnn", "nme", "ncm", see docs/results.md
         "mirror": "none",  # their class means average over mirrored images: "horizontal"
     }
     config.checkpoint = {"every_epochs": 50, "every_inversion_steps": 2500, "keep": 2}

@@ -11,7 +11,7 @@ from configs import common
 def get_config():
     experiment = common.experiment(
         "ewc",
-        lamda=1000.0,  # weight of the penalty
+        lamda=10.0,  # weight of the penalty; much larger ones need a smaller rate
         form="paper",  # or "libcontinual"
     )
     config = common.cifar(experiment, "cifar100")

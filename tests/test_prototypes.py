@@ -69,13 +69,18 @@ def test_without_mirror_means_are_of_the_images_alone():
 
 def test_read_outs_of_a_run(fast_runs, tmp_path):
     """With all images kept, the nearest means of exemplars and of all images are the same."""
-    settings = {"eval__read_outs": ("nme", "ncm"), "exemplars__per_class": 10, "seeds": (0, 1)}
+    settings = {
+        "eval__read_outs": ("cnn", "nme", "ncm"),
+        "exemplars__per_class": 10,
+        "seeds": (0, 1),
+    }
     config = runs.make_config("lucir", **settings)
     shown = runs.run(config, tmp_path)
     results = runs.results(tmp_path)
-    assert list(results["read_outs"]) == ["nme", "ncm"]
-    nme, ncm = results["read_outs"].values()
+    assert list(results["read_outs"]) == ["cnn", "nme", "ncm"]
+    cnn, nme, ncm = results["read_outs"].values()
     assert nme == ncm
+    assert cnn["accuracy"] == results["accuracy"]
     assert nme["final_accuracy"]["mean"] > 40, "six classes: chance is 17 %"
     assert len(nme["seen_accuracy"]) == 2 and len(nme["seen_accuracy"][0]) == 2
     assert "nearest mean of exemplars" in shown and "an oracle" in shown
@@ -84,5 +89,5 @@ def test_read_outs_of_a_run(fast_runs, tmp_path):
 def test_read_outs_of_exemplars_need_exemplars(tmp_path):
     with pytest.raises(UserError, match=r"config\.eval\.read_outs: 'nme' is of exemplars"):
         runs.run(runs.make_config("base", eval__read_outs=("nme",)), tmp_path)
-    with pytest.raises(UserError, match=r"config\.eval\.read_outs: 'cnn' is none of nme, ncm"):
-        runs.run(runs.make_config("base", eval__read_outs=("cnn",)), tmp_path)
+    with pytest.raises(UserError, match=r"config\.eval\.read_outs: 'knn' is none of cnn, nme, ncm"):
+        runs.run(runs.make_config("base", eval__read_outs=("knn",)), tmp_path)

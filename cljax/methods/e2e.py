@@ -105,7 +105,7 @@ class EndToEnd(LearningWithoutForgetting):
         outputs, batch_stats = self.train_forward(state, batch.images)
         terms = {"class": self.class_loss(outputs.logits, task, batch)}
         if not task.is_first:
-            teacher = self.classifier.apply(state.teacher, batch.images)
+            teacher = self.teach(state, batch)
             parts = self.distillation_by_task(outputs.logits, teacher.logits, task)
             terms["distillation"] = self.mu * parts.sum() / task.old
         return self.observed(task, batch, outputs.logits, terms, batch_stats)
@@ -114,7 +114,7 @@ class EndToEnd(LearningWithoutForgetting):
         """Second stage: weights |P_i| / s, and the new classes with n / s."""
         outputs, batch_stats = self.train_forward(state, batch.images)
         logits = outputs.logits
-        teacher = self.classifier.apply(state.teacher, batch.images).logits
+        teacher = self.teach(state, batch).logits
         if self.new_class_teacher == "previous":
             targets = jnp.roll(teacher, task.old, axis=-1)
         else:

@@ -74,7 +74,8 @@ class EWC(TaskwiseLoss, Finetune):
 
     Attributes:
       gathering: the stage that gathers F.
-      lamda: weight of the penalty.
+      lamda: weight of the penalty. SGD is stable while lamda times the largest F times the rate is
+        below 2 (1 + momentum). LibContinual's F is far smaller, and its lamda 1000.
       form: "paper": F is the mean over images of squared gradients of the log likelihood that the
         task was trained on (labels are the images' own), without augmentation, in eval mode; the
         penalties of all tasks are added. "libcontinual": squares of the mean gradients of batches,
@@ -85,7 +86,7 @@ class EWC(TaskwiseLoss, Finetune):
     FORMS: ClassVar[tuple[str, ...]] = ("paper", "libcontinual")
 
     gathering: TrainStage
-    lamda: float = 1000.0
+    lamda: float = 10.0
     form: str = "paper"
 
     @classmethod
@@ -140,6 +141,7 @@ class EWC(TaskwiseLoss, Finetune):
             logits = self.classifier.apply(variables, image[None]).logits
             return losses.cross_entropy(logits, label[None], new)
 
+        # Side by side, as large as the network times the batch.
         of_images = jax.vmap(jax.value_and_grad(loss), (None, 0, 0))
         values, grads = of_images(state.params, batch.images, batch.labels)
         shares = batch.weights / batch.weights.shape[0]
@@ -175,9 +177,9 @@ def add_penalties(past: Consolidation, params: PyTree, task: Task) -> Consolidat
     importance = jax.tree.map(jnp.add, past.importance, past.found)
 
     def move(total, found, anchor, p):
-        return anchor + jnp.where(total > 0, found / jnp.where(total > 0, total, 1), 1) * (
-            p - anchor
-        )
+        # Where nothing matters yet, the anchor may be anywhere.
+        share = found / jnp.where(total > 0, total, 1)
+        return anchor + share * (p - anchor)
 
     anchor = jax.tree.map(move, importance, past.found, past.anchor, params)
     return _merged(importance, anchor)
