@@ -21,6 +21,7 @@ def get_config():
         rivals="new",  # or "all"
         imprinted=True,
         balance=False,  # class-balanced fine-tuning after each phase
+        teacher_mode="eval",  # or "train", as LibContinual's
     )
     config = common.lucir(common.cifar(experiment, "cifar100"))
     config.first_task_size = 50

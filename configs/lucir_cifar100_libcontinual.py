@@ -8,10 +8,10 @@ file is silent: brightness jitter, and the deviation of all pixels. The file has
 and no batch size; its milestones 80 and 120 belong to the 160 epochs, and LibContinual's first task
 to the batches of 128, that the paper has.
 
-It is the published method with these values, not a copy of LibContinual's: the teacher and the
-images for imprinting are in eval mode, all tasks have one batch size, and herding is the correct
-one (--config.exemplars.strategy=herding_literal is LibContinual's). The published accuracies belong
-to configs/lucir_cifar100.py. docs/libcontinual_keys.md has all keys.
+The teacher's batch norm is in train mode, as LibContinual leaves it. It is no copy for all that:
+the images for imprinting are not augmented, all tasks have one batch size, and herding is the
+correct one (--config.exemplars.strategy=herding_literal is LibContinual's). The published
+accuracies belong to configs/lucir_cifar100.py. docs/libcontinual_keys.md has all keys.
 """
 
 from configs import common, lucir_cifar100
@@ -22,4 +22,5 @@ def get_config():
     config.data.std = (0.2675, 0.2565, 0.2761)
     config.data.augmentation.brightness = 63 / 255
     config.eval.update(read_outs=(), mirror="none")
+    config.method.teacher_mode = "train"
     return common.exemplars(config, total=2000, strategy="herding", replay="all")

@@ -190,10 +190,11 @@ def test_what_the_variant_changes():
     assert config.method.to_dict() == {
         **paper.method.to_dict(),
         **{"name": "lucir", "margin": 0.5, "lamda": 5.0, "num_rivals": 2, "ranking": 1.0},
+        "teacher_mode": "train",
     }
     optimizer = {"lr": 0.1, "momentum": 0.9, "weight_decay": 5e-4, "decay": 0.1}
     assert config.optimizer.to_dict() == optimizer
     assert (config.exemplars.total, config.exemplars.per_class) == (2000, 0)
     config.data.update(std=paper.data.std, augmentation=paper.data.augmentation)
-    config.update(eval=paper.eval, exemplars=paper.exemplars)
+    config.update(eval=paper.eval, exemplars=paper.exemplars, method=paper.method)
     assert config.to_dict() == paper.to_dict()

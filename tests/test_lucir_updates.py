@@ -6,11 +6,13 @@ The method's own steps, and its ablations as losses of the head alone.
 import functools
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from cljax import losses, stages
 from cljax.methods.lucir import LUCIR, ClassBalancedFinetuning
+from cljax.models import imprint
 from cljax.stages import SGD, TrainStage
 from cljax.state import Batch
 from tests import lucir, small
@@ -390,3 +392,62 @@ def test_the_methods_extra_stage_is_class_balanced_finetuning(lucir_goldens, pre
     want = state.replace(params=state.params | {"head": head})
     for one, other in ((after.params, want.params), (after.batch_stats, want.batch_stats)):
         jax.tree.map(np.testing.assert_array_equal, one, other)
+
+
+@precisions
+def test_a_teacher_in_train_mode_is_libcontinuals(lucir_goldens, precision):
+    """Its LUCIR imprints from given images; then two steps, each with both modes of the teacher."""
+    expected = lucir.Expected(lucir_goldens, "lib_lucir", precision)
+    batches = lucir_goldens("lucir_update_incremental")
+    module, variables = lucir.network(lucir_goldens, precision)
+    head = variables["params"]["head"]
+    images, labels = expected["imprint.x"], expected["imprint.y"]
+    with enable(precision):
+        features = lucir.passes(module, variables, images, precision)[0].features
+        by_class = jnp.stack([features[labels == label] for label in range(OLD, SEEN)])
+        counts = jnp.full(SEEN - OLD, 2)
+        kernel = imprint(jnp.asarray(head["kernel"]), by_class, counts, OLD)
+        params = variables["params"] | {"head": head | {"kernel": kernel}}
+        start = {"params": params, "batch_stats": variables["batch_stats"]}
+        expected.close("imprint.fc2_weight", np.asarray(kernel).T[OLD:SEEN], 1e-6)
+
+        methods = [make_method(module, teacher_mode=mode) for mode in ("train", "eval")]
+        state = small.learner(**start, teacher=start)
+        state = state.replace(opt_state=PUBLISHED.init(params))
+        task, key = small.task(OLD, SEEN), jax.random.key(0)
+        run = jax.jit(stages.update, compiler_options=lucir.HURRY)
+        weight = np.array(expected["cur_lamda"], precision)
+        for i in (1, 2):
+            images = channels_last(batches[f"step{i}.x"], precision)
+            batch = Batch(images, batches[f"step{i}.y"].astype(np.int32), None)
+            in_eval = losses_of(methods[1:], state, task, batch)[0]
+            state, metrics = run(methods[0].training, methods[0], state, task, batch, 0, key)
+            # Errors of the earliest layers' first step show in the second one.
+            loose = 1e-5 if i == 1 else 1e-3
+            if i == 1:
+                expected.close("step1.loss_with_teacher_in_eval", in_eval, loose, 10.0)
+            expected.close(f"step{i}.loss", metrics["loss"], loose, 10.0)
+            distance = np.asarray(metrics["distillation"]) / weight
+            expected.close(f"step{i}.cosine_embedding_unweighted", distance, loose)
+            expected.close(f"step{i}.cross_entropy_unweighted", metrics["class"], loose, 10.0)
+            if i == 1:
+                expected.close("step1.margin_ranking_unweighted", metrics["ranking"])
+            accuracy = np.asarray(metrics["accuracy"], precision)
+            expected.close(f"step{i}.acc", accuracy)
+            found = tensors(lucir_goldens, precision, state.variables)
+            loose = 1e-6 if i == 1 else 1e-2
+            for name, tensor in {
+                "fc1_weight": "fc.fc1.weight",
+                "fc2_weight": "fc.fc2.weight",
+                "sigma": "fc.sigma",
+            }.items():
+                expected.close(f"step{i}.after.{name}", found[tensor], loose)
+            conv, before = found["conv1.weight"], tensors(lucir_goldens, precision, start)
+            moved = largest(conv - before["conv1.weight"])
+            expected.close(f"step{i}.after.conv1_weight", conv, 1e-2 if i == 1 else 1e-1, moved)
+    settings = ("group_lr", "group_weight_decay", "group_sizes", "cur_lamda")
+    # The original's teacher moves its running statistics, which train mode does not read.
+    moved = [f"step{i}.after.teacher_bn1_running_mean" for i in (1, 2)]
+    moved.append("step2.loss_with_teacher_in_eval")
+    others = ("imprint.x", "imprint.y", "step1.pred", "step2.pred")
+    expected.all_compared(*settings, *moved, *others)

@@ -59,3 +59,34 @@ def test_two_tasks_of_cifar100_with_a_stop_within_the_inversion(tmp_path, tfds_d
     assert results["accuracy"][0][0][0] > 30, "five classes: chance is 20 %"
     assert len(results["accuracy"][0][1]) == 2
     assert (workdir / "plots" / "dreamed_task0_seed0.png").stat().st_size > 10_000
+
+
+@pytest.mark.slow
+@pytest.mark.real_data
+def test_two_phases_of_lucir_on_cifar100(tmp_path, tfds_dir):
+    """Ten classes, then ten more, with all read-outs."""
+    command = [
+        sys.executable,
+        "main.py",
+        "--config=configs/lucir_cifar100.py",
+        "--config.first_task_size=10",
+        "--config.num_tasks=10",
+        "--config.max_tasks=2",
+        "--config.model.name=resnet8_lucir",
+        "--config.data.per_class=60",
+        "--config.exemplars.per_class=10",
+        "--config.batch_size=32",
+        "--config.epochs=6",
+        "--config.milestones=(4,)",
+        f"--config.data.dir={tfds_dir}",
+        f"--workdir={tmp_path / 'run'}",
+    ]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=600)
+    assert done.returncode == 0, done.stderr
+    results = json.loads((tmp_path / "run" / "results.json").read_text())
+    assert results["complete"] and results["class_orders"][0][:3] == [68, 56, 78]
+    found = {"own": results, **results["read_outs"]}
+    assert list(found) == ["own", "nme", "ncm"]
+    for one in found.values():
+        assert one["seen_accuracy"][0][0] > 20, "ten classes: chance is 10 %"
+        assert one["seen_accuracy"][0][1] > 8, "twenty classes: chance is 5 %"

@@ -50,10 +50,9 @@ class BiC(Finetune):
     """
 
     takes_incomplete_batches: ClassVar[bool] = False
+    own_parameters: ClassVar[tuple[str, ...]] = ("bias_layers",)
 
-    own_parameters = ("bias_layers",)
-
-    correction: TrainStage | None = None
+    correction: TrainStage
     temperature: float = 2.0
     correct_at_test: bool = False
 

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from cljax import configure, exemplars, losses
 from cljax.errors import UserError
 from cljax.methods.base import Finetune
+from cljax.methods.taught import Taught
 from cljax.models import imprint
 from cljax.stages import TrainStage
 from cljax.state import hyperparameters
@@ -37,7 +38,7 @@ class ClassBalancedFinetuning(TrainStage):
 
 
 @hyperparameters
-class LUCIR(Finetune):
+class LUCIR(Taught, Finetune):
     """Cosine logits, less-forget distillation, margin ranking, imprinted and frozen weights.
 
     Follows the authors' released code.
@@ -53,6 +54,7 @@ class LUCIR(Finetune):
       rivals: "new" classes or "all" seen, as in a variant of the code.
       imprinted: whether new classes' weights are taken from features; else they stay random.
       balance: whether a later phase ends with class-balanced fine-tuning.
+      teacher_mode: see `Taught`.
     """
 
     DISTILLATIONS: ClassVar[tuple[str, ...]] = ("features", "scores", "logits", "none")
@@ -67,6 +69,7 @@ class LUCIR(Finetune):
     rivals: str = "new"
     imprinted: bool = True
     balance: bool = False
+    teacher_mode: str = "eval"
 
     @classmethod
     def from_config(cls, config, dataset, **parts):
@@ -99,10 +102,6 @@ class LUCIR(Finetune):
                 f"config.method.num_rivals: {self.num_rivals} is more than the {fewest} classes of "
                 "a later task"
             )
-
-    def init(self, streams, image_shape):
-        """Adds a teacher, not used before it is taken."""
-        return super().init(streams, image_shape).with_teacher()
 
     def stages(self, task_index, num_tasks):
         """Class-balanced fine-tuning comes after a later phase, if at all."""
@@ -158,7 +157,7 @@ class LUCIR(Finetune):
         return self.classifier.apply(state.variables, images), state.batch_stats
 
     def _distil(self, state, task, batch, outputs):
-        teacher, weights = self.classifier.apply(state.teacher, batch.images), batch.weights
+        teacher, weights = self.teach(state, batch), batch.weights
         old_classes = self.classes(0, task.old)
         if self.distillation == "logits":
             return losses.distillation(outputs.logits, teacher.logits, old_classes, weights=weights)

@@ -6,10 +6,9 @@ import jax
 import jax.numpy as jnp
 
 from cljax import losses
-from cljax.errors import UserError
 from cljax.methods.base import Finetune
-from cljax.models import Outputs
-from cljax.state import Batch, LearnerState, Task, hyperparameters
+from cljax.methods.taught import Taught
+from cljax.state import Task, hyperparameters
 
 
 class GrowingHead:
@@ -34,38 +33,20 @@ class TaskwiseLoss(GrowingHead):
 
 
 @hyperparameters
-class LearningWithoutForgetting(Finetune):
+class LearningWithoutForgetting(Taught, Finetune):
     """Cross entropy over the classes seen, and distillation of the old ones from the teacher.
 
     Attributes:
       mu: weight of the distillation.
       temperature: of the distillation.
-      teacher_mode: "eval", or "train": the teacher's batch norm uses the batch's own statistics,
-        as in LibContinual.
+      teacher_mode: see `Taught`.
     """
-
-    TEACHER_MODES: ClassVar[tuple[str, ...]] = ("eval", "train")
 
     takes_incomplete_batches: ClassVar[bool] = False
 
     mu: float = 1.0
     temperature: float = 2.0
     teacher_mode: str = "eval"
-
-    @classmethod
-    def from_config(cls, config, dataset, **parts):
-        """Checks the teacher's mode."""
-        method = super().from_config(config, dataset, **parts)
-        if method.teacher_mode not in cls.TEACHER_MODES:
-            raise UserError(
-                f"config.method.teacher_mode: {method.teacher_mode!r} is none of "
-                f"{', '.join(cls.TEACHER_MODES)}"
-            )
-        return method
-
-    def init(self, streams, image_shape):
-        """Adds a teacher, not used before it is taken."""
-        return super().init(streams, image_shape).with_teacher()
 
     def after_task(self, state, task, data):
         """The classifier becomes the teacher of the next task."""
@@ -91,15 +72,6 @@ class LearningWithoutForgetting(Finetune):
     def term_weights(self, task: Task) -> tuple[jax.Array | float, jax.Array | float]:
         """Weights [] of the cross entropy and of the distillation."""
         return 1.0, self.mu
-
-    def teach(self, state: LearnerState, batch: Batch) -> Outputs:
-        """What the teacher makes of a batch."""
-        if self.teacher_mode == "eval":
-            return self.classifier.apply(state.teacher, batch.images)
-        # Its running statistics, which LibContinual lets move, are never read in train mode.
-        return self.classifier.apply(
-            state.teacher, batch.images, True, batch.weights, mutable=["batch_stats"]
-        )[0]
 
 
 @hyperparameters

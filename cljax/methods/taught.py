@@ -1,0 +1,41 @@
+"""What methods share that have a teacher to distil from."""
+
+from typing import ClassVar
+
+from cljax.errors import UserError
+from cljax.models import Outputs
+from cljax.state import Batch, LearnerState
+
+
+class Taught:
+    """A method with a teacher, whose batch norm is as the field `teacher_mode` says.
+
+    "eval": running statistics, as in the authors' code of all methods here. "train": the batch's
+    own, as in LibContinual's.
+    """
+
+    TEACHER_MODES: ClassVar[tuple[str, ...]] = ("eval", "train")
+
+    @classmethod
+    def from_config(cls, config, dataset, **parts):
+        """Checks the teacher's mode."""
+        method = super().from_config(config, dataset, **parts)
+        if method.teacher_mode not in cls.TEACHER_MODES:
+            raise UserError(
+                f"config.method.teacher_mode: {method.teacher_mode!r} is none of "
+                f"{', '.join(cls.TEACHER_MODES)}"
+            )
+        return method
+
+    def init(self, streams, image_shape):
+        """Adds a teacher, not used before it is taken."""
+        return super().init(streams, image_shape).with_teacher()
+
+    def teach(self, state: LearnerState, batch: Batch) -> Outputs:
+        """What the teacher makes of a batch."""
+        if self.teacher_mode == "eval":
+            return self.classifier.apply(state.teacher, batch.images)
+        # Its running statistics, which LibContinual lets move, are never read in train mode.
+        return self.classifier.apply(
+            state.teacher, batch.images, True, batch.weights, mutable=["batch_stats"]
+        )[0]
