@@ -26,7 +26,7 @@ def get_config():
     config = common.lucir(common.cifar(experiment, "cifar100"))
     config.first_task_size = 50
     config.num_tasks = 6
-    config.data.class_order = "numpy:1993"  # "shuffled": by seed
+    config.data.class_order = "numpy:1993"  # "numpy:1993:runs": another one for each seed
     config.data.mean = (0.5071, 0.4866, 0.4409)
     config.data.std = (0.2009, 0.1984, 0.2023)  # means over images of each image's deviation
     config.eval.mirror = "channels"  # what the released code's flip does

@@ -16,7 +16,8 @@ from cljax.errors import UserError
 _FOLDS = 5  # of the training data; one of them is the validation set
 _LIST = re.compile(r"[(\[]?\s*-?\d+(\s*,\s*-?\d+)*\s*,?\s*[)\]]?")
 _ORDER_FORMS = (
-    '"shuffled", "sequential", "numpy:SEED", a list such as "3,1,2", or a .json, .txt or .npy file'
+    '"shuffled", "sequential", "numpy:SEED", "numpy:SEED:runs", a list such as "3,1,2", or a '
+    ".json, .txt or .npy file"
 )
 
 
@@ -72,8 +73,10 @@ def class_order(spec: str, num_classes: int, seed: int) -> np.ndarray:
     Args:
       spec: "shuffled": by Python's generator seeded with `seed`, as the ABD code orders CIFAR and
         Tiny-ImageNet. "numpy:SEED": by NumPy's legacy generator, the same for every `seed`; it
-        orders ImageNet by "numpy:1993". "sequential": as numbered. Otherwise class ids as text,
-        "3,1,2", or the path of a file: a .json list, .txt (spaces or commas) or .npy.
+        orders ImageNet by "numpy:1993", and LUCIR orders so. "numpy:SEED:runs": the generator's
+        shuffle number `seed`, from 0, as the runs of LUCIR. "sequential": as numbered. Otherwise
+        class ids as text, "3,1,2", or the path of a file: a .json list, .txt (spaces or commas) or
+        .npy.
       num_classes: K.
       seed: of "shuffled".
 
@@ -86,11 +89,13 @@ def class_order(spec: str, num_classes: int, seed: int) -> np.ndarray:
         order = list(range(num_classes))
         random.Random(seed).shuffle(order)
         return np.array(order, np.int32)
-    if match := re.fullmatch(r"numpy:(\d+)", spec):
+    if match := re.fullmatch(r"numpy:(\d+)(:runs)?", spec):
         if int(match[1]) >= 2**32:
             raise UserError(f"class order {spec}: NumPy's seeds are below 2**32")
-        order = np.arange(num_classes, dtype=np.int32)
-        np.random.RandomState(int(match[1])).shuffle(order)
+        generator = np.random.RandomState(int(match[1]))
+        for _ in range(seed + 1 if match[2] else 1):
+            order = np.arange(num_classes, dtype=np.int32)
+            generator.shuffle(order)
         return order
     if _LIST.fullmatch(spec.strip()):
         ids = [int(number) for number in re.findall(r"-?\d+", spec)]
