@@ -13,13 +13,6 @@ from cljax.state import Data, Subset, hyperparameters
 
 PyTree = Any
 
-# Ways to classify besides the method's own.
-READ_OUTS = {
-    "cnn": "the network's own logits",
-    "nme": "nearest mean of exemplars",
-    "ncm": "nearest class mean of all training images (an oracle)",
-}
-
 
 @struct.dataclass
 class Exam:
@@ -51,7 +44,7 @@ class Settings:
     Attributes:
       batch_size: test images per step.
       top_k: an answer is right if it is among the k likeliest (5 for ImageNet, otherwise 1).
-      read_outs: keys of READ_OUTS, to be tried besides the method's own classifier.
+      read_outs: keys of `metrics.READ_OUTS`, to be tried besides the method's own classifier.
       mirror: of their class means, a key of `prototypes.MIRRORS`.
     """
 

@@ -9,6 +9,13 @@ from collections.abc import Sequence
 
 FORMAT = 1  # of results.json; grows when the meaning of a key changes
 
+# Ways to classify besides a method's own.
+READ_OUTS = {
+    "cnn": "the network's own logits",
+    "nme": "nearest mean of exemplars",
+    "ncm": "nearest class mean of all training images (an oracle)",
+}
+
 Matrix = Sequence[Sequence[float]]
 
 

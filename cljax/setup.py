@@ -18,11 +18,10 @@ from cljax.data import sources, streams
 from cljax.data.sources import Dataset
 from cljax.data.streams import TaskStream
 from cljax.errors import UserError
-from cljax.evaluation import READ_OUTS
 from cljax.execution import Executor
 from cljax.methods import make_method
 from cljax.methods.base import Finetune
-from cljax.metrics import FORMAT
+from cljax.metrics import FORMAT, READ_OUTS
 from cljax.stages import Stage
 from cljax.state import Data, LearnerState, Task
 from cljax.tasks import make_task

@@ -1,5 +1,6 @@
 """Where the tests find the golden numbers and the prepared data sets, and fixtures they share."""
 
+import gc
 import logging
 import os
 from pathlib import Path
@@ -61,6 +62,14 @@ def tfds_dir():
     if not TFDS.is_dir():
         pytest.skip(f"no prepared data sets at {TFDS}; set CLJAX_TFDS to a TFDS data_dir")
     return TFDS
+
+
+@pytest.fixture(scope="module", autouse=True)
+def forget_programs():
+    """XLA maps memory for every compiled program, and a process may map so much only."""
+    yield
+    jax.clear_caches()
+    gc.collect()
 
 
 @pytest.fixture(scope="session")

@@ -95,19 +95,22 @@ def test_signal_saves_and_run_goes_on(
 
 
 @pytest.mark.parametrize(
-    ("name", "epoch", "stage"),
+    ("name", "epoch", "step", "stage"),
     [
-        ("oracle", 3, "train"),
-        ("lwf_rehearsal", 3, "train"),
-        ("dgr", 3, "train"),
-        ("e2e", 5, "balance"),
-        ("bic", 5, "correct"),
+        ("oracle", 3, 1, "train"),
+        ("lwf_rehearsal", 3, 1, "train"),
+        ("dgr", 3, 1, "train"),
+        ("lucir", 3, 1, "train"),
+        ("e2e", 5, 1, "balance"),
+        ("bic", 5, 0, "correct"),  # whose epochs have one step
     ],
 )
-def test_learners_go_on_within_a_later_stage(fast_runs, interrupt, tmp_path, name, epoch, stage):
+def test_learners_go_on_within_a_later_stage(
+    fast_runs, interrupt, tmp_path, name, epoch, step, stage
+):
     config = runs.make_config(name)
     runs.run(config, tmp_path / "whole")
-    interrupt(signal.SIGTERM, epoch, 1)
+    interrupt(signal.SIGTERM, epoch, step)
     with pytest.raises(experiment.Stopped):
         runs.run(config, tmp_path / "stopped")
     assert len(runs.metrics(tmp_path / "stopped")) == epoch
