@@ -7,6 +7,8 @@ a softmax over masked logits equals the softmax over the slice.
 import jax
 import jax.numpy as jnp
 
+SHORTEST = 1e-12  # Euclidean norm below which a vector has no direction
+
 
 def class_range(num_classes: int, start: jax.Array | int, stop: jax.Array | int) -> jax.Array:
     """Mask bool [num_classes] of the classes start..stop-1."""
@@ -163,6 +165,38 @@ def weighted_feature_distance(
     differences = (features - teacher_features) @ kernel
     squares = jnp.where(valid, jnp.square(differences), 0.0)
     return (squares.sum(-1) / valid.sum()).mean()
+
+
+def unit_vectors(vectors: jax.Array, axis: int = -1) -> jax.Array:
+    """Vectors of norm 1 along `axis`, `v / max(|v|, 1e-12)`, in float32 at least.
+
+    Values are PyTorch's `normalize`. The gradient is its too, except for vectors shorter than the
+    bound, which have none here and one of 1e12 times the cotangent there.
+    """
+    vectors = vectors.astype(jnp.promote_types(vectors.dtype, jnp.float32))
+    squares = jnp.square(vectors).sum(axis, keepdims=True)
+    is_short = squares < SHORTEST**2
+    # The square root of a short vector is not taken: its gradient may be infinite.
+    units = vectors * jax.lax.rsqrt(jnp.where(is_short, 1.0, squares))
+    return jnp.where(is_short, jax.lax.stop_gradient(vectors) / SHORTEST, units)
+
+
+def cosines(features: jax.Array, kernel: jax.Array) -> jax.Array:
+    """Cosines of features and a head's columns; times a scale, cosine logits (LUCIR, section 3.2).
+
+    Computed in float32 at least; 0 for zero vectors.
+
+    Args:
+      features: float [B, D].
+      kernel: float [D, K].
+
+    Returns:
+      float [B, K] in -1..1.
+    """
+    # A margin between cosines is finer than the fast products of GPUs and TPUs.
+    return jnp.matmul(
+        unit_vectors(features), unit_vectors(kernel, axis=0), precision=jax.lax.Precision.HIGHEST
+    )
 
 
 def cosine_distance(

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from cljax import exemplars, rng, selection
-from cljax.models.classifier import unit_vectors
+from cljax.losses import unit_vectors
 from cljax.state import Data, Exemplars, LearnerState, Subset, Task, hyperparameters
 
 Features = Callable[[jax.Array, jax.Array], jax.Array]

@@ -5,7 +5,7 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
-from cljax.models.classifier import unit_vectors
+from cljax.losses import unit_vectors
 from cljax.state import Data, LearnerState, Subset
 
 # What class means average over besides the images as they are (uint8 [B, H, W, C] -> the same).

@@ -9,7 +9,7 @@ import pytest
 
 from cljax import exemplars as ex
 from cljax import selection as sel
-from cljax.models.classifier import unit_vectors
+from cljax.losses import unit_vectors
 from cljax.state import Subset
 from tests.index_sets import RULES, jit, listed, python_quotas, subset
 

@@ -9,8 +9,8 @@ from jax.test_util import check_grads
 from cljax import inversion
 from cljax.errors import UserError
 from cljax.interop import torch
+from cljax.losses import unit_vectors
 from cljax.models import CosineHead, imprint, make_classifier
-from cljax.models.classifier import unit_vectors
 from tests import lucir, small
 from tests.goldens import PRECISIONS, channels_first
 from tests.lucir import OLD, SEEN

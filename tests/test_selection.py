@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from cljax import selection as sel
-from cljax.models.classifier import unit_vectors
+from cljax.losses import unit_vectors
 from tests.index_sets import by_rank, jit
 
 herding, nearest_to_mean = jit(sel.herding), jit(sel.nearest_to_mean)

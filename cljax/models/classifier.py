@@ -7,10 +7,9 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
+from cljax.losses import cosines, unit_vectors
 from cljax.models.generator import torch_uniform
 from cljax.models.resnet import he_normal_fan_in
-
-SHORTEST = 1e-12  # Euclidean norm below which a vector has no direction
 
 
 class Outputs(NamedTuple):
@@ -25,20 +24,6 @@ class Outputs(NamedTuple):
     logits: jax.Array
     features: jax.Array
     scores: jax.Array
-
-
-def unit_vectors(vectors: jax.Array, axis: int = -1) -> jax.Array:
-    """Vectors of norm 1 along `axis`, `v / max(|v|, 1e-12)`, in float32 at least.
-
-    Values are PyTorch's `normalize`. The gradient is its too, except for vectors shorter than the
-    bound, which have none here and one of 1e12 times the cotangent there.
-    """
-    vectors = vectors.astype(jnp.promote_types(vectors.dtype, jnp.float32))
-    squares = jnp.square(vectors).sum(axis, keepdims=True)
-    is_short = squares < SHORTEST**2
-    # The square root of a short vector is not taken: its gradient may be infinite.
-    units = vectors * jax.lax.rsqrt(jnp.where(is_short, 1.0, squares))
-    return jnp.where(is_short, jax.lax.stop_gradient(vectors) / SHORTEST, units)
 
 
 class LinearHead(nn.Module):
@@ -78,12 +63,7 @@ class CosineHead(nn.Module):
         """features [B, D] -> logits and cosines, each [B, K] in float32 at least."""
         kernel = self.param("kernel", torch_uniform, (features.shape[-1], self.num_classes))
         scale = self.param("scale", nn.initializers.ones, ())
-        # A margin between cosines is finer than the fast products of GPUs and TPUs.
-        scores = jnp.matmul(
-            unit_vectors(features),
-            unit_vectors(kernel, axis=0),
-            precision=jax.lax.Precision.HIGHEST,
-        )
+        scores = cosines(features, kernel)
         return scale * scores, scores
 
 
