@@ -21,6 +21,19 @@ LEARNERS = (
     "bic",
 )
 
+# The settings of LUCIR, as published.
+LUCIR = {
+    "lamda": 5.0,  # less-forget distillation, times the root of old over new classes
+    "margin": 0.5,
+    "num_rivals": 2,
+    "ranking": 1.0,  # 0: without margin ranking
+    "distillation": "features",  # ablations: "scores", "logits", "none"
+    "rivals": "new",  # or "all"
+    "imprinted": True,
+    "balance": False,  # class-balanced fine-tuning after each phase
+    "teacher_mode": "eval",  # or "train", as LibContinual's
+}
+
 
 def experiment(method: str, **settings) -> ConfigDict:
     """A config without data set, model and schedule; `settings` are the method's own."""

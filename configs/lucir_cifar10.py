@@ -4,7 +4,7 @@ from configs import common
 
 
 def get_config():
-    config = common.lucir(common.cifar(common.experiment("lucir"), "cifar10"))
+    config = common.lucir(common.cifar(common.experiment("lucir", **common.LUCIR), "cifar10"))
     config.first_task_size = 4
     config.num_tasks = 4
     config.epochs = 160

@@ -11,18 +11,7 @@ from configs import common
 
 
 def get_config():
-    experiment = common.experiment(
-        "lucir",
-        lamda=5.0,  # less-forget, times the root of old over new classes
-        margin=0.5,
-        num_rivals=2,
-        ranking=1.0,
-        distillation="features",  # ablations: "scores", "logits", "none"
-        rivals="new",  # or "all"
-        imprinted=True,
-        balance=False,  # class-balanced fine-tuning after each phase
-        teacher_mode="eval",  # or "train", as LibContinual's
-    )
+    experiment = common.experiment("lucir", **common.LUCIR)
     config = common.lucir(common.cifar(experiment, "cifar100"))
     config.first_task_size = 50
     config.num_tasks = 6

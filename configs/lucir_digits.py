@@ -4,7 +4,7 @@ from configs import common
 
 
 def get_config():
-    config = common.lucir(common.digits(common.experiment("lucir")))
+    config = common.lucir(common.digits(common.experiment("lucir", **common.LUCIR)))
     config.first_task_size = 4
     config.num_tasks = 4
     config.epochs = 40
