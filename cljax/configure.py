@@ -20,14 +20,19 @@ PRECISIONS = {
 }
 
 
+def check_choice(key: str, value, choices) -> None:
+    """Raises UserError unless `value`, of config.`key`, is one of `choices`."""
+    if value not in choices:
+        raise UserError(f"config.{key}: {value!r} is none of {', '.join(choices)}")
+
+
 def compute_dtype(config) -> jnp.dtype:
     """The dtype of activations; parameters and statistics are float32 always.
 
     Raises:
       UserError: config.dtype is none of PRECISIONS.
     """
-    if config.dtype not in PRECISIONS:
-        raise UserError(f"config.dtype: {config.dtype!r} is none of {', '.join(PRECISIONS)}")
+    check_choice("dtype", config.dtype, PRECISIONS)
     return PRECISIONS[config.dtype][0]
 
 
@@ -72,11 +77,8 @@ def memory(config, takes_exemplars: bool) -> Memory:
         exemplars.
     """
     settings = config.exemplars
-    for key, choices in {"strategy": STRATEGIES, "replay": REPLAYS}.items():
-        if settings[key] not in choices:
-            raise UserError(
-                f"config.exemplars.{key}: {settings[key]!r} is none of {', '.join(choices)}"
-            )
+    check_choice("exemplars.strategy", settings.strategy, STRATEGIES)
+    check_choice("exemplars.replay", settings.replay, REPLAYS)
     for key in ("total", "per_class"):
         if settings[key] < 0:
             raise UserError(f"config.exemplars.{key}: {settings[key]} must be 0 or more")

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import struct
 
-from cljax import exemplars, losses, prototypes
+from cljax import losses, prototypes
 from cljax.execution import Executor
 from cljax.state import Data, Subset, hyperparameters
 
@@ -66,13 +66,12 @@ def find_means(shared, state, exam):
         if name == "cnn":
             continue
         if name == "nme":
-            images = exemplars.as_subset(state.exemplars)
-            labels = exemplars.labels_of(state.exemplars)
-        else:
-            images = exam.train_images
-            labels = exam.label_map[data.train_labels[images.indices]]
-            is_image = jnp.arange(labels.shape[0]) < images.count
-            labels = jnp.where(is_image, labels, method.classifier.num_classes)
+            means[name] = prototypes.exemplar_means(method, state, data, settings.mirror)
+            continue
+        images = exam.train_images
+        labels = exam.label_map[data.train_labels[images.indices]]
+        is_image = jnp.arange(labels.shape[0]) < images.count
+        labels = jnp.where(is_image, labels, method.classifier.num_classes)
         means[name] = prototypes.class_means(method, state, data, images, labels, settings.mirror)
     return means
 

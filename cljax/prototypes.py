@@ -5,7 +5,9 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
+from cljax import exemplars
 from cljax.losses import unit_vectors
+from cljax.selection import class_counts
 from cljax.state import Data, LearnerState, Subset
 
 # What class means average over besides the images as they are (uint8 [B, H, W, C] -> the same).
@@ -42,13 +44,19 @@ def class_means(
         found = method.features(state, data, images.indices, images.count, transform)
         sums = jnp.zeros((num_classes, found.shape[-1]))
         sums = sums.at[labels].add(unit_vectors(found), mode="drop")
-        counts = jnp.zeros(num_classes).at[labels].add(1.0, mode="drop")
+        counts = class_counts(labels, num_classes)
         return sums / jnp.maximum(counts, 1)[:, None]
 
     total = mean(None)
     if MIRRORS[mirror] is not None:
         total = (total + mean(MIRRORS[mirror])) / 2
     return unit_vectors(total).T
+
+
+def exemplar_means(method, state: LearnerState, data: Data, mirror: str = "none") -> jax.Array:
+    """`class_means` of the exemplars that the state keeps."""
+    images, labels = exemplars.as_subset(state.exemplars), exemplars.labels_of(state.exemplars)
+    return class_means(method, state, data, images, labels, mirror)
 
 
 def similarities(features: jax.Array, means: jax.Array) -> jax.Array:

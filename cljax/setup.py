@@ -14,6 +14,7 @@ import numpy as np
 
 from cljax import prototypes, rng
 from cljax.checkpoints import Checkpoints, unflatten
+from cljax.configure import check_choice
 from cljax.data import sources, streams
 from cljax.data.sources import Dataset
 from cljax.data.streams import TaskStream
@@ -78,18 +79,11 @@ def check(config) -> None:
     """
     _check_seeds(config)
     _check_numbers(config)
-    _check_choices(
-        ("execution.seeds", config.execution.seeds, ("sequential", "vmap")),
-        ("execution.loop", config.execution.loop, ("auto", "compiled", "host")),
-        ("eval.mirror", config.eval.mirror, prototypes.MIRRORS),
-        *(("eval.read_outs", name, READ_OUTS) for name in config.eval.read_outs),
-    )
-
-
-def _check_choices(*settings):
-    for key, value, choices in settings:
-        if value not in choices:
-            raise UserError(f"config.{key}: {value!r} is none of {', '.join(choices)}")
+    check_choice("execution.seeds", config.execution.seeds, ("sequential", "vmap"))
+    check_choice("execution.loop", config.execution.loop, ("auto", "compiled", "host"))
+    check_choice("eval.mirror", config.eval.mirror, prototypes.MIRRORS)
+    for name in config.eval.read_outs:
+        check_choice("eval.read_outs", name, READ_OUTS)
 
 
 def _check_seeds(config):

@@ -13,6 +13,7 @@ import optax
 
 from cljax import inversion as inversion_lib
 from cljax import losses, rng
+from cljax.selection import class_counts
 from cljax.state import Batch, Data, LearnerState, PyTree, Subset, Task, hyperparameters
 
 
@@ -180,23 +181,28 @@ class TrainStage(Stage):
         draws = jax.random.bits(key, places.shape, jnp.uint32) >> 1
         draws = jnp.where(places < task.images.count, draws, jnp.uint32(2**32 - 1))
         labels = task.labels(data, task.images)
-        counts = jnp.zeros(task.label_map.shape, jnp.int32).at[labels].add(1, mode="drop")
+        counts = class_counts(labels, task.label_map.shape[0])
         order = task.images.indices[jnp.argsort(draws, stable=True)]
         if not self.drop_last:
             order = jnp.pad(order, (0, self.batch_size))  # so that no slice reaches beyond
         return Epoch(order, counts)
 
-    def step(self, method, data, task, epoch, prepared, i, state):
-        """One batch, augmented, and one update."""
+    def take(self, data: Data, task: Task, prepared: Epoch, i: jax.Array):
+        """Batch `i` as stored: images uint8 [B, H, W, C], labels and weights as in `Batch`."""
         rows = jax.lax.dynamic_slice_in_dim(prepared.order, i * self.batch_size, self.batch_size)
-        address = (task.index, epoch, i)
-        key = rng.key(state.streams.augmentation, f"augment {self.name}", *address)
-        images = method.preprocessing.train(key, data.train_images[rows])
         labels, weights = task.label_map[data.train_labels[rows]], None
         if not self.drop_last:
             is_image = i * self.batch_size + jnp.arange(self.batch_size) < task.images.count
             weights = is_image * (self.batch_size / is_image.sum())
             labels = jnp.where(is_image, labels, task.old)
+        return data.train_images[rows], labels, weights
+
+    def step(self, method, data, task, epoch, prepared, i, state):
+        """One batch, augmented, and one update."""
+        images, labels, weights = self.take(data, task, prepared, i)
+        address = (task.index, epoch, i)
+        key = rng.key(state.streams.augmentation, f"augment {self.name}", *address)
+        images = method.preprocessing.train(key, images)
         batch = Batch(images, labels, prepared.class_counts, weights)
         key = rng.key(state.streams.generator, f"observe {self.name}", *address)
         return update(self, method, state, task, batch, epoch, key)

@@ -61,11 +61,8 @@ class EndToEnd(LearningWithoutForgetting):
         """Adds the second stage, with a hundredth of the learning rate."""
         balancing = configure.training(config, BalancedFinetuning, "balance", rate=0.01)
         method = super().from_config(config, dataset, balancing=balancing, **parts)
-        if method.new_class_teacher not in cls.TEACHERS:
-            raise UserError(
-                f"config.method.new_class_teacher: {method.new_class_teacher!r} is none of "
-                f"{', '.join(cls.TEACHERS)}"
-            )
+        teacher = method.new_class_teacher
+        configure.check_choice("method.new_class_teacher", teacher, cls.TEACHERS)
         if not (method.memory.size and method.memory.is_balanced):
             raise UserError(
                 "config.exemplars: method 'e2e' balances with exemplars, so it needs some, and a "

@@ -8,7 +8,6 @@ import jax.numpy as jnp
 from flax import struct
 
 from cljax import configure, losses, rng
-from cljax.errors import UserError
 from cljax.methods.base import Finetune
 from cljax.methods.lwf import TaskwiseLoss
 from cljax.stages import TrainStage
@@ -41,11 +40,8 @@ class ImportanceStage(TrainStage):
 
     def step(self, method, data, task, epoch, prepared, i, state):
         """Adds a batch; every image counts once."""
-        rows = jax.lax.dynamic_slice_in_dim(prepared.order, i * self.batch_size, self.batch_size)
-        images, count = data.train_images[rows], task.images.count
-        is_image = i * self.batch_size + jnp.arange(self.batch_size) < count
-        labels = jnp.where(is_image, task.label_map[data.train_labels[rows]], task.old)
-        weights = is_image * (self.batch_size / is_image.sum())
+        images, labels, weights = self.take(data, task, prepared, i)
+        count = task.images.count
         if method.form == "paper":
             images = method.preprocessing.test(images)
         else:
@@ -56,7 +52,7 @@ class ImportanceStage(TrainStage):
             count = self.batch_size * -(-count // self.batch_size)
         batch = Batch(images, labels, prepared.class_counts, weights)
         loss, squares, batch_stats = method.information(state, task, batch)
-        share = is_image.sum() / count
+        share = (weights > 0).sum() / count
         found = jax.tree.map(lambda f, s: f + share * s, state.extras.found, squares)
         state = state.replace(extras=state.extras.replace(found=found), batch_stats=batch_stats)
         return state, {"loss": loss}
@@ -95,10 +91,7 @@ class EWC(TaskwiseLoss, Finetune):
         gathering = configure.training(config, ImportanceStage, "importance")
         gathering = dataclasses.replace(gathering, epochs=1, drop_last=False)
         method = super().from_config(config, dataset, gathering=gathering, **parts)
-        if method.form not in cls.FORMS:
-            raise UserError(
-                f"config.method.form: {method.form!r} is none of {', '.join(cls.FORMS)}"
-            )
+        configure.check_choice("method.form", method.form, cls.FORMS)
         return method
 
     def init(self, streams, image_shape):

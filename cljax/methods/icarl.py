@@ -4,7 +4,7 @@ from typing import ClassVar
 
 import jax.numpy as jnp
 
-from cljax import exemplars, losses, prototypes
+from cljax import configure, losses, prototypes
 from cljax.errors import UserError
 from cljax.methods.lwf import MultiClassLwF
 from cljax.state import hyperparameters
@@ -30,10 +30,7 @@ class ICaRL(MultiClassLwF):
     def from_config(cls, config, dataset, **parts):
         """Checks the loss, and that there are exemplars."""
         method = super().from_config(config, dataset, **parts)
-        if method.loss not in cls.LOSSES:
-            raise UserError(
-                f"config.method.loss: {method.loss!r} is none of {', '.join(cls.LOSSES)}"
-            )
+        configure.check_choice("method.loss", method.loss, cls.LOSSES)
         if not (method.memory.size and method.memory.is_balanced):
             raise UserError(
                 "config.exemplars: method 'icarl' classifies by the means of exemplars, so it "
@@ -55,9 +52,7 @@ class ICaRL(MultiClassLwF):
     def after_task(self, state, task, data):
         """Exemplars, and their means in the features of the network as it is now."""
         state = super().after_task(state, task, data)
-        images = exemplars.as_subset(state.exemplars)
-        labels = exemplars.labels_of(state.exemplars)
-        return state.replace(extras=prototypes.class_means(self, state, data, images, labels))
+        return state.replace(extras=prototypes.exemplar_means(self, state, data))
 
     def inference(self, state, images, valid, k=1):
         """The k valid classes whose means are nearest."""

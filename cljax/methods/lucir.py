@@ -83,11 +83,8 @@ class LUCIR(Taught, Finetune):
             ),
         )
         method = super().from_config(config, dataset, finetuning=finetuning, **parts)
-        for key, choices in {"distillation": cls.DISTILLATIONS, "rivals": cls.RIVALS}.items():
-            if getattr(method, key) not in choices:
-                raise UserError(
-                    f"config.method.{key}: {getattr(method, key)!r} is none of {', '.join(choices)}"
-                )
+        configure.check_choice("method.distillation", method.distillation, cls.DISTILLATIONS)
+        configure.check_choice("method.rivals", method.rivals, cls.RIVALS)
         if config.model.head != "cosine":
             raise UserError("config.model.head: method 'lucir' needs the cosine head")
         if method.balance and not method.memory.size:

@@ -2,7 +2,7 @@
 
 from typing import ClassVar
 
-from cljax.errors import UserError
+from cljax import configure
 from cljax.models import Outputs
 from cljax.state import Batch, LearnerState
 
@@ -20,11 +20,7 @@ class Taught:
     def from_config(cls, config, dataset, **parts):
         """Checks the teacher's mode."""
         method = super().from_config(config, dataset, **parts)
-        if method.teacher_mode not in cls.TEACHER_MODES:
-            raise UserError(
-                f"config.method.teacher_mode: {method.teacher_mode!r} is none of "
-                f"{', '.join(cls.TEACHER_MODES)}"
-            )
+        configure.check_choice("method.teacher_mode", method.teacher_mode, cls.TEACHER_MODES)
         return method
 
     def init(self, streams, image_shape):
