@@ -69,14 +69,22 @@ class Checkpoints:
         Raises:
           UserError: the folder cannot be made.
         """
+        me = jax.process_index()
         options = ocp.CheckpointManagerOptions(
+            create=False,
             max_to_keep=keep,
             enable_async_checkpointing=False,
             cleanup_tmp_directories=True,
             read_only=read_only,
+            # The process that calls this is alone with the folder, whatever others there are.
+            multiprocessing_options=ocp.options.MultiprocessingOptions(
+                primary_host=me, active_processes={me}, barrier_sync_key_prefix=f"process{me}"
+            ),
         )
         self.folder = Path(folder).absolute()
         with writing(self.folder):
+            if not read_only:
+                self.folder.mkdir(parents=True, exist_ok=True)
             self._manager = ocp.CheckpointManager(self.folder, options=options)
 
     def save(self, arrays: dict[str, np.ndarray], record: dict, number: int | None = None) -> None:

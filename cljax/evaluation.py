@@ -9,6 +9,7 @@ from flax import struct
 
 from cljax import losses, prototypes
 from cljax.execution import Executor
+from cljax.mesh import shard_batch
 from cljax.state import Data, Subset, hyperparameters
 
 PyTree = Any
@@ -88,7 +89,7 @@ def score_batch(shared, constant, i, right):
     """
     method, settings, data = shared
     state, exam, means = constant
-    rows = i * settings.batch_size + jnp.arange(settings.batch_size)
+    rows = shard_batch(i * settings.batch_size + jnp.arange(settings.batch_size))
     indices, tasks = exam.indices[rows], exam.tasks[rows]
     labels = exam.label_map[data.eval_labels[indices]]
     images = method.preprocessing.test(data.eval_images[indices])
@@ -142,7 +143,7 @@ class Evaluator:
         exams = [make_exam(stream, task, self.settings.batch_size) for stream in self.streams]
         batches = [-(-int(exam.stop) // self.settings.batch_size) for exam in exams]
         ways = 1 + len(self.settings.read_outs)
-        right = [jnp.zeros((ways, 2, stream.num_tasks), jnp.int32) for stream in self.streams]
+        right = [np.zeros((ways, 2, stream.num_tasks), np.int32) for stream in self.streams]
         shared, packed = (self.method, self.settings, self.data), self.executor.pack(exams)
         means = self.executor.each(lambda _: {}, packed)
         if self.settings.read_outs:
@@ -151,7 +152,7 @@ class Evaluator:
             score_batch,
             shared,
             self.executor.zip(states, packed, means),
-            self.executor.pack(right),
+            self.executor.pack(jax.device_put(right)),
             [0] * len(exams),
             batches,
         )
@@ -163,18 +164,19 @@ def make_exam(stream, task: int, batch_size: int) -> Exam:
     tasks = np.repeat(np.arange(stream.num_tasks), stream.eval_counts)
     padding = -len(stream.eval_indices) % batch_size
     tasks = np.pad(tasks, (0, len(stream.eval_indices) + padding - len(tasks)))
-    return Exam(
-        indices=jnp.asarray(np.pad(stream.eval_indices, (0, padding))),
-        stop=jnp.int32(stream.eval_counts[: task + 1].sum()),
-        tasks=jnp.asarray(tasks, jnp.int32),
-        boundaries=jnp.asarray(np.cumsum([0, *stream.task_sizes]), jnp.int32),
-        seen=jnp.int32(stream.seen(task)),
-        label_map=jnp.asarray(stream.label_map),
+    exam = Exam(
+        indices=np.pad(stream.eval_indices, (0, padding)),
+        stop=np.int32(stream.eval_counts[: task + 1].sum()),
+        tasks=tasks.astype(np.int32),
+        boundaries=np.cumsum([0, *stream.task_sizes], dtype=np.int32),
+        seen=np.int32(stream.seen(task)),
+        label_map=stream.label_map,
         train_images=_train_images(stream, task),
     )
+    return jax.device_put(exam)
 
 
 def _train_images(stream, task):
     found = stream.train_images(task)
     padded = np.pad(found, (0, stream.train_indices.size - len(found)))
-    return Subset(jnp.asarray(padded), jnp.int32(len(found)))
+    return Subset(padded, np.int32(len(found)))

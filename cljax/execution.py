@@ -4,7 +4,8 @@ What is fastest differs per backend, so the rest of the program writes single st
 seeds. On CPU a convolution's gradient inside a compiled loop leaves XLA's fast path (33 times
 slower, measured), so there the host loops over steps; elsewhere an epoch is one compiled loop.
 Seeds follow one another through the same programs unless they are asked to be a `vmap`ped axis:
-weights per seed turn convolutions into grouped ones, 5 times slower per seed on CPU.
+weights per seed turn convolutions into grouped ones, 5 times slower per seed on CPU. With many
+devices, seeds run side by side on rows of them; see `cljax.mesh`.
 """
 
 import functools
@@ -14,6 +15,11 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+
+from cljax import mesh as mesh_lib
+from cljax import processes
+from cljax.compilation import compiler_options
 
 PyTree = Any
 
@@ -22,54 +28,86 @@ class Executor:
     """Runs functions of one seed for all seeds, each function compiled once per phase.
 
     Per-seed values are lists with an entry per seed at every border of this class; `pack` and
-    `unpack` turn them into the executor's own form (stacked along axis 0 when seeds are `vmap`ped)
-    and back.
+    `unpack` turn them into the executor's own form and back. That is a list of groups: seeds in
+    one group run at the same time, groups one after the other through the same programs. Without
+    a mesh a group is a seed, or all seeds if they are `vmap`ped; on a mesh every row of devices has
+    a seed of it, or its share of all seeds. Values of a group are stacked along axis 0, unless it
+    can only be a single seed.
 
     Attributes:
-      vmap_seeds: whether seeds are a `vmap`ped axis (otherwise one follows the other).
+      vmap_seeds: whether seeds on one device are a `vmap`ped axis (else one follows the other).
       compiled_loop: whether repeated steps are one compiled loop (otherwise the host loops).
+      mesh: see `cljax.mesh`; None: one device.
       compile_seconds: time spent in calls that traced and compiled a program.
     """
 
-    def __init__(self, vmap_seeds: bool = False, compiled_loop: bool | None = None):
+    def __init__(
+        self,
+        vmap_seeds: bool = False,
+        compiled_loop: bool | None = None,
+        mesh: jax.sharding.Mesh | None = None,
+    ):
         """`compiled_loop` None takes what is fastest on the device at hand."""
         self.vmap_seeds = vmap_seeds
         on_cpu = jax.default_backend() == "cpu"
         self.compiled_loop = not on_cpu if compiled_loop is None else compiled_loop
+        self.mesh = mesh
         self.compile_seconds = 0.0
         self._compiled = {}
+        self._programs = []  # and what each was compiled for
+
+    @property
+    def _is_stacked(self):
+        return self.vmap_seeds or self.mesh is not None
+
+    def _groups(self, per_seed):
+        size = 1 if self.mesh is None else self.mesh.shape[mesh_lib.SEEDS]
+        size = len(per_seed) if self.vmap_seeds else size
+        return [per_seed[i : i + size] for i in range(0, len(per_seed), size)]
 
     def pack(self, per_seed: Sequence[PyTree]) -> PyTree:
         """A list over seeds in the executor's form."""
-        if not self.vmap_seeds:
+        if not self._is_stacked:
             return list(per_seed)
-        return jax.tree.map(lambda *leaves: jnp.stack(leaves), *per_seed)
+        if self.mesh is None:
+            return [jax.tree.map(lambda *leaves: jnp.stack(leaves), *per_seed)]
+        return [mesh_lib.stack_seeds(self.mesh, group) for group in self._groups(per_seed)]
 
     def unpack(self, packed: PyTree) -> list[PyTree]:
-        """The executor's form as a list over seeds."""
-        if not self.vmap_seeds:
+        """The executor's form as a list over seeds; of a mesh, on the host of every process."""
+        if not self._is_stacked:
             return packed
-        count = jax.tree.leaves(packed)[0].shape[0]
-        return [jax.tree.map(lambda leaf, i=i: leaf[i], packed) for i in range(count)]
+        if self.mesh is not None:
+            packed = processes.gather(packed)
+        return [
+            jax.tree.map(lambda leaf, i=i: leaf[i], group)
+            for group in packed
+            for i in range(jax.tree.leaves(group)[0].shape[0])
+        ]
+
+    def describe(self, packed: PyTree) -> PyTree:
+        """Shapes and dtypes of one seed's value, as `jax.eval_shape` takes and gives them."""
+        shape = jax.eval_shape(lambda value: value, packed[0])
+        if not self._is_stacked:
+            return shape
+        return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype), shape)
 
     def zip(self, *packed: PyTree) -> PyTree:
         """Several packed values as one packed tuple."""
-        return packed if self.vmap_seeds else list(zip(*packed, strict=True))
+        return list(zip(*packed, strict=True))
 
     def unzip(self, packed: PyTree) -> tuple[PyTree, ...]:
         """The inverse of `zip`."""
-        return packed if self.vmap_seeds else tuple(map(list, zip(*packed, strict=True)))
+        return tuple(map(list, zip(*packed, strict=True)))
 
     def each(self, function: Callable, packed: PyTree) -> PyTree:
         """A function of a value's structure alone, for every seed; nothing is computed."""
-        return function(packed) if self.vmap_seeds else [function(one) for one in packed]
+        return [function(group) for group in packed]
 
     def call(self, function: Callable, shared: PyTree, *packed: PyTree) -> PyTree:
         """`function(shared, *of one seed)` for every seed; packed arguments, packed result."""
         compiled = self._compile(function, function)
-        if self.vmap_seeds:
-            return compiled(shared, *packed)
-        return [compiled(shared, *one) for one in zip(*packed, strict=True)]
+        return [compiled(shared, *group) for group in zip(*packed, strict=True)]
 
     def repeat(
         self,
@@ -96,18 +134,14 @@ class Executor:
         """
         one = _one_step(step)
         compiled = self._compile(step, _loop(one) if self.compiled_loop else one, donated=2)
-        if self.vmap_seeds:
-            # Seeds with equal numbers of steps need no guard.
-            equal = len(set(zip(starts, stops, strict=True))) == 1
-            limits = None if equal else (jnp.array(starts), jnp.array(stops))
-            args = shared, constant, carry, limits
-            carry, end = self._run(compiled, *args, min(starts), max(stops), stopped)
-            return carry, [max(i, min(end, n)) for i, n in zip(starts, stops, strict=True)]
         ends = []
-        for seed, (start, stop) in enumerate(zip(starts, stops, strict=True)):
-            args = shared, constant[seed], carry[seed], None
-            carry[seed], end = self._run(compiled, *args, start, stop, stopped)
-            ends.append(end)
+        for place, bounds in enumerate(self._groups(list(zip(starts, stops, strict=True)))):
+            first, last = min(start for start, _ in bounds), max(stop for _, stop in bounds)
+            # Seeds with equal numbers of steps need no guard.
+            limits = None if len(set(bounds)) == 1 else self.pack(np.int32(bounds))[0]
+            args = shared, constant[place], carry[place], limits
+            carry[place], end = self._run(compiled, *args, first, last, stopped)
+            ends += [max(start, min(end, stop)) for start, stop in bounds]
         return carry, ends
 
     def _run(self, compiled, shared, constant, carry, limits, start, stop, stopped):
@@ -122,9 +156,14 @@ class Executor:
 
     def _compile(self, key: Callable, function: Callable, donated: int | None = None) -> Callable:
         if key not in self._compiled:
-            function = (_vmap_all_but_first if self.vmap_seeds else _wrap)(function)
+            options = {"compiler_options": compiler_options()}
+            if self.mesh is not None:
+                function = mesh_lib.map_seeds(self.mesh, function)
+                options["out_shardings"] = mesh_lib.by_seed(self.mesh)
+            else:
+                function = (_vmap_all_but_first if self.vmap_seeds else _wrap)(function)
             donated = () if donated is None else (donated,)
-            self._compiled[key] = jax.jit(function, donate_argnums=donated)
+            self._compiled[key] = jax.jit(function, donate_argnums=donated, **options)
         return functools.partial(self._timed, self._compiled[key])
 
     def _timed(self, compiled, *args):
@@ -132,11 +171,30 @@ class Executor:
         result = compiled(*args)
         if compiled._cache_size() > programs:
             self.compile_seconds += time.perf_counter() - start
+            self._programs.append((compiled, jax.tree.map(_describe, args)))
         return result
 
     def num_compilations(self) -> dict[str, int]:
         """How many programs each function became."""
         return {f.__name__: c._cache_size() for f, c in self._compiled.items()}
+
+    def lower(self, function: Callable) -> jax.stages.Lowered:
+        """The newest program of a function that was called or repeated, for analysis.
+
+        It is JAX's own copy: neither this nor its `compile()` costs anything, as long as the
+        precision in force is the call's.
+        """
+        found = [(c, args) for c, args in self._programs if c is self._compiled[function]]
+        compiled, args = found[-1]
+        return compiled.lower(*args)
+
+
+def _describe(leaf):
+    """What of an argument the program depends on; its buffer may be donated by now."""
+    if not isinstance(leaf, jax.Array):
+        return leaf
+    sharding = leaf.sharding if leaf.committed else None
+    return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding, weak_type=leaf.weak_type)
 
 
 def _one_step(step):

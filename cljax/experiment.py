@@ -1,5 +1,6 @@
 """The story of a run: data, tasks, training, evaluation, saving, report."""
 
+import contextlib
 import dataclasses
 import time
 from pathlib import Path
@@ -8,7 +9,7 @@ import jax
 import numpy as np
 from rich.console import Console
 
-from cljax import configure, logs, setup, summary, training, workdir
+from cljax import compilation, configure, logs, processes, setup, summary, training, workdir
 from cljax.checkpoints import Checkpoints, flatten, unflatten, unflatten_dict
 from cljax.errors import UserError
 from cljax.evaluation import Evaluator, Settings
@@ -41,20 +42,28 @@ def run(config, directory: str | Path, console: Console | None = None) -> dict:
         finite.
       Stopped: by SIGINT or SIGTERM; the run can be continued.
     """
-    directory, console = Path(directory), console or Console()
-    setup.check(config)
+    directory, console = Path(directory), processes.quiet_unless_first(console)
+    with processes.alike():
+        setup.check(config)
+        compilation.keep_programs(config.compilation_cache, console)
     precision = jax.default_matmul_precision(configure.matmul_precision(config))
-    with workdir.claim(directory, config), precision:
+    with precision, contextlib.ExitStack() as claims:
         # Mistakes show here, before anything is written or removed.
-        problem = setup.make_problem(config)
-        if config.first_task_from and (
-            config.overwrite or not (directory / "checkpoints").exists()
-        ):
-            setup.adopt_first_task(config, problem, problem.states)
-        workdir.begin(directory, config)
-        logs.setup_logging(directory, console)
-        results = Run(config, problem, directory, console).go()
-        summary.print_summary(results, directory, console)
+        with processes.alike():
+            if processes.is_first():
+                claims.enter_context(workdir.claim(directory, config))
+            problem = setup.make_problem(config)
+            if config.first_task_from and (
+                config.overwrite or not (directory / "checkpoints").exists()
+            ):
+                setup.adopt_first_task(config, problem, problem.states)
+        with processes.alike():
+            if processes.is_first():
+                workdir.begin(directory, config)
+                logs.setup_logging(directory, console)
+            this = Run(config, problem, directory, console)
+        results = this.go()
+        processes.on_first(summary.print_summary, results, directory, console)
     return results
 
 
@@ -78,8 +87,10 @@ class Run:
             self.executor, problem.method, problem.data, problem.streams, settings
         )
         self.ledger = Ledger(config, problem, self.executor, directory, console)
-        self.checkpoints = Checkpoints(directory / "checkpoints", config.checkpoint.keep)
-        self.models = Checkpoints(directory / "models", keep=None)
+        self.checkpoints = self.models = None  # where others write
+        if processes.is_first():
+            self.checkpoints = Checkpoints(directory / "checkpoints", config.checkpoint.keep)
+            self.models = Checkpoints(directory / "models", keep=None)
         self.cursor = Cursor()
         self.states = self.sums = None
 
@@ -87,15 +98,15 @@ class Run:
         """Runs all tasks that are left; returns the results."""
         try:
             self._restore()
-            self.ledger.announce(self.cursor)
+            processes.on_first(self.ledger.announce, self.cursor)
             with StopRequest() as self.stop, self.ledger.progress(self.cursor):
                 while self.cursor.task < self.problem.num_tasks:
                     self._run_task()
             return self.ledger.results()
         finally:
-            self.checkpoints.close()
-            self.models.close()
-            self.ledger.log.close()
+            for opened in (self.checkpoints, self.models, self.ledger.log):
+                if opened:
+                    opened.close()
 
     def _run_task(self):
         cursor = self.cursor
@@ -111,7 +122,7 @@ class Run:
         with self.ledger.time("evaluate"):
             self.ledger.add_accuracy(self.evaluator.evaluate(self.states, cursor.task))
         self._save_model(cursor.task)
-        self.ledger.write_results()
+        processes.on_first(self.ledger.write_results)
         self.cursor = Cursor(cursor.task + 1)
         self._save(True)
 
@@ -128,7 +139,7 @@ class Run:
             self.states = self.trainer.begin(stage, self.states, tasks)
         tasks, counts = self.trainer.choose_images(stage, self.states, tasks)
         if not any(stage.num_steps(0, count) for count in counts):
-            self.ledger.warn_of_no_batch(cursor, stage, max(counts))
+            processes.on_first(self.ledger.warn_of_no_batch, cursor, stage, max(counts))
             cursor.epoch = stage.epochs
         while cursor.epoch < stage.epochs:
             self._run_epoch(stage, tasks, counts)
@@ -137,7 +148,8 @@ class Run:
                 self._save(stage.save_every and cursor.epoch % stage.save_every == 0)
         if stage.has_pictures:
             drawn = self.trainer.draw_pictures(stage, self.states, tasks)
-            self.ledger.draw_pictures(cursor.task, self.executor.unpack(drawn))
+            drawn = self.executor.unpack(drawn)
+            processes.on_first(self.ledger.draw_pictures, cursor.task, drawn)
         cursor.stage, cursor.epoch = cursor.stage + 1, 0
         self._save(cursor.stage < len(stages))
 
@@ -149,8 +161,9 @@ class Run:
         with self.ledger.time(stage.name):
             if cursor.reached is None:
                 self.sums = self.trainer.zero_sums(stage, self.states, tasks, len(stops))
+            stop = self.stop if processes.is_alone() else lambda: False  # they would part
             self.states, self.sums, reached = self.trainer.run_epoch(
-                stage, cursor.epoch, self.states, tasks, self.sums, starts, stops, self.stop
+                stage, cursor.epoch, self.states, tasks, self.sums, starts, stops, stop
             )
             sums = jax.device_get(self.executor.unpack(self.sums))
         if reached != stops:
@@ -158,18 +171,20 @@ class Run:
             self._stop_here()
         cursor.reached = None
         seconds = self.ledger.seconds[stage.name] - before
-        self.ledger.add_epoch(cursor, stage, sums, stops, seconds)
+        processes.on_first(self.ledger.add_epoch, cursor, stage, sums, stops, seconds)
 
     def _save_model(self, task: int):
         """The classifiers after a task, for whoever wants to use or share them."""
         variables = self.executor.each(lambda state: state.variables, self.states)
         arrays = self._flatten(variables, "seed")
         self._check_finite(arrays)
-        self.models.save(arrays, {"data": self.problem.fingerprint}, number=task)
+        record = {"data": self.problem.fingerprint}
+        processes.on_first(lambda: self.models.save(arrays, record, number=task))
 
     def _save(self, due: bool):
-        """Saves a checkpoint if it is due, or if a signal asks to stop here."""
-        if self.stop():
+        """Saves a checkpoint if it is due, or if a signal to any process asks to stop here."""
+        if number := processes.largest(self.stop.number or 0):
+            self.stop.number = number
             self._stop_here()
         if due:
             self._write_checkpoint()
@@ -184,13 +199,16 @@ class Run:
         if self.cursor.reached is not None:
             arrays |= self._flatten(self.sums, "sums")
         self._check_finite(arrays)
+        processes.on_first(self._save_checkpoint, arrays)
+        self.ledger.seconds["save"] += time.perf_counter() - start
+
+    def _save_checkpoint(self, arrays):
         record = {
             "cursor": dataclasses.asdict(self.cursor),
             "ledger": self.ledger.record(),
             "data": self.problem.fingerprint,
         }
         self.checkpoints.save(arrays, record)
-        self.ledger.seconds["save"] += time.perf_counter() - start
 
     def _check_finite(self, arrays: dict[str, np.ndarray]):
         """A last step may spoil the weights after a loss that was finite; they are not kept."""
@@ -204,18 +222,22 @@ class Run:
     def _restore(self):
         """The state of the newest good checkpoint, or the state before the first task."""
         states = self.problem.states
-        restored = self.checkpoints.restore()
+        restored = processes.on_first(lambda: self.checkpoints.restore())
+        restored = processes.from_first(restored)
         if restored is None:
-            self.ledger.restore(None)
+            with processes.alike():
+                self.ledger.restore(None)
             self.states = self.executor.pack(states)
             return
         arrays, record = restored
-        if record["data"] != self.problem.fingerprint:
-            raise UserError(
-                f"{self.directory}: the run was started on other data than {self.config.data.name} "
-                "now holds; point --config.data.dir or --config.data.path at the data of its start"
-            )
-        self.ledger.restore(record["ledger"])
+        with processes.alike():
+            if record["data"] != self.problem.fingerprint:
+                raise UserError(
+                    f"{self.directory}: the run was started on other data than "
+                    f"{self.config.data.name} now holds; point --config.data.dir or "
+                    "--config.data.path at the data of its start"
+                )
+            self.ledger.restore(record["ledger"])
         self.cursor = Cursor(**record["cursor"])
         pairs = zip(self.config.seeds, states, strict=True)
         try:

@@ -13,6 +13,7 @@ import optax
 from flax import linen as nn
 
 from cljax import losses, rng
+from cljax.mesh import shard_batch
 from cljax.models import LATENT_SIZE, Classifier
 from cljax.state import GeneratorState, PyTree, hyperparameters
 
@@ -68,7 +69,7 @@ def sample(inversion: Inversion, state: GeneratorState, key: jax.Array, count: i
 
 def draw_latents(key: jax.Array, count: int) -> jax.Array:
     """Standard normal latents float [count, LATENT_SIZE]. The key is consumed."""
-    return jax.random.normal(key, (count, LATENT_SIZE))
+    return shard_batch(jax.random.normal(key, (count, LATENT_SIZE)))
 
 
 def class_balance(logits: jax.Array, valid: jax.Array) -> jax.Array:

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from rich.console import Console
 
-from cljax import logs, metrics, plots, setup
+from cljax import logs, metrics, plots, processes, setup
 from cljax.errors import UserError
 from cljax.execution import Executor
 from cljax.progress import Progress, describe_metrics
@@ -35,6 +35,8 @@ class Cursor:
 class Ledger:
     """Keeps a run's numbers, shows them, and writes all files but the checkpoints.
 
+    Only the first process shows and writes them; others keep accuracies and seconds alone.
+
     Attributes:
       correct: right answers [way][2][seed][t][j] as `Evaluator.evaluate` counts them.
       seconds: wall time per part of the run.
@@ -48,7 +50,7 @@ class Ledger:
         self.executor = executor
         self.directory = directory
         self.console = console
-        self.log = logs.RunLog(directory)
+        self.log = logs.RunLog(directory) if processes.is_first() else None
         ways = 1 + len(config.eval.read_outs)
         self.correct = [[[[] for _ in config.seeds] for _ in range(2)] for _ in range(ways)]
         names = [stage.name for _, _, stage in problem.plan()]
@@ -69,7 +71,8 @@ class Ledger:
         """Goes back to a checkpoint's `record`, or to the start; drops later lines of metrics."""
         if record:
             self.correct, self.seconds = record["correct"], record["seconds"]
-        self.log.truncate(record["metrics_position"] if record else 0)
+        if self.log:
+            self.log.truncate(record["metrics_position"] if record else 0)
 
     @contextlib.contextmanager
     def time(self, part: str):

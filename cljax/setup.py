@@ -1,6 +1,7 @@
 """What a run is made of, built from its config."""
 
 import dataclasses
+import functools
 import importlib.metadata
 import math
 import platform
@@ -9,10 +10,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
-from cljax import prototypes, rng
+from cljax import mesh, prototypes, rng
 from cljax.checkpoints import Checkpoints, unflatten
 from cljax.configure import check_choice
 from cljax.data import sources, streams
@@ -79,11 +79,12 @@ def check(config) -> None:
     """
     _check_seeds(config)
     _check_numbers(config)
-    check_choice("execution.seeds", config.execution.seeds, ("sequential", "vmap"))
+    check_choice("execution.seeds", config.execution.seeds, ("auto", "sequential", "vmap"))
     check_choice("execution.loop", config.execution.loop, ("auto", "compiled", "host"))
     check_choice("eval.mirror", config.eval.mirror, prototypes.MIRRORS)
     for name in config.eval.read_outs:
         check_choice("eval.read_outs", name, READ_OUTS)
+    _make_mesh(config)
 
 
 def _check_seeds(config):
@@ -125,20 +126,31 @@ def _check_numbers(config):
 
 
 def make_executor(config) -> Executor:
-    """How this run loops, as config.execution says."""
+    """How this run loops, as config.execution and config.mesh say.
+
+    Raises:
+      UserError: there is no such mesh.
+    """
     return Executor(
+        # "auto" is one after the other: what is fast on CPU, and not measured elsewhere yet.
         vmap_seeds=config.execution.seeds == "vmap",
         compiled_loop={"auto": None, "compiled": True, "host": False}[config.execution.loop],
+        mesh=_make_mesh(config),
     )
 
 
-def make_problem(config) -> Problem:
-    """Loads the data, splits it into tasks, and builds the method.
+def _make_mesh(config):
+    divided = math.gcd(config.batch_size, config.eval.batch_size)
+    return mesh.make_mesh(config.mesh.seeds, config.mesh.data, len(config.seeds), divided)
+
+
+def make_problem(config, dataset: Dataset | None = None) -> Problem:
+    """Loads the data, unless they are given, splits them into tasks, and builds the method.
 
     Raises:
       UserError: the data are missing or bad, the split is impossible, or a setting is wrong.
     """
-    dataset = sources.load(config.data)
+    dataset = dataset or sources.load(config.data)
     task_streams = [_make_stream(config, dataset, seed) for seed in config.seeds]
     task_streams = streams.stack_streams(task_streams)
     _check_batch_size(config, task_streams)
@@ -150,26 +162,27 @@ def make_problem(config) -> Problem:
     method.check_tasks(task_streams[0].task_sizes)
     if "nme" in config.eval.read_outs and not method.memory.size:
         raise UserError("config.eval.read_outs: 'nme' is of exemplars, but none are kept")
-    train_images, train_labels = (
-        jnp.asarray(dataset.train_images),
-        jnp.asarray(dataset.train_labels),
-    )
-    held_out = config.data.validation
-    data = Data(
-        train_images=train_images,
-        train_labels=train_labels,
-        eval_images=train_images if held_out else jnp.asarray(dataset.test_images),
-        eval_labels=train_labels if held_out else jnp.asarray(dataset.test_labels),
-    )
+    data = _make_data(config, dataset)
     image_shape = dataset.train_images.shape[1:]
 
-    @jax.jit
+    # Optimised on a CPU in full, this would compile for seconds to run for milliseconds.
+    options = {"xla_backend_optimization_level": 1} if jax.default_backend() == "cpu" else None
+
+    @functools.partial(jax.jit, compiler_options=options)
     def init(random_streams):
         state = method.init(random_streams, image_shape)
         return state.replace(opt_state=method.training.optimizer.init(state.params))
 
     states = [init(_random_streams(config, seed)) for seed in config.seeds]
     return Problem(dataset, data, task_streams, method, states, _fingerprint(dataset))
+
+
+def _make_data(config, dataset):
+    devices = _make_mesh(config)
+    train = mesh.replicate(devices, (dataset.train_images, dataset.train_labels))
+    if config.data.validation:
+        return Data(*train, *train)
+    return Data(*train, *mesh.replicate(devices, (dataset.test_images, dataset.test_labels)))
 
 
 def _fingerprint(dataset):
@@ -197,7 +210,7 @@ def _make_stream(config, dataset, seed):
 
 def _random_streams(config, seed):
     names = (field.name for field in dataclasses.fields(rng.Streams))
-    return rng.Streams(**{name: jnp.int32(seed + config.streams[name]) for name in names})
+    return rng.Streams(**{name: np.int32(seed + config.streams[name]) for name in names})
 
 
 def _check_batch_size(config, task_streams):
@@ -257,7 +270,7 @@ def adopt_first_task(config, problem: Problem, states: list[LearnerState]) -> li
 
 
 def device_name() -> str:
-    """The devices that JAX uses, such as "cpu: cpu" or "gpu: NVIDIA H100 x 2"."""
+    """The devices that JAX has, such as "cpu: cpu" or "gpu: NVIDIA H100 x 2"."""
     devices = jax.devices()
     many = f" x {len(devices)}" if len(devices) > 1 else ""
     return f"{devices[0].platform}: {devices[0].device_kind}{many}"

@@ -13,6 +13,7 @@ import optax
 
 from cljax import inversion as inversion_lib
 from cljax import losses, rng
+from cljax.mesh import shard_batch
 from cljax.selection import class_counts
 from cljax.state import Batch, Data, LearnerState, PyTree, Subset, Task, hyperparameters
 
@@ -189,7 +190,8 @@ class TrainStage(Stage):
 
     def take(self, data: Data, task: Task, prepared: Epoch, i: jax.Array):
         """Batch `i` as stored: images uint8 [B, H, W, C], labels and weights as in `Batch`."""
-        rows = jax.lax.dynamic_slice_in_dim(prepared.order, i * self.batch_size, self.batch_size)
+        start, size = i * self.batch_size, self.batch_size
+        rows = shard_batch(jax.lax.dynamic_slice_in_dim(prepared.order, start, size))
         labels, weights = task.label_map[data.train_labels[rows]], None
         if not self.drop_last:
             is_image = i * self.batch_size + jnp.arange(self.batch_size) < task.images.count

@@ -8,7 +8,7 @@ import jax
 from ml_collections import ConfigDict
 from rich.console import Console
 
-from cljax import experiment, report, setup, workdir
+from cljax import experiment, processes, report, setup, workdir
 from cljax.errors import UserError
 
 # Keys of a table that describe the table; all others are settings of every run.
@@ -31,15 +31,17 @@ def run(config, directory: str | Path, console: Console | None = None) -> None:
       UserError: a setting is wrong, or runs have failed.
       experiment.Stopped: by SIGINT or SIGTERM; the same command goes on.
     """
-    directory, console = Path(directory), console or Console()
+    directory, console = Path(directory), processes.quiet_unless_first(console)
     plan = list(make_plan(config))
-    for name, run_config in plan:
-        setup.check(run_config)
-        workdir.check(directory / name, run_config)
+    with processes.alike():
+        for name, run_config in plan:
+            setup.check(run_config)
+            if processes.is_first():
+                workdir.check(directory / name, run_config)
     failed = {}
     for number, (name, run_config) in enumerate(plan, start=1):
         console.rule(f"{number}/{len(plan)}  {name}", style="dim")
-        if not config.overwrite and _is_complete(directory / name):
+        if not config.overwrite and processes.largest(_is_complete(directory / name)):
             console.print(f"{directory / name} is complete", highlight=False)
             continue
         try:
@@ -49,15 +51,15 @@ def run(config, directory: str | Path, console: Console | None = None) -> None:
         except UserError as error:
             failed[name] = str(error)
         except Exception as error:
+            if not processes.is_alone():
+                raise  # the others may wait for this one
             traceback.print_exc()
             failed[name] = f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
         finally:
             jax.clear_caches()  # the next learner's programs are others
         if name in failed:
             console.print(f"{name} failed: {failed[name]}", style="bold red", markup=False)
-    begun = [directory / name for name, _ in plan if (directory / name / "config.json").exists()]
-    if begun:
-        report.write_report(begun, directory, console)
+    processes.on_first(_report, [directory / name for name, _ in plan], directory, console)
     if failed:
         reasons = "; ".join(f"{name}: {reason}" for name, reason in failed.items())
         raise UserError(
@@ -90,6 +92,11 @@ def make_plan(config) -> Iterator[tuple[str, ConfigDict]]:
                 raise UserError(f"config.{key}: learner {learner!r} has no such setting")
             run_config.update_from_flattened_dict(common | {"num_tasks": num_tasks})
             yield f"{learner}_{num_tasks}tasks", run_config
+
+
+def _report(runs, directory, console):
+    if begun := [run for run in runs if (run / "config.json").exists()]:
+        report.write_report(begun, directory, console)
 
 
 def _is_complete(directory):

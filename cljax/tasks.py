@@ -1,6 +1,6 @@
 """From a stream of tasks to what compiled functions are told about one of them."""
 
-import jax.numpy as jnp
+import jax
 import numpy as np
 
 from cljax.data.streams import TaskStream
@@ -29,17 +29,16 @@ def make_task(
     for row, found in enumerate(by_class):
         table[row, : len(found)] = found
         counts[row] = len(found)
-    return Task(
-        index=jnp.int32(index),
-        old=jnp.int32(stream.old(index)),
-        seen=jnp.int32(stream.seen(index)),
-        past_images=jnp.int32(stream.train_counts[:index].sum()),
-        boundaries=jnp.asarray(np.cumsum([0, *stream.task_sizes]), jnp.int32),
-        images=Subset(
-            jnp.asarray(np.pad(images, (0, capacity - len(images)))), jnp.int32(len(images))
-        ),
-        class_images=jnp.asarray(table),
-        class_image_counts=jnp.asarray(counts),
-        label_map=jnp.asarray(stream.label_map),
+    task = Task(
+        index=np.int32(index),
+        old=np.int32(stream.old(index)),
+        seen=np.int32(stream.seen(index)),
+        past_images=np.int32(stream.train_counts[:index].sum()),
+        boundaries=np.cumsum([0, *stream.task_sizes], dtype=np.int32),
+        images=Subset(np.pad(images, (0, capacity - len(images))), np.int32(len(images))),
+        class_images=table,
+        class_image_counts=counts,
+        label_map=stream.label_map,
         is_first=index == 0,
     )
+    return jax.device_put(task)  # all at once; `jnp` would compile a program for every shape

@@ -5,6 +5,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from cljax.execution import Executor
 from cljax.stages import Stage
@@ -99,7 +100,8 @@ class Trainer:
         """The packed tasks with a stage's images, and the number of these per seed."""
         shared = (self.method, stage, self.data)
         tasks = self.executor.call(choose_images, shared, states, self._phase(stage, tasks))
-        counts = [int(task.images.count) for task in self.executor.unpack(tasks)]
+        counts = self.executor.each(lambda task: task.images.count, tasks)
+        counts = [int(count) for count in self.executor.unpack(counts)]
         return tasks, counts
 
     def draw_pictures(self, stage: Stage, states: PyTree, tasks: PyTree) -> PyTree:
@@ -108,21 +110,19 @@ class Trainer:
 
     def zero_sums(self, stage: Stage, states: PyTree, tasks: PyTree, num_seeds: int) -> PyTree:
         """Packed zeros for the sums of the metrics of a stage's steps."""
-        is_first = (tasks if self.executor.vmap_seeds else tasks[0]).is_first
-        phase = stage.name, is_first
+        state, task = self.executor.describe(states), self.executor.describe(tasks)
+        phase = stage.name, task.is_first
         if phase not in self._metric_names:
-            state, task = self.executor.unpack(states)[0], self.executor.unpack(tasks)[0]
 
-            def metrics(state, task):
+            def metrics(state, task, data):
                 epoch = jnp.int32(0)
-                prepared = stage.prepare(state, task, self.data, epoch)
-                return stage.step(self.method, self.data, task, epoch, prepared, 0, state)[1]
+                prepared = stage.prepare(state, task, data, epoch)
+                return stage.step(self.method, data, task, epoch, prepared, 0, state)[1]
 
-            self._metric_names[phase] = tuple(jax.eval_shape(metrics, state, task))
+            self._metric_names[phase] = tuple(jax.eval_shape(metrics, state, task, self.data))
         names = self._metric_names[phase]
-        return self.executor.pack(
-            [{name: jnp.zeros(()) for name in names} for _ in range(num_seeds)]
-        )
+        zeros = [{name: np.float32(0) for name in names} for _ in range(num_seeds)]
+        return self.executor.pack(jax.device_put(zeros))
 
     def run_epoch(
         self,
@@ -146,7 +146,7 @@ class Trainer:
         Returns:
           The packed states and sums, and the step that each seed has reached.
         """
-        epoch = jnp.int32(epoch)
+        epoch = jax.device_put(np.int32(epoch))
         prepared = self.executor.call(prepare_epoch, (stage, self.data, epoch), states, tasks)
         constant = self.executor.zip(tasks, prepared)
         carry = self.executor.zip(states, sums)

@@ -10,8 +10,17 @@ from pathlib import Path
 from cljax.errors import UserError
 from cljax.logs import plain, write_json_atomically, writing
 
-# They say where things are or how often they are saved, and change no number of a result.
-FREE_KEYS = ("overwrite", "data.dir", "data.path", "checkpoint")
+# They say where things are, how often they are saved and which device computes what, and change no
+# number of a result by more than rounding.
+FREE_KEYS = (
+    "overwrite",
+    "data.dir",
+    "data.path",
+    "checkpoint",
+    "compilation_cache",
+    "execution",
+    "mesh",
+)
 
 
 @contextlib.contextmanager

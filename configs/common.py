@@ -48,6 +48,7 @@ def experiment(method: str, **settings) -> ConfigDict:
     config.dtype = "float32"  # or "tf32", "bfloat16" (parameters and statistics stay float32)
     config.first_task_from = ""  # workdir of a run whose first task is taken over
     config.overwrite = False  # start over in a workdir that has a run
+    config.compilation_cache = "auto"  # folder of compiled programs; "": keep none
 
     # Images of earlier tasks that are kept, and come back in later ones.
     config.exemplars = {
@@ -74,9 +75,10 @@ def experiment(method: str, **settings) -> ConfigDict:
     }
     config.checkpoint = {"every_epochs": 50, "every_inversion_steps": 2500, "keep": 2}
     config.execution = {
-        "seeds": "sequential",  # one after the other; "vmap": side by side
+        "seeds": "auto",  # on one device: "sequential", one after the other; "vmap": side by side
         "loop": "auto",  # "compiled": an epoch is one program; "host": a step is one
     }
+    config.mesh = {"seeds": 0, "data": 0}  # devices that share seeds, and a batch; 0: all that fit
     return config
 
 
@@ -191,11 +193,13 @@ def table(data: str, learners: tuple[str, ...], splits: tuple[int, ...]) -> Conf
         "milestones": tuple,
         "batch_size": int,
         "dtype": str,
+        "compilation_cache": str,
     }.items():
         config[key] = placeholder(kind)
     config.model = {"name": placeholder(str), "width": placeholder(int)}
     config.optimizer = {"lr": placeholder(float)}
     config.data = {"dir": placeholder(str), "per_class": placeholder(int)}
     config.execution = {"seeds": placeholder(str), "loop": placeholder(str)}
+    config.mesh = {"seeds": placeholder(int), "data": placeholder(int)}
     config.checkpoint = {"every_epochs": placeholder(int)}
     return config

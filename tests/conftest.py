@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 
 import jax
+import matplotlib
 import numpy as np
 import pytest
 from jax.experimental.compilation_cache import compilation_cache
@@ -70,6 +71,15 @@ def forget_programs():
     yield
     jax.clear_caches()
     gc.collect()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def own_cache_folder(tmp_path_factory):
+    """The tests and what they start leave the user's cache folder alone."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+        patch.setenv("MPLCONFIGDIR", matplotlib.get_cachedir())  # its list of fonts takes seconds
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -12,9 +12,11 @@ from cljax.errors import UserError
 from tests import runs
 
 
-def test_help_is_quick_and_needs_no_jax(tmp_path):
-    # A jax that cannot be imported stands in the way.
-    (tmp_path / "jax.py").write_text("raise ImportError('jax was imported')")
+def test_help_loads_nothing_large(tmp_path):
+    # Packages that cannot be imported stand in the way.
+    large = "jax flax optax orbax numpy sklearn matplotlib rich tensorboardX tensorflow_datasets"
+    for name in large.split():
+        (tmp_path / f"{name}.py").write_text(f"raise ImportError('{name} was imported')")
     process = subprocess.run(
         [sys.executable, runs.ROOT / "main.py", "--help"],
         capture_output=True,

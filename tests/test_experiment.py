@@ -11,24 +11,10 @@ import pytest
 
 from cljax import experiment, rng, setup, training
 from cljax.errors import UserError
-from cljax.execution import Executor
 from tests import runs
 
 # TensorStore complains once more, from a thread of its own, of a file that it could not read.
 pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
-
-
-@pytest.fixture
-def executor(compiled, monkeypatch):
-    """A list that holds the executor of the latest run, which had it for itself."""
-    made = []
-
-    def make_executor(config):
-        made[:] = [Executor()]
-        return made[0]
-
-    monkeypatch.setattr(setup, "make_executor", make_executor)
-    return made
 
 
 @pytest.fixture
@@ -81,26 +67,6 @@ def test_results_and_files(reference):
 def test_in_process_run_is_the_users(fast_runs, reference, tmp_path):
     runs.run(runs.make_config(), tmp_path)
     runs.assert_same_run(tmp_path, reference)
-
-
-@pytest.mark.slow
-def test_more_tasks_compile_nothing_more(executor, tmp_path):
-    # The first task and later ones are different programs; all later ones are the same.
-    counts = []
-    for tasks in (3, 5):
-        runs.run(runs.make_config(epochs=1, milestones=(), max_tasks=tasks), tmp_path / str(tasks))
-        counts.append(executor[0].num_compilations())
-    assert counts[0] == counts[1]
-    assert counts[0] == {
-        "before_task": 2,
-        "begin_stage": 3,  # training twice, inversion
-        "choose_images": 3,
-        "prepare_epoch": 3,
-        "train_step": 3,
-        "draw_pictures": 1,
-        "after_task": 2,
-        "score_batch": 1,
-    }
 
 
 def test_seeds_together_are_the_seeds_alone(fast_runs, tmp_path):

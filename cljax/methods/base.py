@@ -12,6 +12,7 @@ from cljax import configure, losses, rng
 from cljax.data.preprocessing import Preprocessing
 from cljax.errors import UserError
 from cljax.memory import Memory
+from cljax.mesh import shard_batch
 from cljax.models import Classifier
 from cljax.stages import Stage, TrainStage
 from cljax.state import Batch, Data, LearnerState, PyTree, Subset, Task, hyperparameters
@@ -159,7 +160,7 @@ class Finetune:
         padded = jnp.pad(indices, (0, -len(indices) % size))
 
         def batch(i):
-            rows = jax.lax.dynamic_slice_in_dim(padded, i * size, size)
+            rows = shard_batch(jax.lax.dynamic_slice_in_dim(padded, i * size, size))
             images = data.train_images[rows]
             images = self.preprocessing.test(images if transform is None else transform(images))
             return self.classifier.apply(state.variables, images).features.astype(jnp.float32)

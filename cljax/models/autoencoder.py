@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from flax.linen.dtypes import promote_dtype
 
+from cljax.models.conv import Conv, convolve, interleave
 from cljax.models.generator import torch_uniform
 
 SHRINKAGE = 8  # of the image to the last map: three halvings
@@ -52,17 +53,10 @@ class TransposedConv(nn.Module):
 
         def at(i, j):
             """The outputs at the places (2h + i, 2w + j)."""
-            return jax.lax.conv_general_dilated(
-                x,
-                kernel[3 - i :: -2, 3 - j :: -2],
-                window_strides=(1, 1),
-                padding=((1 - i, i), (1 - j, j)),
-                dimension_numbers=("NHWC", "HWOI", "NHWC"),
-            )
+            entries = kernel[3 - i :: -2, 3 - j :: -2].swapaxes(2, 3)
+            return convolve(x, entries, 1, ((1 - i, i), (1 - j, j)))
 
-        rows = [jnp.stack([at(i, 0), at(i, 1)], axis=3) for i in (0, 1)]
-        batch, height, width, _ = x.shape
-        y = jnp.stack(rows, axis=2).reshape(batch, 2 * height, 2 * width, self.channels)
+        y = interleave([[at(i, j) for j in (0, 1)] for i in (0, 1)])
         return y + bias
 
 
@@ -96,11 +90,10 @@ class AutoEncoder(nn.Module):
     def setup(self):
         features = self.map_size**2 * self.channels[-1]
         self.encoder = [
-            nn.Conv(
+            Conv(
                 outputs,
-                kernel_size=(4, 4),
-                strides=2,
-                padding=1,
+                size=4,
+                stride=2,
                 kernel_init=torch_uniform,
                 bias_init=functools.partial(torch_uniform, fan_in=16 * inputs),
                 dtype=self.dtype,

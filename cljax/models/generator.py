@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
+from cljax.models.conv import Conv, UpsampledConv
 from cljax.models.norm import BatchNorm
 
 LATENT_SIZE = 1000
@@ -23,11 +24,6 @@ def torch_uniform(key: jax.Array, shape: tuple[int, ...], dtype=jnp.float32, fan
     fan_in = fan_in or math.prod(shape[:-1])
     bound = fan_in**-0.5
     return jax.random.uniform(key, shape, dtype, -bound, bound)
-
-
-def upsample(x: jax.Array) -> jax.Array:
-    """Nearest-neighbour enlargement: [B, H, W, C] -> [B, 2H, 2W, C]."""
-    return jnp.repeat(jnp.repeat(x, 2, axis=1), 2, axis=2)
 
 
 class Generator(nn.Module):
@@ -55,9 +51,6 @@ class Generator(nn.Module):
     @nn.compact
     def __call__(self, latents: jax.Array, train: bool) -> jax.Array:
         """latents [B, LATENT_SIZE] -> images float32 [B, H, W, C], H = map_size * 2^len(stages)."""
-        conv = functools.partial(
-            nn.Conv, kernel_size=(3, 3), padding=1, kernel_init=torch_uniform, dtype=self.dtype
-        )
 
         def bias(fan_in):
             return functools.partial(torch_uniform, fan_in=fan_in)
@@ -72,10 +65,21 @@ class Generator(nn.Module):
         x = x.reshape(-1, self.map_size, self.map_size, self.map_channels)
         x = BatchNorm(dtype=self.dtype, name="project_bn")(x, train)
         for i, channels in enumerate(self.stages):
-            x = upsample(x)
-            x = conv(channels, bias_init=bias(9 * x.shape[-1]), name=f"stage{i}_conv")(x)
+            x = UpsampledConv(
+                channels,
+                kernel_init=torch_uniform,
+                bias_init=bias(9 * x.shape[-1]),
+                dtype=self.dtype,
+                name=f"stage{i}_conv",
+            )(x)
             x = BatchNorm(STAGE_EPSILON, dtype=self.dtype, name=f"stage{i}_bn")(x, train)
             x = nn.leaky_relu(x, 0.2)
-        x = conv(self.image_channels, bias_init=bias(9 * x.shape[-1]), name="image_conv")(x)
+        x = Conv(
+            self.image_channels,
+            kernel_init=torch_uniform,
+            bias_init=bias(9 * x.shape[-1]),
+            dtype=self.dtype,
+            name="image_conv",
+        )(x)
         x = jnp.tanh(x.astype(jnp.promote_types(x.dtype, jnp.float32)))
         return BatchNorm(affine=False, dtype=x.dtype, name="image_bn")(x, train)

@@ -35,11 +35,18 @@ class BatchNorm(nn.Module):
         running_var = self.variable("batch_stats", "var", jnp.ones, (channels,))
         x = x.astype(jnp.promote_types(x.dtype, jnp.float32))
         collect = self.is_mutable_collection("moments")
-        if train or collect:
-            axes = tuple(range(x.ndim - 1))
-            shares = 1.0 if weights is None else weights.reshape(-1, *[1] * (x.ndim - 1))
-            mean = (shares * x).mean(axes)
-            var = (shares * jnp.square(x - mean)).mean(axes)
+        scale, bias = jnp.ones(()), jnp.zeros(())
+        if self.affine:
+            scale = self.param("scale", nn.initializers.ones, (channels,))
+            bias = self.param("bias", nn.initializers.zeros, (channels,))
+        shares = 1.0 if weights is None else weights.reshape(-1, *[1] * (x.ndim - 1))
+        if train:
+            y, mean, var = normalise(x, shares, scale, bias, self.epsilon)
+        else:
+            factor = scale * jax.lax.rsqrt(running_var.value + self.epsilon)
+            y = (x - running_mean.value) * factor + bias
+            if collect:
+                mean, var = moments(x, shares)
         if collect and not self.is_initializing():
             self.put_variable("moments", "mean", mean)
             self.put_variable("moments", "var", var)
@@ -51,15 +58,93 @@ class BatchNorm(nn.Module):
             for running, batch in ((running_mean, mean), (running_var, unbiased)):
                 change = jax.lax.stop_gradient(batch) - running.value
                 running.value = running.value + MOMENTUM * change
-        if not train:
-            mean, var = running_mean.value, running_var.value
-        factor = jax.lax.rsqrt(var + self.epsilon)
-        if self.affine:
-            factor *= self.param("scale", nn.initializers.ones, (channels,))
-        y = (x - mean) * factor
-        if self.affine:
-            y += self.param("bias", nn.initializers.zeros, (channels,))
         return y.astype(self.dtype)
+
+
+@jax.custom_vjp
+def moments(x: jax.Array, shares: jax.Array | float) -> tuple[jax.Array, jax.Array]:
+    """Mean and biased variance of each channel.
+
+    Args:
+      x: float [B, ..., C].
+      shares: [B, 1, ...], each row's weight, of mean 1; or 1.0. No gradient flows into them.
+
+    Returns:
+      Two arrays [C].
+    """
+    axes = tuple(range(x.ndim - 1))
+    mean = (shares * x).mean(axes)
+    return mean, (shares * jnp.square(x - mean)).mean(axes)
+
+
+def _moments_forward(x, shares):
+    mean, var = moments(x, shares)
+    return (mean, var), (x, shares, mean)
+
+
+def _moments_backward(saved, gradients):
+    x, shares, mean = saved
+    return _through_moments(x - mean, shares, *gradients), _none_for(shares)
+
+
+moments.defvjp(_moments_forward, _moments_backward)
+
+
+@jax.custom_vjp
+def normalise(
+    x: jax.Array,
+    shares: jax.Array | float,
+    scale: jax.Array,
+    bias: jax.Array,
+    epsilon: jax.Array | float,
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """(x - mean) / sqrt(var + epsilon) * scale + bias, with the batch's own moments.
+
+    Its gradient takes two sums over x, where the chain rule step by step takes four. None flows
+    into `shares` and `epsilon`.
+
+    Args:
+      x, shares: as in `moments`.
+      scale, bias: [C] or [].
+
+    Returns:
+      The normalised x, and the mean and biased variance [C].
+    """
+    mean, var = moments(x, shares)
+    return (x - mean) * (jax.lax.rsqrt(var + epsilon) * scale) + bias, mean, var
+
+
+def _normalise_forward(x, shares, scale, bias, epsilon):
+    y, mean, var = normalise(x, shares, scale, bias, epsilon)
+    return (y, mean, var), (x, shares, mean, jax.lax.rsqrt(var + epsilon), scale)
+
+
+def _normalise_backward(saved, gradients):
+    x, shares, mean, inverse, scale = saved
+    gradient, mean_gradient, var_gradient = gradients
+    axes = tuple(range(x.ndim - 1))
+    centred = x - mean
+    total, product = gradient.sum(axes), (gradient * centred).sum(axes)
+    mean_gradient -= inverse * scale * total
+    var_gradient -= 0.5 * inverse**3 * scale * product
+    x_gradient = gradient * (inverse * scale)
+    x_gradient += _through_moments(centred, shares, mean_gradient, var_gradient)
+    scale_gradient = (inverse * product).sum() if scale.ndim == 0 else inverse * product
+    bias_gradient = total.sum() if scale.ndim == 0 else total
+    return x_gradient, _none_for(shares), scale_gradient, bias_gradient, None
+
+
+normalise.defvjp(_normalise_forward, _normalise_backward)
+
+
+def _through_moments(centred, shares, mean_gradient, var_gradient):
+    """The gradient of x, given those of its mean and of its variance."""
+    rows = centred.size // centred.shape[-1]
+    return shares * ((mean_gradient + 2 * var_gradient * centred) / rows)
+
+
+def _none_for(shares):
+    return None if isinstance(shares, float) else jnp.zeros_like(shares)
 
 
 def repeat_statistics_update(before, after):

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
+from cljax.models.conv import Conv
 from cljax.models.norm import BatchNorm
 
 he_normal_fan_in = nn.initializers.variance_scaling(2.0, "fan_in", "normal")
@@ -47,19 +48,15 @@ class BasicBlock(nn.Module):
     def __call__(self, x: jax.Array, train: bool, weights: jax.Array | None) -> jax.Array:
         """x [B, H, W, C] -> [B, H/stride, W/stride, channels]; weights as in `Batch`."""
         conv = functools.partial(
-            nn.Conv,
-            self.channels,
-            use_bias=False,
-            kernel_init=self.kernel_init,
-            dtype=self.dtype,
+            Conv, self.channels, kernel_init=self.kernel_init, dtype=self.dtype
         )
-        y = conv(kernel_size=(3, 3), padding=1, strides=self.stride, name="conv1")(x)
+        y = conv(stride=self.stride, name="conv1")(x)
         y = nn.relu(BatchNorm(dtype=self.dtype, name="bn1")(y, train, weights))
-        y = conv(kernel_size=(3, 3), padding=1, name="conv2")(y)
+        y = conv(name="conv2")(y)
         y = BatchNorm(dtype=self.dtype, name="bn2")(y, train, weights)
         if self.stride != 1 or x.shape[-1] != self.channels:
             if self.shortcut == "projection":
-                x = conv(kernel_size=(1, 1), strides=self.stride, name="shortcut_conv")(x)
+                x = conv(size=1, padding=0, stride=self.stride, name="shortcut_conv")(x)
                 x = BatchNorm(dtype=self.dtype, name="shortcut_bn")(x, train, weights)
             else:
                 x = pad_shortcut(x, self.channels, self.stride)
@@ -89,15 +86,7 @@ class CifarResNet(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array, train: bool, weights: jax.Array | None = None) -> jax.Array:
         """x [B, H, W, C] -> features [B, 4 * width] in float32 at least; weights as in `Batch`."""
-        x = nn.Conv(
-            self.width,
-            (3, 3),
-            padding=1,
-            use_bias=False,
-            kernel_init=self.kernel_init,
-            dtype=self.dtype,
-            name="conv1",
-        )(x)
+        x = Conv(self.width, kernel_init=self.kernel_init, dtype=self.dtype, name="conv1")(x)
         x = nn.relu(BatchNorm(dtype=self.dtype, name="bn1")(x, train, weights))
         blocks = (self.depth - 2) // 6
         for stage in range(3):

@@ -1,0 +1,189 @@
+"""Convolutions whose gradients are fast on every backend."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+from flax.linen.dtypes import promote_dtype
+from jax import lax
+
+Padding = tuple[tuple[int, int], tuple[int, int]]  # rows and columns added before and behind
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
+def convolve(x: jax.Array, kernel: jax.Array, stride: int, padding: Padding) -> jax.Array:
+    """Cross-correlation of x [B, H, W, C] with a kernel [h, w, C, D] -> [B, H', W', D].
+
+    On CPU the kernel's gradient is one matrix product (`kernel_gradient`): XLA's own, a
+    convolution with a kernel as large as the image, takes up to three times as long, and thirty
+    times as long inside a compiled loop. Elsewhere, and for x, gradients are XLA's.
+    """
+    return lax.conv_general_dilated(
+        x, kernel, (stride, stride), padding, dimension_numbers=("NHWC", "HWIO", "NHWC")
+    )
+
+
+def _convolve_forward(x, kernel, stride, padding):
+    return convolve(x, kernel, stride, padding), (x, kernel)
+
+
+def _convolve_backward(stride, padding, saved, gradient):
+    x, kernel = saved
+
+    def by_transposition(x, gradient):
+        return jax.vjp(lambda k: convolve.fun(x, k, stride, padding), kernel)[1](gradient)[0]
+
+    def by_product(x, gradient):
+        def product(x, gradient):
+            return kernel_gradient(x, gradient, kernel.shape[:2], stride, padding)
+
+        return _apart(product, kernel[0, 0, 0, 0], x, gradient).astype(kernel.dtype)
+
+    (x_gradient,) = jax.vjp(lambda x: convolve.fun(x, kernel, stride, padding), x)[1](gradient)
+    return x_gradient, lax.platform_dependent(x, gradient, cpu=by_product, default=by_transposition)
+
+
+convolve.defvjp(_convolve_forward, _convolve_backward)
+
+
+def _apart(function, number, *operands):
+    """function(*operands), with operands that are computed once, whoever else needs them.
+
+    XLA:CPU computes cheap operands anew within every consumer, here the whole chain of residual
+    sums for each shifted copy. It does not look into the branches of a condition, so this one is
+    made to look open: no number is greater than infinity.
+    """
+    shape = jax.eval_shape(function, *operands)
+    return lax.cond(
+        number > jnp.inf,
+        lambda *operands: jnp.zeros(shape.shape, shape.dtype),
+        function,
+        *operands,
+    )
+
+
+def kernel_gradient(
+    x: jax.Array, gradient: jax.Array, size: tuple[int, int], stride: int, padding: Padding
+) -> jax.Array:
+    """The gradient of `convolve` for its kernel, as one matrix product.
+
+    Entry (i, j) of the kernel's gradient is a product of x, shifted by (i, j), and the output's
+    gradient, summed over images and places. All entries come from one product if one factor has
+    its shifted copies side by side as channels; a shift of one factor is a shift back of the
+    other, so each axis' copies are made of the factor that has fewer channels.
+
+    Args:
+      x: float [B, H, W, C].
+      gradient: of the output, float [B, H', W', D].
+      size: (h, w) of the kernel.
+      stride, padding: as in `convolve`.
+
+    Returns:
+      float [h, w, C, D], float32 at least.
+    """
+    channels = x.shape[-1], gradient.shape[-1]
+    copies = [[1, 1], [1, 1]]  # of x and of the gradient, along rows and columns
+    for axis in (2, 1):  # columns first: they lie nearer in memory
+        low, n = padding[axis - 1][0], size[axis - 1]
+        if stride > 1 or x.shape[-1] <= gradient.shape[-1]:
+            starts, length = range(n), gradient.shape[axis]
+            x = _side_by_side(x, axis, low, starts, length, stride)
+            copies[0][axis - 1] = n
+        else:
+            starts, length = range(n - 1, -1, -1), x.shape[axis]
+            gradient = _side_by_side(gradient, axis, n - 1 - low, starts, length, 1)
+            copies[1][axis - 1] = n
+    product = lax.dot_general(
+        x.reshape(-1, x.shape[-1]),
+        gradient.reshape(-1, gradient.shape[-1]),
+        (((0,), (0,)), ((), ())),
+        preferred_element_type=jnp.promote_types(x.dtype, jnp.float32),
+    )
+    product = product.reshape(*copies[0], channels[0], *copies[1], channels[1])
+    return product.transpose(0, 3, 1, 4, 2, 5).reshape(*size, *channels)
+
+
+def _side_by_side(x, axis, low, starts, length, stride):
+    """Copies of x [B, H, W, C], each beginning at another place of an axis, along its channels.
+
+    Places count from `low` zeros before x. The copies are padded and added, as XLA's concatenation
+    takes three times as long on CPU.
+    """
+    channels = x.shape[-1]
+    total = jnp.zeros((), x.dtype)
+    for place, start in enumerate(starts):
+        before = low - start
+        widths = [(0, 0, 0)] * x.ndim
+        widths[axis] = (before, stride * (length - 1) + 1 - x.shape[axis] - before, 0)
+        copy = lax.pad(x, jnp.zeros((), x.dtype), widths)
+        copy = lax.slice_in_dim(copy, 0, None, stride, axis)
+        widths = [(0, 0, 0)] * (x.ndim - 1)
+        widths.append((place * channels, (len(starts) - 1 - place) * channels, 0))
+        total += lax.pad(copy, jnp.zeros((), x.dtype), widths)
+    return total
+
+
+class Conv(nn.Module):
+    """Convolution with a square kernel.
+
+    Attributes:
+      channels: of the output.
+      size: side of the kernel.
+      stride: of both axes.
+      padding: zeros on each side.
+      kernel_init, bias_init: initial values; no bias if `bias_init` is None.
+      dtype: of the computation; parameters are float32.
+    """
+
+    channels: int
+    size: int = 3
+    stride: int = 1
+    padding: int = 1
+    kernel_init: nn.initializers.Initializer = nn.initializers.lecun_normal()
+    bias_init: nn.initializers.Initializer | None = None
+    dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """x [B, H, W, C] -> [B, H', W', channels] in `dtype`."""
+        x, kernel, bias = self._parameters(x)
+        y = convolve(x, kernel, self.stride, ((self.padding,) * 2,) * 2)
+        return y if bias is None else y + bias
+
+    def _parameters(self, x):
+        shape = (self.size, self.size, x.shape[-1], self.channels)
+        kernel = self.param("kernel", self.kernel_init, shape)
+        bias = self.bias_init and self.param("bias", self.bias_init, (self.channels,))
+        return promote_dtype(x, kernel, bias, dtype=self.dtype)
+
+
+class UpsampledConv(Conv):
+    """Convolution of a map that is first enlarged, every pixel becoming 2x2 equal ones.
+
+    Equal neighbours share a product: an output at an even or odd place is a 2x2 convolution of the
+    small map with sums of the kernel's entries, which is 4/9 of the arithmetic. One convolution
+    gives all four kinds of places. Made for `size` 3, `stride` 1 and `padding` 1.
+    """
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """x [B, H, W, C] -> [B, 2H, 2W, channels] in `dtype`."""
+        x, kernel, bias = self._parameters(x)
+        batch, height, width, inputs = x.shape
+        # An even row sees the small map's row before (entry 0) and its own (entries 1 and 2), an
+        # odd row its own (0 and 1) and the one behind (2).
+        sums = jnp.array([[[1, 0, 0], [0, 1, 1]], [[1, 1, 0], [0, 0, 1]]], kernel.dtype)
+        kernels = jnp.einsum("pui,qvj,ijcd->uvcpqd", sums, sums, kernel)
+        y = convolve(x, kernels.reshape(2, 2, inputs, -1), 1, ((1, 1), (1, 1)))
+        y = y.reshape(batch, height + 1, width + 1, 2, 2, self.channels)
+        places = [[y[:, p : p + height, q : q + width, p, q] for q in (0, 1)] for p in (0, 1)]
+        y = interleave(places)
+        return y if bias is None else y + bias
+
+
+def interleave(places: list[list[jax.Array]]) -> jax.Array:
+    """The map [B, 2H, 2W, C] that has places[p][q] [B, H, W, C] at (2h + p, 2w + q)."""
+    batch, height, width, channels = places[0][0].shape
+    y = jnp.stack([jnp.stack(row, axis=3) for row in places], axis=2)
+    return y.reshape(batch, 2 * height, 2 * width, channels)

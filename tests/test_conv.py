@@ -1,0 +1,159 @@
+"""Convolutions and batch norm whose gradients are written by hand, against autodiff in float64."""
+
+import itertools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax import lax
+
+from cljax.models import conv, norm
+
+ONE = ((1, 1), (1, 1))
+
+# (map side, inputs, outputs, kernel, stride, padding): outputs more, fewer and as many as inputs.
+CASES = [
+    (6, 4, 4, 3, 1, ONE),
+    (6, 3, 16, 3, 1, ONE),
+    (6, 16, 3, 3, 1, ONE),
+    (5, 5, 3, 3, 1, ONE),
+    (6, 4, 8, 3, 2, ONE),
+    (7, 4, 8, 3, 2, ONE),
+    (7, 8, 2, 3, 2, ONE),
+    (6, 4, 6, 1, 2, ((0, 0), (0, 0))),
+    (4, 6, 4, 2, 1, ONE),
+    (5, 3, 4, 2, 1, ((0, 1), (1, 0))),
+    (8, 3, 4, 4, 2, ONE),
+]
+
+
+@pytest.fixture(autouse=True)
+def double_precision():
+    with jax.enable_x64(True):
+        yield
+
+
+def draw(*shapes):
+    draws = np.random.default_rng(0)
+    return [jnp.asarray(draws.normal(size=shape)) for shape in shapes]
+
+
+def same(actual, expected):
+    np.testing.assert_allclose(actual, expected, rtol=1e-12, atol=1e-12)
+
+
+def plain(x, kernel, stride, padding):
+    dimensions = ("NHWC", "HWIO", "NHWC")
+    return lax.conv_general_dilated(
+        x, kernel, (stride, stride), padding, dimension_numbers=dimensions
+    )
+
+
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_convolution(case):
+    side, inputs, outputs, size, stride, padding = case
+    x, kernel = draw((2, side, side, inputs), (size, size, inputs, outputs))
+    expected, transposed = jax.vjp(lambda x, k: plain(x, k, stride, padding), x, kernel)
+    (gradient,) = draw(expected.shape)
+    actual, by_hand = jax.vjp(lambda x, k: conv.convolve(x, k, stride, padding), x, kernel)
+    np.testing.assert_array_equal(actual, expected)
+    for one, other in zip(by_hand(gradient), transposed(gradient), strict=True):
+        same(one, other)
+    # The product itself, whatever the platform of this test.
+    same(conv.kernel_gradient(x, gradient, (size, size), stride, padding), transposed(gradient)[1])
+
+
+def test_convolution_of_many_seeds():
+    x, kernels = draw((3, 2, 5, 5, 2), (3, 3, 3, 2, 4))
+
+    def gradients(function):
+        def loss(x, kernel):
+            return jnp.square(function(x, kernel, 1, ONE)).sum()
+
+        return jax.jit(jax.vmap(jax.grad(loss, argnums=(0, 1))))(x, kernels)
+
+    jax.tree.map(same, gradients(conv.convolve), gradients(plain))
+
+
+def test_gradient_of_huge_and_undefined_kernels():
+    # The condition that keeps XLA's fusions apart never shows.
+    (x,) = draw((2, 4, 4, 2))
+    for number in (jnp.inf, -jnp.inf, jnp.nan):
+        kernel = jnp.full((3, 3, 2, 2), number)
+        gradient = jax.grad(lambda k: conv.convolve(x, k, 1, ONE).sum())(kernel)
+        same(gradient, jax.grad(lambda k: plain(x, k, 1, ONE).sum())(kernel))
+
+
+def test_bfloat16_gradient_has_the_kernels_dtype():
+    x, kernel = (array.astype(jnp.bfloat16) for array in draw((2, 4, 4, 2), (3, 3, 2, 2)))
+    gradient = jax.grad(lambda k: conv.convolve(x, k, 1, ONE).astype(jnp.float32).sum())(kernel)
+    assert gradient.dtype == jnp.bfloat16
+
+
+def test_upsampled_convolution():
+    layer = conv.UpsampledConv(5, bias_init=jax.nn.initializers.normal(), dtype=jnp.float64)
+    (x,) = draw((2, 4, 3, 2))
+    variables = layer.init(jax.random.key(0), x)
+    params = variables["params"]
+    assert params["kernel"].shape == (3, 3, 2, 5)
+
+    def enlarged(params, x):
+        x = jnp.repeat(jnp.repeat(x, 2, axis=1), 2, axis=2)
+        return plain(x, params["kernel"], 1, ONE) + params["bias"]
+
+    def at_once(params, x):
+        return layer.apply({"params": params}, x)
+
+    expected, transposed = jax.vjp(enlarged, params, x)
+    actual, by_hand = jax.vjp(at_once, params, x)
+    same(actual, expected)
+    (gradient,) = draw(expected.shape)
+    jax.tree.map(same, by_hand(gradient), transposed(gradient))
+
+
+def test_interleave():
+    places = [[jnp.full((1, 2, 3, 1), 10 * p + q) for q in (0, 1)] for p in (0, 1)]
+    y = conv.interleave(places)
+    assert y.shape == (1, 4, 6, 1)
+    for i, j in itertools.product(range(4), range(6)):
+        assert y[0, i, j, 0] == 10 * (i % 2) + j % 2
+
+
+def moments_by_steps(x, shares):
+    axes = tuple(range(x.ndim - 1))
+    mean = (shares * x).mean(axes)
+    return mean, (shares * jnp.square(x - mean)).mean(axes)
+
+
+def normalise_by_steps(x, shares, scale, bias, epsilon):
+    mean, var = moments_by_steps(x, shares)
+    return (x - mean) / jnp.sqrt(var + epsilon) * scale + bias, mean, var
+
+
+@pytest.mark.parametrize("padded", [False, True])
+@pytest.mark.parametrize("shape", [(4, 3, 2, 5), (6, 5)])
+@pytest.mark.parametrize("affine", [False, True])
+def test_batch_norm(padded, shape, affine):
+    x, scale, bias = draw(shape, shape[-1:], shape[-1:])
+    if not affine:
+        scale, bias = jnp.ones(()), jnp.zeros(())
+    shares = 1.0
+    if padded:
+        shares = jnp.array([1.0] * (len(x) - 1) + [0.0]) * len(x) / (len(x) - 1)
+        shares = shares.reshape(-1, *[1] * (x.ndim - 1))
+
+    expected, transposed = jax.vjp(
+        lambda *args: normalise_by_steps(args[0], shares, *args[1:], 1e-5), x, scale, bias
+    )
+    actual, by_hand = jax.vjp(
+        lambda *args: norm.normalise(args[0], shares, *args[1:], 1e-5), x, scale, bias
+    )
+    jax.tree.map(same, actual, expected)
+    gradients = tuple(draw(*(value.shape for value in expected)))
+    jax.tree.map(same, by_hand(gradients), transposed(gradients))
+
+    expected, transposed = jax.vjp(lambda x: moments_by_steps(x, shares), x)
+    actual, by_hand = jax.vjp(lambda x: norm.moments(x, shares), x)
+    jax.tree.map(same, actual, expected)
+    same(by_hand(gradients[1:])[0], transposed(gradients[1:])[0])

@@ -1,0 +1,122 @@
+"""Several processes run one experiment together, started as their user starts them."""
+
+import contextlib
+import signal
+import socket
+import time
+
+import pytest
+
+from cljax import logs, training
+from tests import runs
+
+SETTINGS = {"seeds": (0, 1), **runs.CALM}
+
+
+@contextlib.contextmanager
+def started(count: int, *args, **kwargs):
+    """`count` processes of main.py with two devices each, which find each other over loopback."""
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        address = f"localhost:{free.getsockname()[1]}"
+    together = [f"--coordinator={address}", f"--num_processes={count}"]
+    processes = [
+        runs.start(*args, *together, f"--process_id={i}", devices=2, **kwargs) for i in range(count)
+    ]
+    try:
+        yield processes
+    finally:
+        for process in processes:
+            process.kill()
+
+
+def finish(processes):
+    """(exit status, standard output, standard error) of each."""
+    ends = [(*process.communicate(timeout=240), process.returncode) for process in processes]
+    return [(status, without_gloo(out), err) for out, err, status in ends]
+
+
+def without_gloo(out):
+    """Gloo, XLA's way between processes on CPU, tells of every connection, sometimes in pieces."""
+    return "".join(line for line in out.splitlines(True) if "ank" not in line)
+
+
+@pytest.fixture(scope="module")
+def reference(fast_runs, tmp_path_factory):
+    """The workdir of a run with two seeds on one device."""
+    workdir = tmp_path_factory.mktemp("two_seeds") / "run"
+    runs.run(runs.make_config(**SETTINGS), workdir)
+    return workdir
+
+
+@pytest.mark.slow
+def test_stop_of_one_stops_all_and_one_process_goes_on(compiled, reference, tmp_path):
+    workdir = tmp_path / "run"
+    args = runs.arguments(workdir, **SETTINGS)
+    with started(2, *args, cache=compiled) as processes:
+        deadline = time.monotonic() + 200
+        while not (workdir / "metrics.jsonl").exists() or not runs.metrics(workdir):
+            assert time.monotonic() < deadline
+            assert all(process.poll() is None for process in processes), finish(processes)
+            time.sleep(0.02)
+        processes[1].send_signal(signal.SIGTERM)
+        (status, out, err), (other, quiet, _) = finish(processes)
+    assert status == other == 128 + signal.SIGTERM, (out, err)
+    assert "stopped and saved" in out
+    assert "stopped" not in quiet
+    assert 0 < len(runs.metrics(workdir)) < len(runs.metrics(reference))
+    # Eight devices of one process go on with what two of each of two processes have begun.
+    status, out, err = runs.command(*args, cache=compiled, devices=8, timeout=240)
+    assert status == 0, err
+    assert "going on" in out
+    runs.assert_near_run(workdir, reference)
+
+
+@pytest.mark.slow
+def test_processes_go_on_with_a_run_of_one_device(
+    fast_runs, compiled, reference, tmp_path, monkeypatch
+):
+    workdir, epochs = tmp_path / "run", []
+    run_epoch = training.Trainer.run_epoch
+
+    def stopping(self, *args):
+        *args, stopped = args
+        asked = []
+
+        def stop_in_third_epoch():
+            asked.append(None)
+            if len(epochs) == 3 and len(asked) == 2:
+                signal.raise_signal(signal.SIGTERM)
+            return stopped()
+
+        epochs.append(None)
+        return run_epoch(self, *args, stop_in_third_epoch)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(training.Trainer, "run_epoch", stopping)
+        with pytest.raises(runs.experiment.Stopped):
+            runs.run(runs.make_config(**SETTINGS), workdir)
+    assert len(runs.metrics(workdir)) == 4
+    with started(2, *runs.arguments(workdir, **SETTINGS), cache=compiled) as processes:
+        (status, out, err), (other, quiet, _) = finish(processes)
+    assert status == other == 0, err
+    assert "going on" in out and "Results" in out
+    assert not quiet.strip()
+    runs.assert_near_run(workdir, reference)
+    assert runs.results(workdir)["complete"]
+
+
+def test_mistakes_end_all(compiled, tmp_path):
+    # Only the first process looks into the workdir.
+    logs.write_json_atomically(tmp_path / "config.json", {"of": "another run"})
+    before = sorted(tmp_path.iterdir())
+    with started(2, *runs.arguments(tmp_path), cache=compiled) as processes:
+        (status, _, err), (other, quiet, other_err) = finish(processes)
+    runs.assert_one_line(status, err, "holds a run of another config")
+    assert (other, quiet.strip(), other_err) == (1, "", "")
+    assert [p for p in sorted(tmp_path.iterdir()) if p.name != ".lock"] == before
+
+
+def test_incomplete_flags(tmp_path):
+    status, _, err = runs.command(*runs.arguments(tmp_path), "--num_processes=2")
+    runs.assert_one_line(status, err, "--coordinator", "--process_id")

@@ -1,0 +1,38 @@
+"""The host memory of the published network and batch size, with all of CIFAR-100 loaded."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+from tests import runs
+
+DATA_BYTES = 60_000 * (32 * 32 * 3 + 4)
+LIMIT = 3_000_000_000
+
+
+@pytest.mark.slow
+@pytest.mark.real_data
+def test_abd_on_cifar100_stays_under_3_gb_beyond_the_data(tmp_path, tfds_dir):
+    command = [
+        sys.executable,
+        runs.ROOT / "main.py",
+        f"--config={runs.ROOT / 'configs' / 'abd_cifar100.py'}",
+        "--config.task_sizes=(1,1)",  # of 500 images: three steps each
+        "--config.epochs=1",
+        "--config.milestones=()",
+        "--config.inversion.steps=3",
+        "--config.compilation_cache=",  # compiling needs more memory than reading
+        f"--config.data.dir={tfds_dir}",
+        f"--workdir={tmp_path / 'run'}",
+    ]
+    with (tmp_path / "output").open("w") as output:
+        process = subprocess.Popen(command, stdout=output, stderr=output)
+        _, status, usage = os.wait4(process.pid, 0)
+    assert status == 0, (tmp_path / "output").read_text()
+    assert runs.results(tmp_path / "run")["complete"]
+    unit = 1 if sys.platform == "darwin" else 1024
+    beyond = usage.ru_maxrss * unit - DATA_BYTES
+    print(f"{beyond / 1e9:.2f} GB beyond the data")
+    assert 0 < beyond < LIMIT
