@@ -65,6 +65,7 @@ def main(argv):
 
 
 if __name__ == "__main__":
+    cli.use_huge_pages()
     try:
         app.run(main, flags_parser=functools.partial(cli.parse, default=DEFAULT))
     except KeyboardInterrupt:

@@ -88,6 +88,7 @@ def _choose(values, is_default):
 
 
 if __name__ == "__main__":
+    cli.use_huge_pages()
     define_flags()
     without = cli.config_path(sys.argv) is None
     app.run(

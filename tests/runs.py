@@ -87,7 +87,7 @@ def start(
     )
 
 
-def command(*args, timeout: float = 120, **kwargs) -> tuple[int, str, str]:
+def command(*args, timeout: float = 300, **kwargs) -> tuple[int, str, str]:
     """Runs main.py to its end: (exit status, standard output, standard error)."""
     process = start(*args, **kwargs)
     try:

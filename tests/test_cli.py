@@ -28,6 +28,22 @@ def test_help_loads_nothing_large(tmp_path):
     assert process.stderr == ""
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="a setting of glibc")
+@pytest.mark.parametrize("own", [None, "glibc.malloc.check=0"])
+def test_huge_pages_unless_the_user_has_settings(tmp_path, own):
+    path = tmp_path / "config.py"
+    path.write_text("import os\ndef get_config(): raise ValueError(os.environ['GLIBC_TUNABLES'])\n")
+    environment = {k: v for k, v in os.environ.items() if k != "GLIBC_TUNABLES"}
+    process = subprocess.run(
+        [sys.executable, runs.ROOT / "main.py", f"--config={path}"],
+        capture_output=True,
+        text=True,
+        env=environment | ({"GLIBC_TUNABLES": own} if own else {}),
+        timeout=60,
+    )
+    runs.assert_one_line(process.returncode, process.stderr, own or "glibc.malloc.hugetlb=1")
+
+
 @pytest.mark.parametrize(
     ("flag", "words"),
     [

@@ -314,7 +314,7 @@ def test_killed_again_and_again(reference, compiled, tmp_path):
     for moment, count in KILLS:
         sabotage = ("kill", moment, str(count))
         process = runs.start(*runs.arguments(tmp_path), cache=compiled, sabotage=sabotage)
-        _, err = process.communicate(timeout=120)
+        _, err = process.communicate(timeout=300)
         assert process.returncode == -signal.SIGKILL, (moment, err)
         assert err == "", moment
     status, out, err = runs.command(*runs.arguments(tmp_path), cache=compiled)
@@ -352,7 +352,7 @@ def test_signals_from_outside(compiled, tmp_path):
     over = runs.command(*flags, "--config.overwrite=True", cache=compiled)
     runs.assert_one_line(*over[::2], "another run is at work")
     process.send_signal(signal.SIGTERM)
-    out, err = process.communicate(timeout=60)
+    out, err = process.communicate(timeout=300)
     assert process.returncode == 128 + signal.SIGTERM
     assert err == ""
     assert f"stopped and saved; the same command goes on from here (workdir {tmp_path})" in out
