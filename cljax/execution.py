@@ -39,6 +39,7 @@ class Executor:
       compiled_loop: whether repeated steps are one compiled loop (otherwise the host loops).
       mesh: see `cljax.mesh`; None: one device.
       compile_seconds: time spent in calls that traced and compiled a program.
+      programs: (compiled function, shapes and dtypes of its arguments) of each.
     """
 
     def __init__(
@@ -54,7 +55,7 @@ class Executor:
         self.mesh = mesh
         self.compile_seconds = 0.0
         self._compiled = {}
-        self._programs = []  # and what each was compiled for
+        self.programs = []
 
     @property
     def _is_stacked(self):
@@ -167,11 +168,11 @@ class Executor:
         return functools.partial(self._timed, self._compiled[key])
 
     def _timed(self, compiled, *args):
-        programs, start = compiled._cache_size(), time.perf_counter()
+        count, start = compiled._cache_size(), time.perf_counter()
         result = compiled(*args)
-        if compiled._cache_size() > programs:
+        if compiled._cache_size() > count:
             self.compile_seconds += time.perf_counter() - start
-            self._programs.append((compiled, jax.tree.map(_describe, args)))
+            self.programs.append((compiled, jax.tree.map(_describe, args)))
         return result
 
     def num_compilations(self) -> dict[str, int]:
@@ -184,7 +185,7 @@ class Executor:
         It is JAX's own copy: neither this nor its `compile()` costs anything, as long as the
         precision in force is the call's.
         """
-        found = [(c, args) for c, args in self._programs if c is self._compiled[function]]
+        found = [(c, args) for c, args in self.programs if c is self._compiled[function]]
         compiled, args = found[-1]
         return compiled.lower(*args)
 

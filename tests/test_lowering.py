@@ -14,32 +14,9 @@ from tests import runs
 PLATFORMS = "tpu", "cuda"
 
 
-class Recorder(Executor):
-    """An executor that keeps what every program was compiled for, and runs it nevertheless."""
-
-    def __init__(self, *args, **kwargs):
-        super().__init__(*args, **kwargs)
-        self.programs = []
-
-    def _timed(self, compiled, *args):
-        count = compiled._cache_size()
-        abstract = jax.tree.map(describe, args)  # before: buffers are donated
-        result = super()._timed(compiled, *args)
-        if compiled._cache_size() > count:
-            self.programs.append((compiled, abstract))
-        return result
-
-
-def describe(leaf):
-    """An argument's shape and dtype; Python's numbers stay."""
-    if not hasattr(leaf, "shape"):
-        return leaf
-    return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, weak_type=getattr(leaf, "weak_type", False))
-
-
-def record(config, directory, monkeypatch) -> Recorder:
-    """The programs of a small run."""
-    executor = Recorder(config.execution.seeds == "vmap", compiled_loop=True)
+def record(config, directory, monkeypatch) -> Executor:
+    """The executor of a small run, which knows its programs."""
+    executor = Executor(config.execution.seeds == "vmap", compiled_loop=True)
     monkeypatch.setattr(setup, "make_executor", lambda config: executor)
     monkeypatch.setattr(plots, "write_plots", lambda *args: None)
     runs.run(config, directory)
