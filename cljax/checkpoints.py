@@ -4,6 +4,7 @@ import logging
 import os
 import re
 import shutil
+import time
 import zlib
 from pathlib import Path
 from typing import Any
@@ -109,8 +110,7 @@ class Checkpoints:
                 ),
             )
         except Exception as error:
-            for unfinished in self.folder.glob("*.orbax-checkpoint-tmp"):
-                shutil.rmtree(unfinished, ignore_errors=True)
+            self._remove_unfinished()
             if not _is_write_error(error):
                 raise
             raise UserError(
@@ -161,6 +161,14 @@ class Checkpoints:
     def close(self) -> None:
         """Ends Orbax's threads."""
         self._manager.close()
+
+    def _remove_unfinished(self):
+        for unfinished in self.folder.glob("*.orbax-checkpoint-tmp"):
+            for _ in range(50):
+                shutil.rmtree(unfinished, ignore_errors=True)
+                if not unfinished.exists():
+                    break
+                time.sleep(0.1)  # a thread of Orbax still writes there
 
     def _read(self, number: int):
         restored = self._manager.restore(
