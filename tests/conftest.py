@@ -3,6 +3,8 @@
 import gc
 import logging
 import os
+import shutil
+import signal
 from pathlib import Path
 
 import jax
@@ -11,7 +13,7 @@ import numpy as np
 import pytest
 from jax.experimental.compilation_cache import compilation_cache
 
-from cljax import plots, setup
+from cljax import plots, setup, training
 from tests import runs, updates
 from tests.goldens import PRECISIONS
 
@@ -132,3 +134,56 @@ def reference(compiled, tmp_path_factory):
     assert status == 0, err
     assert err == ""
     return workdir
+
+
+@pytest.fixture
+def interrupt(monkeypatch):
+    """interrupt(number, epoch, step): the signal comes at the step of the epoch, from 0."""
+    run_epoch = training.Trainer.run_epoch
+
+    def arrange(number: int, epoch: int, step: int):
+        left = [epoch]
+
+        def interrupted(self, *args):
+            *args, stopped = args
+            step_left = [step if left[0] == 0 else -1]
+            left[0] -= 1
+
+            def asked():
+                if step_left[0] == 0:
+                    signal.raise_signal(number)
+                step_left[0] -= 1
+                return stopped()
+
+            return run_epoch(self, *args, asked)
+
+        monkeypatch.setattr(training.Trainer, "run_epoch", interrupted)
+
+    yield arrange
+
+
+@pytest.fixture(scope="module")
+def failed_run(fast_runs, tmp_path_factory):
+    """A workdir whose run failed in the second task's second epoch."""
+    workdir = tmp_path_factory.mktemp("failed")
+    run_epoch, epochs = training.Trainer.run_epoch, []
+
+    class Failure(Exception):
+        pass
+
+    def failing(*args):
+        epochs.append(None)
+        if len(epochs) == 6:
+            raise Failure
+        return run_epoch(*args)
+
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(Failure):
+        patch.setattr(training.Trainer, "run_epoch", failing)
+        runs.run(runs.make_config(), workdir)
+    return workdir
+
+
+@pytest.fixture
+def half(failed_run, tmp_path):
+    """The workdir of a failed run, to do with as one likes."""
+    return shutil.copytree(failed_run, tmp_path / "half")

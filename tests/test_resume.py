@@ -4,7 +4,6 @@ import json
 import os
 import shutil
 import signal
-import time
 
 import pytest
 
@@ -15,59 +14,6 @@ from tests import runs
 
 # TensorStore complains once more, from a thread of its own, of a file that it could not read.
 pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
-
-
-@pytest.fixture
-def interrupt(monkeypatch):
-    """interrupt(number, epoch, step): the signal comes at the step of the epoch, from 0."""
-    run_epoch = training.Trainer.run_epoch
-
-    def arrange(number: int, epoch: int, step: int):
-        left = [epoch]
-
-        def interrupted(self, *args):
-            *args, stopped = args
-            step_left = [step if left[0] == 0 else -1]
-            left[0] -= 1
-
-            def asked():
-                if step_left[0] == 0:
-                    signal.raise_signal(number)
-                step_left[0] -= 1
-                return stopped()
-
-            return run_epoch(self, *args, asked)
-
-        monkeypatch.setattr(training.Trainer, "run_epoch", interrupted)
-
-    yield arrange
-
-
-@pytest.fixture(scope="module")
-def failed_run(fast_runs, tmp_path_factory):
-    """A workdir whose run failed in the second task's second epoch."""
-    workdir = tmp_path_factory.mktemp("failed")
-    run_epoch, epochs = training.Trainer.run_epoch, []
-
-    class Failure(Exception):
-        pass
-
-    def failing(*args):
-        epochs.append(None)
-        if len(epochs) == 6:
-            raise Failure
-        return run_epoch(*args)
-
-    with pytest.MonkeyPatch.context() as patch, pytest.raises(Failure):
-        patch.setattr(training.Trainer, "run_epoch", failing)
-        runs.run(runs.make_config(), workdir)
-    return workdir
-
-
-@pytest.fixture
-def half(failed_run, tmp_path):
-    """The workdir of a failed run, to do with as one likes."""
-    return shutil.copytree(failed_run, tmp_path / "half")
 
 
 @pytest.mark.parametrize(
@@ -92,32 +38,6 @@ def test_signal_saves_and_run_goes_on(
     shown = runs.run(runs.make_config(), tmp_path)
     assert "going on" in shown
     runs.assert_same_run(tmp_path, reference)
-
-
-@pytest.mark.parametrize(
-    ("name", "epoch", "step", "stage"),
-    [
-        ("oracle", 3, 1, "train"),
-        ("lwf_rehearsal", 3, 1, "train"),
-        ("dgr", 3, 1, "train"),
-        ("lucir", 3, 1, "train"),
-        ("e2e", 5, 1, "balance"),
-        ("bic", 5, 0, "correct"),  # whose epochs have one step
-    ],
-)
-def test_learners_go_on_within_a_later_stage(
-    fast_runs, interrupt, tmp_path, name, epoch, step, stage
-):
-    config = runs.make_config(name)
-    runs.run(config, tmp_path / "whole")
-    interrupt(signal.SIGTERM, epoch, step)
-    with pytest.raises(experiment.Stopped):
-        runs.run(config, tmp_path / "stopped")
-    assert len(runs.metrics(tmp_path / "stopped")) == epoch
-    runs.run(config, tmp_path / "stopped")
-    runs.assert_same_run(tmp_path / "stopped", tmp_path / "whole")
-    last = runs.metrics(tmp_path / "whole")[-1]
-    assert (last["task"], last["stage"], last["epoch"]) == (1, stage, 1)
 
 
 @pytest.mark.slow
@@ -293,97 +213,5 @@ def test_full_disk_at_a_line_of_metrics(half, monkeypatch, reference):
     with pytest.raises(UserError, match=r"metrics\.jsonl.*No space left"):
         runs.run(runs.make_config(), half)
     monkeypatch.setattr(logs.RunLog, "append", append)
-    runs.run(runs.make_config(), half)
-    runs.assert_same_run(half, reference)
-
-
-# (moment, count, what is on the disk then). The rename of a checkpoint's folder makes it valid.
-KILLS = [
-    ("epoch", 1),  # before anything is saved
-    ("os.mkdir:checkpoints/0.orbax", 1),  # the first save has just begun
-    ("os.rename:0.orbax-checkpoint-tmp", 1),  # an item of it is written
-    ("os.rename:dreamed_task0", 1),  # after the inversion, before it is saved
-    ("os.rename:.results.json", 1),  # between model and results
-    ("os.rename:accuracy_matrix.png", 1),  # between results and checkpoint
-    ("os.mkdir:models/1.orbax", 1),  # the last model is being saved
-]
-
-
-@pytest.mark.slow
-def test_killed_again_and_again(reference, compiled, tmp_path):
-    for moment, count in KILLS:
-        sabotage = ("kill", moment, str(count))
-        process = runs.start(*runs.arguments(tmp_path), cache=compiled, sabotage=sabotage)
-        _, err = process.communicate(timeout=300)
-        assert process.returncode == -signal.SIGKILL, (moment, err)
-        assert err == "", moment
-    status, out, err = runs.command(*runs.arguments(tmp_path), cache=compiled)
-    assert (status, err) == (0, "")
-    assert "going on" in out
-    runs.assert_same_run(tmp_path, reference)
-    assert [path for path in tmp_path.rglob("*") if "tmp" in path.name] == []
-
-
-@pytest.mark.slow
-def test_killed_when_a_save_shows(reference, compiled, tmp_path):
-    # Nothing is arranged within the program: it is killed from outside in the middle of a save.
-    process = runs.start(*runs.arguments(tmp_path), cache=compiled)
-    while process.poll() is None:
-        if list((tmp_path / "checkpoints").glob("2.orbax-checkpoint-tmp*")):
-            break
-        time.sleep(0.0005)
-    process.kill()
-    process.communicate()
-    assert process.returncode == -signal.SIGKILL
-    status, _, err = runs.command(*runs.arguments(tmp_path), cache=compiled)
-    assert (status, err) == (0, "")
-    runs.assert_same_run(tmp_path, reference)
-
-
-@pytest.mark.slow
-def test_signals_from_outside(compiled, tmp_path):
-    flags = runs.arguments(tmp_path, epochs=100_000)
-    process = runs.start(*flags, cache=compiled)
-    metrics = tmp_path / "metrics.jsonl"
-    while process.poll() is None and not (metrics.exists() and metrics.stat().st_size):
-        time.sleep(0.01)
-    # While it is at work, nobody else is let in.
-    runs.assert_one_line(*runs.command(*flags, cache=compiled)[::2], "another run is at work")
-    over = runs.command(*flags, "--config.overwrite=True", cache=compiled)
-    runs.assert_one_line(*over[::2], "another run is at work")
-    process.send_signal(signal.SIGTERM)
-    out, err = process.communicate(timeout=300)
-    assert process.returncode == 128 + signal.SIGTERM
-    assert err == ""
-    assert f"stopped and saved; the same command goes on from here (workdir {tmp_path})" in out
-    assert list((tmp_path / "checkpoints").iterdir())
-
-
-def test_ctrl_c_before_anything_is_one_line(tmp_path):
-    sabotage = ("interrupt", "import:scipy", "1")
-    status, _, err = runs.command(*runs.arguments(tmp_path), sabotage=sabotage)
-    assert status == 130
-    assert err.splitlines() == ["stopped at once; what is saved so far is kept"]
-
-
-def test_full_disk_at_a_checkpoint(half, reference, compiled):
-    flags = runs.arguments(half)
-    before = runs.arrays(half)
-    limit = 200_000  # bytes of a file: more than the metrics, less than the weights
-    sabotage = (f"full:{limit}", "epoch", "1")
-    status, _, err = runs.command(*flags, cache=compiled, sabotage=sabotage)
-    runs.assert_one_line(status, err, "checkpoint could not be written", "File too large")
-    runs.assert_same_arrays(runs.arrays(half), before)
-    assert not list((half / "checkpoints").glob("*tmp*"))
-    runs.run(runs.make_config(), half)
-    runs.assert_same_run(half, reference)
-
-
-def test_full_disk_at_everything(half, reference, compiled):
-    before = runs.arrays(half)
-    sabotage = ("full:1", "epoch", "1")
-    status, _, err = runs.command(*runs.arguments(half), cache=compiled, sabotage=sabotage)
-    runs.assert_one_line(status, err, "cannot write", "File too large")
-    runs.assert_same_arrays(runs.arrays(half), before)
     runs.run(runs.make_config(), half)
     runs.assert_same_run(half, reference)
