@@ -6,7 +6,9 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 
 import numpy as np
 import pytest
@@ -61,10 +63,18 @@ def arguments(workdir: Path, **settings) -> list[str]:
 
 
 def start(
-    *args, cache: str | None = None, sabotage: tuple[str, ...] = (), devices: int = 1, **kwargs
+    *args,
+    cache: str | None = None,
+    sabotage: tuple[str, ...] = (),
+    devices: int = 1,
+    variables: Mapping[str, str] = MappingProxyType({}),
+    **kwargs,
 ):
-    """Starts main.py, or tests/sabotage.py with main.py inside, with so many virtual devices."""
-    environment = os.environ | {"JAX_PLATFORMS": "cpu"}
+    """Starts main.py, or tests/sabotage.py with main.py inside, with so many virtual devices.
+
+    `variables` are added to its environment.
+    """
+    environment = os.environ | {"JAX_PLATFORMS": "cpu"} | variables
     if devices > 1:
         # Programs take longer to compile than to run.
         environment["XLA_FLAGS"] = (

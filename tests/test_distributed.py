@@ -1,6 +1,7 @@
 """Several processes run one experiment together, started as their user starts them."""
 
 import contextlib
+import os
 import signal
 import socket
 import time
@@ -14,20 +15,58 @@ SETTINGS = {"seeds": (0, 1), **runs.CALM}
 
 
 @contextlib.contextmanager
-def started(count: int, *args, **kwargs):
-    """`count` processes of main.py with two devices each, which find each other over loopback."""
+def started(*args, cache: str):
+    """Two processes of main.py with two devices each, which find each other over loopback."""
     with socket.socket() as free:
         free.bind(("localhost", 0))
         address = f"localhost:{free.getsockname()[1]}"
-    together = [f"--coordinator={address}", f"--num_processes={count}"]
-    processes = [
-        runs.start(*args, *together, f"--process_id={i}", devices=2, **kwargs) for i in range(count)
-    ]
+    together = [f"--coordinator={address}", "--num_processes=2"]
+    with contextlib.ExitStack() as stack:
+        yield [
+            stack.enter_context(process(*args, *together, f"--process_id={i}", cache=cache))
+            for i in range(2)
+        ]
+
+
+@contextlib.contextmanager
+def started_by_slurm(*args, cache: str):
+    """The same two as SLURM would start them, which tells of them in the environment alone."""
+    job = find_job()
+    with contextlib.ExitStack() as stack:
+        yield [
+            stack.enter_context(
+                process(*args, "--distributed", cache=cache, variables=slurm_variables(job, i))
+            )
+            for i in range(2)
+        ]
+
+
+@contextlib.contextmanager
+def process(*args, **kwargs):
+    started = runs.start(*args, devices=2, **kwargs)
     try:
-        yield processes
+        yield started
     finally:
-        for process in processes:
-            process.kill()
+        started.kill()
+
+
+def slurm_variables(job, number):
+    return {
+        "SLURM_JOB_ID": str(job),
+        "SLURM_STEP_NODELIST": "localhost",
+        "SLURM_NTASKS": "2",
+        "SLURM_PROCID": str(number),
+        "SLURM_LOCALID": str(number),
+    }
+
+
+def find_job():
+    """A job's number for which the port that JAX makes of it (the last 4,096) is free."""
+    for job in range(os.getpid(), os.getpid() + 4096):
+        with socket.socket() as tried, contextlib.suppress(OSError):
+            tried.bind(("localhost", 65536 - 4096 + job % 4096))
+            return job
+    raise AssertionError("no port is free")
 
 
 def finish(processes):
@@ -53,7 +92,7 @@ def reference(fast_runs, tmp_path_factory):
 def test_stop_of_one_stops_all_and_one_process_goes_on(compiled, reference, tmp_path):
     workdir = tmp_path / "run"
     args = runs.arguments(workdir, **SETTINGS)
-    with started(2, *args, cache=compiled) as processes:
+    with started(*args, cache=compiled) as processes:
         deadline = time.monotonic() + 200
         while not (workdir / "metrics.jsonl").exists() or not runs.metrics(workdir):
             assert time.monotonic() < deadline
@@ -97,7 +136,7 @@ def test_processes_go_on_with_a_run_of_one_device(
         with pytest.raises(runs.experiment.Stopped):
             runs.run(runs.make_config(**SETTINGS), workdir)
     assert len(runs.metrics(workdir)) == 4
-    with started(2, *runs.arguments(workdir, **SETTINGS), cache=compiled) as processes:
+    with started(*runs.arguments(workdir, **SETTINGS), cache=compiled) as processes:
         (status, out, err), (other, quiet, _) = finish(processes)
     assert status == other == 0, err
     assert "going on" in out and "Results" in out
@@ -110,11 +149,38 @@ def test_mistakes_end_all(compiled, tmp_path):
     # Only the first process looks into the workdir.
     logs.write_json_atomically(tmp_path / "config.json", {"of": "another run"})
     before = sorted(tmp_path.iterdir())
-    with started(2, *runs.arguments(tmp_path), cache=compiled) as processes:
+    with started(*runs.arguments(tmp_path), cache=compiled) as processes:
         (status, _, err), (other, quiet, other_err) = finish(processes)
     runs.assert_one_line(status, err, "holds a run of another config")
     assert (other, quiet.strip(), other_err) == (1, "", "")
     assert [p for p in sorted(tmp_path.iterdir()) if p.name != ".lock"] == before
+
+
+@pytest.mark.slow
+def test_table_by_processes_of_a_cluster(compiled, tmp_path):
+    settings = {
+        "learners": "('base','rehearsal')",
+        "splits": "(5,)",
+        "seeds": "(0,1)",
+        "epochs": "1",
+        "milestones": "()",
+        "model.width": "4",
+        "batch_size": "4",
+        "max_tasks": "2",
+        "data.per_class": "10",
+    }
+    flags = [f"--config.{key}={value}" for key, value in settings.items()]
+    args = f"--config={runs.ROOT}/configs/table_digits.py", f"--workdir={tmp_path}", *flags
+    for _ in range(2):
+        with started_by_slurm(*args, cache=compiled) as processes:
+            (status, out, err), (other, quiet, other_err) = finish(processes)
+        assert status == other == 0, (err, other_err)
+        assert not quiet.strip()
+        for name in ("base_5tasks", "rehearsal_5tasks"):
+            assert runs.results(tmp_path / name)["complete"]
+        assert (tmp_path / "report.md").exists()
+    # The second time only the first process's files say that there is nothing left to do.
+    assert " ".join(out.split()).count(" is complete") == 2
 
 
 def test_incomplete_flags(tmp_path):
