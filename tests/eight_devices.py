@@ -10,6 +10,7 @@ from cljax import plots
 from cljax.execution import Executor
 from tests import runs
 from tests.test_execution import FORMS, affine, double, expected
+from tests.test_lowering import check, lower, record
 
 SHAPES = [(4, 1), (4, 2), (2, 4), (1, 8)]  # devices along seeds and data
 
@@ -87,3 +88,15 @@ def test_run(name, shape, execution, tmp_path, monkeypatch):
     settings |= {"mesh__seeds": 1, "mesh__data": 1, "execution__seeds": "sequential"}
     runs.run(runs.make_config(name, **settings), tmp_path / "one")
     runs.assert_near_run(tmp_path / "many", tmp_path / "one")
+
+
+@pytest.mark.parametrize("name", ["abd", "lucir"])
+def test_run_lowers_for_accelerators(name, tmp_path, monkeypatch):
+    settings = {"seeds": (0, 1), "epochs": 1, "milestones": (), "compilation_cache": ""}
+    mesh = mesh_lib.make_mesh(2, 4, num_seeds=2, batch_size=8)
+    executor = record(runs.make_config(name, **settings), tmp_path, monkeypatch, mesh)
+    texts = [lower(program, args) for program, args in executor.programs]
+    for text in texts:
+        check(text)
+    # A program that only makes constants is lowered for one device.
+    assert sum("num_partitions = 8" in text for text in texts) >= len(texts) - 1 >= 13

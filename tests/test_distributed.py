@@ -80,6 +80,14 @@ def without_gloo(out):
     return "".join(line for line in out.splitlines(True) if "ank" not in line)
 
 
+def wait_for_an_epoch(workdir, processes):
+    deadline = time.monotonic() + 200
+    while not (workdir / "metrics.jsonl").exists() or not runs.metrics(workdir):
+        assert time.monotonic() < deadline
+        assert all(process.poll() is None for process in processes), finish(processes)
+        time.sleep(0.02)
+
+
 @pytest.fixture(scope="module")
 def reference(fast_runs, tmp_path_factory):
     """The workdir of a run with two seeds on one device."""
@@ -93,11 +101,7 @@ def test_stop_of_one_stops_all_and_one_process_goes_on(compiled, reference, tmp_
     workdir = tmp_path / "run"
     args = runs.arguments(workdir, **SETTINGS)
     with started(*args, cache=compiled) as processes:
-        deadline = time.monotonic() + 200
-        while not (workdir / "metrics.jsonl").exists() or not runs.metrics(workdir):
-            assert time.monotonic() < deadline
-            assert all(process.poll() is None for process in processes), finish(processes)
-            time.sleep(0.02)
+        wait_for_an_epoch(workdir, processes)
         processes[1].send_signal(signal.SIGTERM)
         (status, out, err), (other, quiet, _) = finish(processes)
     assert status == other == 128 + signal.SIGTERM, (out, err)
@@ -108,6 +112,20 @@ def test_stop_of_one_stops_all_and_one_process_goes_on(compiled, reference, tmp_
     status, out, err = runs.command(*args, cache=compiled, devices=8, timeout=240)
     assert status == 0, err
     assert "going on" in out
+    runs.assert_near_run(workdir, reference)
+
+
+@pytest.mark.slow
+def test_death_of_one_ends_the_other_and_a_device_goes_on(compiled, reference, tmp_path):
+    workdir = tmp_path / "run"
+    args = runs.arguments(workdir, **SETTINGS)
+    with started(*args, cache=compiled) as processes:
+        wait_for_an_epoch(workdir, processes)
+        processes[0].kill()  # the one that writes
+        (status, _, _), (other, _, _) = finish(processes)
+    assert status == -signal.SIGKILL and other != 0
+    status, _, err = runs.command(*args, cache=compiled)
+    assert status == 0, err
     runs.assert_near_run(workdir, reference)
 
 

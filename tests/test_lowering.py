@@ -14,9 +14,9 @@ from tests import runs
 PLATFORMS = "tpu", "cuda"
 
 
-def record(config, directory, monkeypatch) -> Executor:
+def record(config, directory, monkeypatch, mesh=None) -> Executor:
     """The executor of a small run, which knows its programs."""
-    executor = Executor(config.execution.seeds == "vmap", compiled_loop=True)
+    executor = Executor(config.execution.seeds == "vmap", compiled_loop=True, mesh=mesh)
     monkeypatch.setattr(setup, "make_executor", lambda config: executor)
     monkeypatch.setattr(plots, "write_plots", lambda *args: None)
     runs.run(config, directory)
