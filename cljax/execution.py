@@ -1,10 +1,10 @@
 """The one place that decides how steps repeat and how seeds share a device.
 
 What is fastest differs per backend, so the rest of the program writes single steps of single
-seeds. On CPU a convolution's gradient inside a compiled loop leaves XLA's fast path (33 times
-slower, measured), so there the host loops over steps; elsewhere an epoch is one compiled loop.
-Seeds follow one another through the same programs unless they are asked to be a `vmap`ped axis:
-weights per seed turn convolutions into grouped ones, 5 times slower per seed on CPU. With many
+seeds. On CPU convolutions inside a compiled loop leave XLA's fast path (steps take 3 to 5 times as
+long), so there the host loops over steps; elsewhere an epoch is one compiled loop. Seeds follow
+one another through the same programs unless they are asked to be a `vmap`ped axis: weights per
+seed turn convolutions into grouped ones, about twice as slow per seed on CPU. With many
 devices, seeds run side by side on rows of them; see `cljax.mesh`.
 """
 

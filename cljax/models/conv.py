@@ -16,8 +16,8 @@ def convolve(x: jax.Array, kernel: jax.Array, stride: int, padding: Padding) -> 
     """Cross-correlation of x [B, H, W, C] with a kernel [h, w, C, D] -> [B, H', W', D].
 
     On CPU the kernel's gradient is one matrix product (`kernel_gradient`): XLA's own, a
-    convolution with a kernel as large as the image, takes up to three times as long, and thirty
-    times as long inside a compiled loop. Elsewhere, and for x, gradients are XLA's.
+    convolution with a kernel as large as the image, takes up to three times as long. Elsewhere,
+    and for x, gradients are XLA's.
     """
     return lax.conv_general_dilated(
         x, kernel, (stride, stride), padding, dimension_numbers=("NHWC", "HWIO", "NHWC")
