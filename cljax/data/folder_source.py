@@ -1,7 +1,5 @@
 """Reads a folder of images per class at one size, and keeps the pixels for the next run."""
 
-import hashlib
-import json
 import logging
 import os
 import warnings
@@ -12,12 +10,12 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from cljax.data import kept
 from cljax.errors import UserError
 from cljax.logs import NOTE
 
 # Pillow reads more, some of it by starting other programs (EPS) or in some builds only (AVIF).
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
-_CACHE_FOLDER = ".cljax_cache"
 _CACHE_FORMAT = 1  # raise it when the same files would give other pixels
 _BLOCK = 10_000  # images between two notes of progress
 _NAMES_SHOWN = 5
@@ -71,12 +69,12 @@ def load_folder(path: str, size: int):
         [root / split / name / file.name for name, found in classes.items() for file in found]
         for split, classes in listing.items()
     ]
-    train, test = _load_cached(root, size, listing, files)
+    images = _load_cached(root, size, listing, files)
     labels = [
         np.repeat(np.arange(len(classes), dtype=np.int32), [len(f) for f in classes.values()])
         for classes in listing.values()
     ]
-    return (train, labels[0]), (test, labels[1]), tuple(listing["train"])
+    return (images["train"], labels[0]), (images["test"], labels[1]), tuple(listing["train"])
 
 
 def _list(root: Path, where: str) -> dict[str, dict[str, list[ImageFile]]]:
@@ -145,66 +143,26 @@ def _some(names) -> str:
     return ", ".join(names[:_NAMES_SHOWN]) + more
 
 
-def _load_cached(root: Path, size: int, listing, files: list[list[Path]]) -> list[np.ndarray]:
-    """The images of each split, uint8 [N, size, size, 3], from the cache if it is of these files.
+def _load_cached(root: Path, size: int, listing, files: list[list[Path]]) -> kept.Arrays:
+    """The images of "train" and "test", uint8 [N, size, size, 3].
 
     Raises:
-      UserError: if a file cannot be read as an image; the cache stays as it was.
+      UserError: if a file cannot be read as an image; what was kept stays as it was.
     """
-    stamp = hashlib.sha256(json.dumps([_CACHE_FORMAT, size, listing]).encode()).hexdigest()
-    places = _cache_places(root, size)
-    shapes = [(len(paths), size, size, 3) for paths in files]
-    for place in places:
-        if (images := _read_cache(place, stamp, shapes)) is not None:
-            return images
-    total = sum(map(len, files))
-    _log.log(NOTE, "reading %d images in %s, resized to %dx%d", total, root, size, size)
-    images = [_read_images(paths, size) for paths in files]
-    for place in places:
-        try:
-            _write_cache(place, stamp, images)
-            break
-        except OSError as error:
-            _log.info("cannot keep the images in %s: %s", place, error.strerror or error)
-    else:
-        _log.warning("the resized images can be kept nowhere; the next run reads all files again")
-    return images
+    shapes = {s: (len(paths), size, size, 3) for s, paths in zip(listing, files, strict=True)}
 
+    def is_good(images):
+        return {s: (x.shape, x.dtype) for s, x in images.items()} == {
+            split: (shape, np.uint8) for split, shape in shapes.items()
+        }
 
-def _cache_places(root: Path, size: int) -> list[Path]:
-    """Where the images are kept: within the folder, or for a read-only one in the user's cache."""
-    user = Path(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"))
-    name = hashlib.sha256(os.fsencode(root.resolve())).hexdigest()[:16]
-    return [root / _CACHE_FOLDER / f"{size}.npz", user / "cljax" / f"{name}-{size}.npz"]
+    def read():
+        total = sum(map(len, files))
+        _log.log(NOTE, "reading %d images in %s, resized to %dx%d", total, root, size, size)
+        return {s: _read_images(paths, size) for s, paths in zip(listing, files, strict=True)}
 
-
-def _read_cache(place: Path, stamp: str, shapes) -> list[np.ndarray] | None:
-    """The images in a cache file, or None unless it is there, whole, and of the stamp's files."""
-    try:
-        with np.load(place, allow_pickle=False) as archive:
-            if str(archive["stamp"]) != stamp:
-                return None
-            images = [archive["train"], archive["test"]]  # checked against the archive's CRC
-    except Exception:  # absent, or whatever a damaged file raises: it is written anew
-        return None
-    good = all(a.dtype == np.uint8 and a.shape == s for a, s in zip(images, shapes, strict=True))
-    return images if good else None
-
-
-def _write_cache(place: Path, stamp: str, images: list[np.ndarray]) -> None:
-    """Replaces a cache file as a whole; raises OSError, and leaves nothing behind, if it cannot."""
-    temporary = place.with_name(f".{place.name}.{os.getpid()}.tmp")
-    place.parent.mkdir(parents=True, exist_ok=True)
-    for unfinished in place.parent.glob(f".{place.name}.*.tmp"):
-        unfinished.unlink(missing_ok=True)  # of a run that was killed
-    try:
-        with temporary.open("wb") as file:
-            np.savez(file, stamp=stamp, train=images[0], test=images[1])
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, place)
-    finally:
-        temporary.unlink(missing_ok=True)
+    places = [place(root, str(size)) for place in (kept.beside, kept.for_user)]
+    return kept.load_or_make(places, [_CACHE_FORMAT, size, listing], is_good, read)
 
 
 def _read_images(paths: list[Path], size: int) -> np.ndarray:
