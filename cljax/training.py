@@ -1,5 +1,6 @@
 """Epochs of a stage, for all seeds, whatever the method."""
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -59,11 +60,16 @@ def train_step(shared, constant, i, carry):
       i: int32 [], the step.
       carry: (state, sums of metrics).
     """
+    state, sums = carry
+    state, metrics = _step(shared, constant, i, state)
+    return state, jax.tree.map(jnp.add, sums, metrics)
+
+
+@functools.partial(jax.jit, inline=True)  # so that JAX remembers what it has traced
+def _step(shared, constant, i, state):
     method, stage, data, epoch = shared
     task, prepared = constant
-    state, sums = carry
-    state, metrics = stage.step(method, data, task, epoch, prepared, i, state)
-    return state, jax.tree.map(jnp.add, sums, metrics)
+    return stage.step(method, data, task, epoch, prepared, i, state)
 
 
 class Trainer:
@@ -116,8 +122,8 @@ class Trainer:
 
             def metrics(state, task, data):
                 epoch = jnp.int32(0)
-                prepared = stage.prepare(state, task, data, epoch)
-                return stage.step(self.method, data, task, epoch, prepared, 0, state)[1]
+                constant = task, stage.prepare(state, task, data, epoch)
+                return _step((self.method, stage, data, epoch), constant, 0, state)[1]
 
             self._metric_names[phase] = tuple(jax.eval_shape(metrics, state, task, self.data))
         names = self._metric_names[phase]
