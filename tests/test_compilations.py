@@ -3,7 +3,7 @@
 import jax
 import pytest
 
-from cljax import experiment, plots, setup
+from cljax import compilation, experiment, plots, setup
 from cljax.execution import Executor
 from tests import runs
 
@@ -43,6 +43,7 @@ BIC = {
 @pytest.mark.parametrize(("name", "programs"), [("abd", ABD), ("lucir", LUCIR), ("bic", BIC)])
 def test_programs_of_four_tasks_and_three_seeds(compiled, monkeypatch, tmp_path, name, programs):
     jax.clear_caches()
+    compilation.compiler_options()  # finds out by a tiny program, once in a process
     executor = Executor()
     everything, after_tasks = [], []
 
