@@ -65,7 +65,7 @@ def train_step(shared, constant, i, carry):
     return state, jax.tree.map(jnp.add, sums, metrics)
 
 
-@functools.partial(jax.jit, inline=True)  # so that JAX remembers what it has traced
+@functools.partial(jax.jit, inline=True)  # JAX remembers its trace: `zero_sums` needs it first
 def _step(shared, constant, i, state):
     method, stage, data, epoch = shared
     task, prepared = constant

@@ -114,6 +114,7 @@ def test_large_sets_are_not_kept(prepared, start_anew, tmp_path, monkeypatch):
         lambda kept: kept | {"train_labels": kept["train_labels"][:-1]},
         lambda kept: kept | {"train_labels": kept["train_labels"] + 2},
         lambda kept: kept | {"test_images": kept["test_images"][:, :2]},
+        lambda kept: kept | {name: kept[name][:0] for name in ("test_images", "test_labels")},
         lambda kept: {name: kept[name] for name in kept if name != "test_labels"},
         lambda kept: kept | {"stamp": np.array("another")},
     ],

@@ -74,7 +74,7 @@ def _is_set(arrays: kept.Arrays, num_classes: int) -> bool:
         images.dtype == np.uint8
         and images.ndim == 4
         and labels.dtype == np.int32
-        and labels.shape == images.shape[:1]
+        and labels.shape == images.shape[:1] != (0,)
         and _are_labels(labels, num_classes)
         for images, labels in ((train, train_labels), (test, test_labels))
     )
