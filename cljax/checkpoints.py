@@ -163,12 +163,16 @@ class Checkpoints:
         self._manager.close()
 
     def _remove_unfinished(self):
-        for unfinished in self.folder.glob("*.orbax-checkpoint-tmp"):
-            for _ in range(50):
+        """Removes what a failed save has left, until no thread of Orbax makes it anew."""
+        absent = 0
+        for _ in range(50):
+            found = list(self.folder.glob("*.orbax-checkpoint-tmp"))
+            for unfinished in found:
                 shutil.rmtree(unfinished, ignore_errors=True)
-                if not unfinished.exists():
-                    break
-                time.sleep(0.1)  # a thread of Orbax still writes there
+            absent = 0 if found else absent + 1
+            if absent == 5:
+                break
+            time.sleep(0.1)
 
     def _read(self, number: int):
         restored = self._manager.restore(

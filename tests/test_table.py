@@ -140,9 +140,13 @@ def test_every_learner_on_real_cifar100(tmp_path, tfds_dir, compiled):
         arguments.append(f"--config.runs.{name}.inversion.steps=3")
     for name in ("rehearsal", "lwf_rehearsal", "e2e", "bic"):
         arguments.append(f"--config.runs.{name}.exemplars.total=160")
-    arguments += ["--config=configs/table_cifar100.py", f"--workdir={tmp_path}"]
-    hurry = {"XLA_FLAGS": "--xla_backend_optimization_level=0"}
-    process = runs.start(*arguments, cwd=runs.ROOT, variables=hurry)
+    process = runs.start(
+        "--config=configs/table_cifar100.py",
+        f"--workdir={tmp_path}",
+        *arguments,
+        cwd=runs.ROOT,
+        variables={"XLA_FLAGS": "--xla_backend_optimization_level=0"},
+    )
     out, err = process.communicate(timeout=1200)
     assert process.returncode == 0, err
     assert out.count("shortened") >= len(common.LEARNERS)
