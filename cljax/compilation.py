@@ -1,7 +1,6 @@
 """How programs are compiled, and that they are kept on disk for the next start of a run."""
 
 import functools
-import os
 import tempfile
 import warnings
 from pathlib import Path
@@ -10,6 +9,7 @@ import jax
 from jax.experimental.compilation_cache import compilation_cache
 from rich.console import Console
 
+from cljax import kept
 from cljax.errors import UserError
 from cljax.logs import writing
 
@@ -70,8 +70,7 @@ def keep_programs(place: str, console: Console) -> None:
 
 def default_folder() -> Path:
     """`$XDG_CACHE_HOME/cljax/programs`, or `~/.cache/cljax/programs`."""
-    user = Path(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"))
-    return user / "cljax" / "programs"
+    return kept.user_folder() / "programs"
 
 
 def _check_writable(folder, where=""):

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from cljax.data import kept
+from cljax import kept
 from cljax.errors import UserError
 from cljax.logs import NOTE
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import tensorflow_datasets as tfds
 
-from cljax.data import kept
+from cljax import kept
 from cljax.errors import UserError
 
 _ARRAYS = "train_images", "train_labels", "test_images", "test_labels"

@@ -1,4 +1,4 @@
-"""Arrays that take long to read are kept on the disk for the next run."""
+"""What takes long to make is kept on the disk for the next run."""
 
 import hashlib
 import json
@@ -15,6 +15,12 @@ Arrays = dict[str, np.ndarray]
 _log = logging.getLogger("cljax")
 
 
+def user_folder() -> Path:
+    """`$XDG_CACHE_HOME/cljax`, or `~/.cache/cljax`."""
+    user = Path(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"))
+    return user / "cljax"
+
+
 def beside(source: Path, name: str) -> Path:
     """Where arrays made from a folder are kept in it."""
     return source / ".cljax_cache" / f"{name}.npz"
@@ -22,9 +28,8 @@ def beside(source: Path, name: str) -> Path:
 
 def for_user(source: Path, name: str) -> Path:
     """Where they are kept in the user's cache folder."""
-    user = Path(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"))
     own = hashlib.sha256(os.fsencode(source.resolve())).hexdigest()[:16]
-    return user / "cljax" / f"{own}-{name}.npz"
+    return user_folder() / f"{own}-{name}.npz"
 
 
 def load_or_make(
