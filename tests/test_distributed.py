@@ -15,49 +15,45 @@ SETTINGS = {"seeds": (0, 1), **runs.CALM}
 
 
 @contextlib.contextmanager
-def started(*args, cache: str):
-    """Two processes of main.py with two devices each, which find each other over loopback."""
+def started(ways, *args, cache: str):
+    """Processes of main.py with two devices each; `ways`: the flags and variables of each."""
+    processes = [
+        runs.start(*args, *flags, cache=cache, devices=2, variables=variables)
+        for flags, variables in ways
+    ]
+    try:
+        yield processes
+    finally:
+        for process in processes:
+            process.kill()
+
+
+@contextlib.contextmanager
+def at_work(workdir, cache: str):
+    """Two processes that have one epoch of a run behind them."""
+    with started(by_hand(), *runs.arguments(workdir, **SETTINGS), cache=cache) as processes:
+        deadline = time.monotonic() + 200
+        while not (workdir / "metrics.jsonl").exists() or not runs.metrics(workdir):
+            assert time.monotonic() < deadline
+            assert all(process.poll() is None for process in processes), finish(processes)
+            time.sleep(0.02)
+        yield processes
+
+
+def by_hand():
+    """How a user starts two processes that find each other over loopback."""
     with socket.socket() as free:
         free.bind(("localhost", 0))
-        address = f"localhost:{free.getsockname()[1]}"
-    together = [f"--coordinator={address}", "--num_processes=2"]
-    with contextlib.ExitStack() as stack:
-        yield [
-            stack.enter_context(process(*args, *together, f"--process_id={i}", cache=cache))
-            for i in range(2)
-        ]
+        together = [f"--coordinator=localhost:{free.getsockname()[1]}", "--num_processes=2"]
+    return [([*together, f"--process_id={i}"], {}) for i in range(2)]
 
 
-@contextlib.contextmanager
-def started_by_slurm(*args, cache: str):
-    """The same two as SLURM would start them, which tells of them in the environment alone."""
-    job = find_job()
-    with contextlib.ExitStack() as stack:
-        yield [
-            stack.enter_context(
-                process(*args, "--distributed", cache=cache, variables=slurm_variables(job, i))
-            )
-            for i in range(2)
-        ]
-
-
-@contextlib.contextmanager
-def process(*args, **kwargs):
-    started = runs.start(*args, devices=2, **kwargs)
-    try:
-        yield started
-    finally:
-        started.kill()
-
-
-def slurm_variables(job, number):
-    return {
-        "SLURM_JOB_ID": str(job),
-        "SLURM_STEP_NODELIST": "localhost",
-        "SLURM_NTASKS": "2",
-        "SLURM_PROCID": str(number),
-        "SLURM_LOCALID": str(number),
-    }
+def by_slurm():
+    """How SLURM starts the same two, telling them of each other in the environment alone."""
+    step = {"SLURM_JOB_ID": str(find_job()), "SLURM_STEP_NODELIST": "localhost"}
+    step["SLURM_NTASKS"] = "2"
+    ids = [{"SLURM_PROCID": str(i), "SLURM_LOCALID": str(i)} for i in range(2)]
+    return [(["--distributed"], step | own) for own in ids]
 
 
 def find_job():
@@ -80,14 +76,6 @@ def without_gloo(out):
     return "".join(line for line in out.splitlines(True) if "ank" not in line)
 
 
-def wait_for_an_epoch(workdir, processes):
-    deadline = time.monotonic() + 200
-    while not (workdir / "metrics.jsonl").exists() or not runs.metrics(workdir):
-        assert time.monotonic() < deadline
-        assert all(process.poll() is None for process in processes), finish(processes)
-        time.sleep(0.02)
-
-
 @pytest.fixture(scope="module")
 def reference(fast_runs, tmp_path_factory):
     """The workdir of a run with two seeds on one device."""
@@ -100,8 +88,7 @@ def reference(fast_runs, tmp_path_factory):
 def test_stop_of_one_stops_all_and_one_process_goes_on(compiled, reference, tmp_path):
     workdir = tmp_path / "run"
     args = runs.arguments(workdir, **SETTINGS)
-    with started(*args, cache=compiled) as processes:
-        wait_for_an_epoch(workdir, processes)
+    with at_work(workdir, compiled) as processes:
         processes[1].send_signal(signal.SIGTERM)
         (status, out, err), (other, quiet, _) = finish(processes)
     assert status == other == 128 + signal.SIGTERM, (out, err)
@@ -119,8 +106,7 @@ def test_stop_of_one_stops_all_and_one_process_goes_on(compiled, reference, tmp_
 def test_death_of_one_ends_the_other_and_a_device_goes_on(compiled, reference, tmp_path):
     workdir = tmp_path / "run"
     args = runs.arguments(workdir, **SETTINGS)
-    with started(*args, cache=compiled) as processes:
-        wait_for_an_epoch(workdir, processes)
+    with at_work(workdir, compiled) as processes:
         processes[0].kill()  # the one that writes
         (status, _, _), (other, _, _) = finish(processes)
     assert status == -signal.SIGKILL and other != 0
@@ -154,7 +140,7 @@ def test_processes_go_on_with_a_run_of_one_device(
         with pytest.raises(runs.experiment.Stopped):
             runs.run(runs.make_config(**SETTINGS), workdir)
     assert len(runs.metrics(workdir)) == 4
-    with started(*runs.arguments(workdir, **SETTINGS), cache=compiled) as processes:
+    with started(by_hand(), *runs.arguments(workdir, **SETTINGS), cache=compiled) as processes:
         (status, out, err), (other, quiet, _) = finish(processes)
     assert status == other == 0, err
     assert "going on" in out and "Results" in out
@@ -167,7 +153,7 @@ def test_mistakes_end_all(compiled, tmp_path):
     # Only the first process looks into the workdir.
     logs.write_json_atomically(tmp_path / "config.json", {"of": "another run"})
     before = sorted(tmp_path.iterdir())
-    with started(*runs.arguments(tmp_path), cache=compiled) as processes:
+    with started(by_hand(), *runs.arguments(tmp_path), cache=compiled) as processes:
         (status, _, err), (other, quiet, other_err) = finish(processes)
     runs.assert_one_line(status, err, "holds a run of another config")
     assert (other, quiet.strip(), other_err) == (1, "", "")
@@ -190,7 +176,7 @@ def test_table_by_processes_of_a_cluster(compiled, tmp_path):
     flags = [f"--config.{key}={value}" for key, value in settings.items()]
     args = f"--config={runs.ROOT}/configs/table_digits.py", f"--workdir={tmp_path}", *flags
     for _ in range(2):
-        with started_by_slurm(*args, cache=compiled) as processes:
+        with started(by_slurm(), *args, cache=compiled) as processes:
             (status, out, err), (other, quiet, other_err) = finish(processes)
         assert status == other == 0, (err, other_err)
         assert not quiet.strip()

@@ -7,10 +7,6 @@ import pytest
 
 from tests import runs
 
-# TensorStore complains once more, from a thread of its own, of a file that it could not read.
-pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
-
-
 # (moment, count, what is on the disk then). The rename of a checkpoint's folder makes it valid.
 KILLS = [
     ("epoch", 1),  # before anything is saved

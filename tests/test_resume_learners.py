@@ -7,9 +7,6 @@ import pytest
 from cljax import experiment
 from tests import runs
 
-# TensorStore complains once more, from a thread of its own, of a file that it could not read.
-pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
-
 
 @pytest.mark.parametrize(
     ("name", "epoch", "step", "stage"),
