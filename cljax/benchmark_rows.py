@@ -221,13 +221,13 @@ class Bench:
     def _evaluation(self, config) -> Work:
         """Passes over test images, by the method's own classifier; on CPU the first task's."""
         trainer = self._trainer(config)
-        executor, settings = trainer.executor, evaluation.Settings(config.eval.batch_size)
-        streams = self.problem.streams
+        executor, streams = trainer.executor, self.problem.streams
         task = len(streams[0].task_sizes) - 1 if executor.compiled_loop else 0
+        settings = evaluation.Settings(config.eval.batch_size)
         judge = evaluation.Evaluator(executor, trainer.method, trainer.data, streams, settings)
         states, _ = self._packed(executor, 0, 1)
         images = int(streams[0].eval_counts[: task + 1].sum())
-        batches = -(-images // settings.batch_size)
+        batches = -(-images // judge.settings.batch_size)
 
         def run(passes):
             for _ in range(passes):

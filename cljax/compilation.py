@@ -16,24 +16,28 @@ from cljax.logs import writing
 MAX_BYTES = 2 * 2**30  # of the folder that "auto" takes; a run's programs are a few megabytes
 
 
-# Of the operations that XLA:CPU hands to the library YNNPACK these two gain by it; JAX 0.10 hands
-# over convolutions as well, which take up to twice as long as XLA's own.
-_CPU_OPTIONS = {
-    "xla_cpu_experimental_ynn_fusion_type": "LIBRARY_FUSION_TYPE_REDUCE,"
-    "LIBRARY_FUSION_TYPE_INDIVIDUAL_DOT"
-}
+# Of the operations that XLA:CPU hands to the library YNNPACK these two gain by it. JAX 0.10 hands
+# over convolutions as well: YNNPACK's use a single core, where they are faster than XLA's.
+_ON_ALL_CORES = "LIBRARY_FUSION_TYPE_REDUCE,LIBRARY_FUSION_TYPE_INDIVIDUAL_DOT"
+_ON_ONE_CORE = f"{_ON_ALL_CORES},LIBRARY_FUSION_TYPE_INDIVIDUAL_CONVOLUTION"
 
 
 @functools.cache
-def compiler_options() -> dict[str, str] | None:
-    """What `jax.jit` is to tell the compiler of the device at hand, as far as this JAX knows it."""
+def compiler_options(on_one_core: bool) -> dict[str, str] | None:
+    """What `jax.jit` is to tell the compiler of the device at hand, as far as this JAX knows it.
+
+    Args:
+      on_one_core: of a CPU, while other cores have programs of their own.
+    """
     if jax.default_backend() != "cpu":
         return None
+    handed_over = _ON_ONE_CORE if on_one_core else _ON_ALL_CORES
+    options = {"xla_cpu_experimental_ynn_fusion_type": handed_over}
     try:
-        jax.jit(lambda: 0, compiler_options=_CPU_OPTIONS)()
+        jax.jit(lambda: 0, compiler_options=options)()
     except jax.errors.JaxRuntimeError:
         return None  # an experimental option, which may go
-    return _CPU_OPTIONS
+    return options
 
 
 def keep_programs(place: str, console: Console) -> None:

@@ -1,5 +1,6 @@
 """Accuracy on the test images of all tasks seen, in one compiled pass."""
 
+import dataclasses
 from typing import Any
 
 import jax
@@ -13,6 +14,10 @@ from cljax.mesh import shard_batch
 from cljax.state import Data, Subset, hyperparameters
 
 PyTree = Any
+
+# Test images per step where the config names no number: what a core's cache holds, if cores have
+# steps of their own, or what makes many cores busy.
+BATCH_ON_ONE_CORE, BATCH = 32, 256
 
 
 @struct.dataclass
@@ -43,7 +48,7 @@ class Settings:
     """How images are judged.
 
     Attributes:
-      batch_size: test images per step.
+      batch_size: test images per step; 0: what is fast on the device at hand.
       top_k: an answer is right if it is among the k likeliest (5 for ImageNet, otherwise 1).
       read_outs: keys of `metrics.READ_OUTS`, to be tried besides the method's own classifier.
       mirror: of their class means, a key of `prototypes.MIRRORS`.
@@ -78,7 +83,7 @@ def find_means(shared, state, exam):
 
 
 def score_batch(shared, constant, i, right):
-    """Adds one batch's right answers per task, as the executor repeats it.
+    """Adds one batch's right answers per task, as the executor adds them up.
 
     Args:
       shared: (method, settings, data).
@@ -118,7 +123,7 @@ class Evaluator:
       method: gives predictions.
       data: the data set on the device.
       streams: the seeds' TaskStreams.
-      settings: batch size and top-k.
+      settings: batch size, top-k and read-outs.
     """
 
     def __init__(self, executor: Executor, method: Any, data: Data, streams, settings: Settings):
@@ -126,7 +131,8 @@ class Evaluator:
         self.method = method
         self.data = data
         self.streams = streams
-        self.settings = settings
+        fast = BATCH_ON_ONE_CORE if executor.cores else BATCH
+        self.settings = dataclasses.replace(settings, batch_size=settings.batch_size or fast)
 
     def evaluate(self, states: PyTree, task: int) -> list[np.ndarray]:
         """Right answers after `task`, per seed.
@@ -141,22 +147,16 @@ class Evaluator:
           method's own classifier, then by each read-out.
         """
         exams = [make_exam(stream, task, self.settings.batch_size) for stream in self.streams]
-        batches = [-(-int(exam.stop) // self.settings.batch_size) for exam in exams]
+        batches = max(-(-int(exam.stop) // self.settings.batch_size) for exam in exams)
         ways = 1 + len(self.settings.read_outs)
-        right = [np.zeros((ways, 2, stream.num_tasks), np.int32) for stream in self.streams]
+        zeros = [np.zeros((ways, 2, stream.num_tasks), np.int32) for stream in self.streams]
         shared, packed = (self.method, self.settings, self.data), self.executor.pack(exams)
         means = self.executor.each(lambda _: {}, packed)
         if self.settings.read_outs:
             means = self.executor.call(find_means, shared, states, packed)
-        right, _ = self.executor.repeat(
-            score_batch,
-            shared,
-            self.executor.zip(states, packed, means),
-            self.executor.pack(jax.device_put(right)),
-            [0] * len(exams),
-            batches,
-        )
-        return [np.asarray(one)[..., : task + 1] for one in self.executor.unpack(right)]
+        constant = self.executor.zip(states, packed, means)
+        right = self.executor.add_up(score_batch, shared, constant, zeros, batches)
+        return [one[..., : task + 1] for one in right]
 
 
 def make_exam(stream, task: int, batch_size: int) -> Exam:

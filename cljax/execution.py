@@ -2,13 +2,16 @@
 
 What is fastest differs per backend, so the rest of the program writes single steps of single
 seeds. On CPU convolutions inside a compiled loop leave XLA's fast path (steps take 3 to 5 times as
-long), so there the host loops over steps; elsewhere an epoch is one compiled loop. Seeds follow
-one another through the same programs unless they are asked to be a `vmap`ped axis: weights per
-seed turn convolutions into grouped ones, about twice as slow per seed on CPU. With many
-devices, seeds run side by side on rows of them; see `cljax.mesh`.
+long), so there the host loops over steps; elsewhere an epoch is one compiled loop. Steps that need
+not wait for each other, as those of an evaluation, are faster on CPU if every core has its own
+(`Executor.add_up`). Seeds follow one another through the same programs unless they are asked to be
+a `vmap`ped axis: weights per seed turn convolutions into grouped ones, about twice as slow per seed
+on CPU. With many devices, seeds run side by side on rows of them; see `cljax.mesh`.
 """
 
+import concurrent.futures
 import functools
+import os
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -38,6 +41,7 @@ class Executor:
       vmap_seeds: whether seeds on one device are a `vmap`ped axis (else one follows the other).
       compiled_loop: whether repeated steps are one compiled loop (otherwise the host loops).
       mesh: see `cljax.mesh`; None: one device.
+      cores: of a CPU, to take steps of their own in `add_up`; 0: the device takes them in turn.
       compile_seconds: time spent in calls that traced and compiled a program.
       programs: (compiled function, shapes and dtypes of its arguments) of each.
     """
@@ -53,6 +57,7 @@ class Executor:
         on_cpu = jax.default_backend() == "cpu"
         self.compiled_loop = not on_cpu if compiled_loop is None else compiled_loop
         self.mesh = mesh
+        self.cores = _num_cores() if on_cpu and not self.compiled_loop and mesh is None else 0
         self.compile_seconds = 0.0
         self._compiled = {}
         self.programs = []
@@ -119,6 +124,7 @@ class Executor:
         starts: Sequence[int],
         stops: Sequence[int],
         stopped: Callable[[], bool] = lambda: False,
+        on_one_core: bool = False,
     ) -> tuple[PyTree, list[int]]:
         """`carry = step(shared, constant, i, carry)` for i from start to stop, for every seed.
 
@@ -129,12 +135,15 @@ class Executor:
           carry: packed; its buffers are donated, and the list is written to.
           starts, stops: per seed; they may differ.
           stopped: asked between steps where the host loops; True ends the loop early.
+          on_one_core: of a CPU, as others are busy with steps of their own. The same in all calls
+            with this step.
 
         Returns:
           The packed carry, and the number of steps that each seed has reached.
         """
         one = _one_step(step)
-        compiled = self._compile(step, _loop(one) if self.compiled_loop else one, donated=2)
+        function = _loop(one) if self.compiled_loop else one
+        compiled = self._compile(step, function, donated=2, on_one_core=on_one_core)
         ends = []
         for place, bounds in enumerate(self._groups(list(zip(starts, stops, strict=True)))):
             first, last = min(start for start, _ in bounds), max(stop for _, stop in bounds)
@@ -144,6 +153,41 @@ class Executor:
             carry[place], end = self._run(compiled, *args, first, last, stopped)
             ends += [max(start, min(end, stop)) for start, stop in bounds]
         return carry, ends
+
+    def add_up(
+        self, step: Callable, shared: PyTree, constant: PyTree, zeros: Sequence[PyTree], count: int
+    ) -> list[PyTree]:
+        """What `count` steps, as `repeat` takes them, add to a carry of zeros, for every seed.
+
+        A step may do nothing but add to the carry. On CPU every core then takes steps of its own,
+        through programs made for one core.
+
+        Args:
+          step, shared, constant: as in `repeat`.
+          zeros: per seed, NumPy arrays.
+          count: of steps, for all seeds.
+
+        Returns:
+          Per seed, the sums on the host.
+        """
+        precision = jax.config.jax_default_matmul_precision
+
+        def add(start, stop):
+            starts, stops = [start] * len(zeros), [stop] * len(zeros)
+            carry = self.pack(jax.device_put(list(zeros)))
+            args = step, shared, constant, carry, starts, stops
+            with jax.default_matmul_precision(precision):  # a thread knows nothing of the caller's
+                carry, _ = self.repeat(*args, on_one_core=bool(self.cores))
+            return jax.device_get(self.unpack(carry))
+
+        if not self.cores:
+            return add(0, count)
+        first = min(count, 1)
+        parts = [add(0, first)]  # what threads would compile at the same time is there then
+        bounds = np.linspace(first, count, self.cores + 1).astype(int).tolist()
+        with concurrent.futures.ThreadPoolExecutor(self.cores) as pool:
+            parts += pool.map(add, bounds[:-1], bounds[1:])
+        return [jax.tree.map(lambda *terms: sum(terms), *sums) for sums in zip(*parts, strict=True)]
 
     def _run(self, compiled, shared, constant, carry, limits, start, stop, stopped):
         if self.compiled_loop:
@@ -155,9 +199,9 @@ class Executor:
             carry = jax.block_until_ready(compiled((shared, i), constant, carry, limits))
         return carry, stop
 
-    def _compile(self, key: Callable, function: Callable, donated: int | None = None) -> Callable:
+    def _compile(self, key, function, donated=None, on_one_core=False):
         if key not in self._compiled:
-            options = {"compiler_options": compiler_options()}
+            options = {"compiler_options": compiler_options(on_one_core)}
             if self.mesh is not None:
                 function = mesh_lib.map_seeds(self.mesh, function)
                 options["out_shardings"] = mesh_lib.by_seed(self.mesh)
@@ -196,6 +240,11 @@ def _describe(leaf):
         return leaf
     sharding = leaf.sharding if leaf.committed else None
     return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding, weak_type=leaf.weak_type)
+
+
+def _num_cores():
+    """Cores that this process may use, where the system tells."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
 
 
 def _one_step(step):

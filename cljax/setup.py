@@ -12,7 +12,7 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from cljax import mesh, prototypes, rng
+from cljax import evaluation, mesh, prototypes, rng
 from cljax.checkpoints import Checkpoints, unflatten
 from cljax.configure import check_choice
 from cljax.data import sources, streams
@@ -106,7 +106,6 @@ def _check_numbers(config):
         "model.width": config.model.width,
         "batch_size": config.batch_size,
         "epochs": config.epochs,
-        "eval.batch_size": config.eval.batch_size,
         "eval.top_k": config.eval.top_k,
         "checkpoint.keep": config.checkpoint.keep,
     }
@@ -116,6 +115,9 @@ def _check_numbers(config):
     for key, value in at_least_one.items():
         if value < 1:
             raise UserError(f"config.{key}: {value} must be at least 1")
+    if config.eval.batch_size < 0:
+        value = config.eval.batch_size
+        raise UserError(f"config.eval.batch_size: {value} must be 0 (what is fast) or more")
     above_zero = {"schedule_scale": config.schedule_scale, "optimizer.lr": config.optimizer.lr}
     if "inversion" in config:
         above_zero["inversion.lr"] = config.inversion.lr
@@ -140,7 +142,7 @@ def make_executor(config) -> Executor:
 
 
 def _make_mesh(config):
-    divided = math.gcd(config.batch_size, config.eval.batch_size)
+    divided = math.gcd(config.batch_size, config.eval.batch_size or evaluation.BATCH)
     return mesh.make_mesh(config.mesh.seeds, config.mesh.data, len(config.seeds), divided)
 
 

@@ -68,7 +68,7 @@ def experiment(method: str, **settings) -> ConfigDict:
         "generator": 0,
     }
     config.eval = {
-        "batch_size": 256,
+        "batch_size": 0,  # 0: what is fast, 32 on a CPU, whose cores share batches out, else 256
         "top_k": 1,
         "read_outs": (),  # besides the method's own: "cnn", "nme", "ncm", see docs/results.md
         "mirror": "none",  # their class means average over mirrored images: "horizontal"

@@ -161,6 +161,10 @@ MISTAKES = {
     "generator": ({"inversion__generator": "gan"}, "no generator 'gan'; there are cifar"),
     "generator size": ({"inversion__generator": "imagenet"}, "multiple of 32, not 8x8"),
     "method": ({"method__name": "gdumb"}, "no method 'gdumb'; there are base, "),
+    "test images per step": (
+        {"eval__batch_size": -1},
+        "config.eval.batch_size: -1 must be 0 (what is fast) or more",
+    ),
     "top k": ({"eval__top_k": 11}, "config.eval.top_k: 11 is more than the 10 classes"),
     "no data set": ({"data__name": "no set"}, "no set"),
     "unprepared": ({"data__name": "cifar100", "data__dir": "/none"}, "--config.data.dir"),

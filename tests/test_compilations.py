@@ -43,7 +43,8 @@ BIC = {
 @pytest.mark.parametrize(("name", "programs"), [("abd", ABD), ("lucir", LUCIR), ("bic", BIC)])
 def test_programs_of_four_tasks_and_three_seeds(compiled, monkeypatch, tmp_path, name, programs):
     jax.clear_caches()
-    compilation.compiler_options()  # finds out by a tiny program, once in a process
+    for on_one_core in (False, True):
+        compilation.compiler_options(on_one_core)  # finds out by a tiny program, once in a process
     executor = Executor()
     everything, after_tasks = [], []
 

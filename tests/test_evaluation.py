@@ -74,7 +74,7 @@ def count_right(dataset, stream, weights, task, k):
     return right
 
 
-@pytest.mark.parametrize("batch_size", [5, 16, 1000])
+@pytest.mark.parametrize("batch_size", [0, 5, 16, 1000])
 @pytest.mark.parametrize(("vmap", "loop"), [(False, False), (False, True), (True, True)])
 def test_against_numpy(dataset, batch_size, vmap, loop):
     executor = Executor(vmap, loop)

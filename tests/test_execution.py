@@ -95,6 +95,31 @@ def test_call(vmap, loop):
         np.testing.assert_array_equal(result["shifted"], value["x"] + 7)
 
 
+def count_squares(shared, constant, i, carry):
+    """A step that only adds: where it falls, and its square."""
+    return {
+        "steps": carry["steps"].at[i % 3].add(1),
+        "sum": carry["sum"] + shared * constant * i**2,
+    }
+
+
+@pytest.mark.parametrize(("vmap", "loop"), FORMS)
+@pytest.mark.parametrize("cores", [1, 2, 3])
+@pytest.mark.parametrize("count", [0, 1, 2, 11])
+def test_add_up(vmap, loop, cores, count):
+    executor = Executor(vmap, loop)
+    assert bool(executor.cores) == (not loop)
+    executor.cores = executor.cores and cores
+    zeros = [{"steps": np.zeros(3, np.int32), "sum": np.int32(0)} for _ in range(2)]
+    constants = executor.pack([jnp.int32(1), jnp.int32(-2)])
+    with jax.default_matmul_precision("float32"):  # in force for threads, too
+        found = executor.add_up(count_squares, jnp.int32(5), constants, zeros, count)
+    for one, constant in zip(found, (1, -2), strict=True):
+        assert one["sum"] == 5 * constant * sum(i**2 for i in range(count))
+        np.testing.assert_array_equal(one["steps"], [len(range(r, count, 3)) for r in range(3)])
+    assert executor.num_compilations()["count_squares"] <= 1
+
+
 @pytest.mark.parametrize("vmap", [False, True])
 def test_forms_and_back(vmap):
     executor = Executor(vmap)

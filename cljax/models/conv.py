@@ -10,29 +10,54 @@ from jax import lax
 
 Padding = tuple[tuple[int, int], tuple[int, int]]  # rows and columns added before and behind
 
+# With more, XLA:CPU is faster one by one (docs/performance.md).
+_MOST_CHANNELS_IN_PAIRS = 16
+
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
 def convolve(x: jax.Array, kernel: jax.Array, stride: int, padding: Padding) -> jax.Array:
     """Cross-correlation of x [B, H, W, C] with a kernel [h, w, C, D] -> [B, H', W', D].
 
-    On CPU the kernel's gradient is one matrix product (`kernel_gradient`): XLA's own, a
-    convolution with a kernel as large as the image, takes up to three times as long. Elsewhere,
-    and for x, gradients are XLA's.
+    On CPU outputs of few channels come in pairs (`_in_pairs`), and the kernel's gradient is one
+    matrix product (`kernel_gradient`): XLA's own, a convolution with a kernel as large as the
+    image, takes up to three times as long. Elsewhere, and for x, gradients are XLA's.
     """
+    by_xla = functools.partial(_by_xla, strides=(stride, stride), padding=padding)
+    width = x.shape[2] + sum(padding[1]) - kernel.shape[1] + 1
+    if stride > 1 or width % 2 or kernel.shape[3] > _MOST_CHANNELS_IN_PAIRS:
+        return by_xla(x, kernel)
+    in_pairs = functools.partial(_in_pairs, padding=padding)
+    return lax.platform_dependent(x, kernel, cpu=in_pairs, default=by_xla)
+
+
+def _by_xla(x, kernel, strides, padding):
     return lax.conv_general_dilated(
-        x, kernel, (stride, stride), padding, dimension_numbers=("NHWC", "HWIO", "NHWC")
+        x, kernel, strides, padding, dimension_numbers=("NHWC", "HWIO", "NHWC")
     )
 
 
+def _in_pairs(x, kernel, padding):
+    """`convolve` with stride 1 that has neighbours of a row as channels of one place.
+
+    The kernel's two copies lie one column apart, so a third of the arithmetic (at three columns) is
+    with zeros, but more channels at once are worth it.
+    """
+    batch, channels = x.shape[0], kernel.shape[3]
+    copies = [jnp.pad(kernel, ((0, 0), (i, 1 - i), (0, 0), (0, 0))) for i in (0, 1)]
+    pairs = _by_xla(x, jnp.concatenate(copies, axis=3), (1, 2), padding)
+    return pairs.reshape(batch, pairs.shape[1], -1, channels)
+
+
 def _convolve_forward(x, kernel, stride, padding):
-    return convolve(x, kernel, stride, padding), (x, kernel)
+    return _by_xla(x, kernel, (stride, stride), padding), (x, kernel)
 
 
 def _convolve_backward(stride, padding, saved, gradient):
     x, kernel = saved
+    strides = stride, stride
 
     def by_transposition(x, gradient):
-        return jax.vjp(lambda k: convolve.fun(x, k, stride, padding), kernel)[1](gradient)[0]
+        return jax.vjp(lambda k: _by_xla(x, k, strides, padding), kernel)[1](gradient)[0]
 
     def by_product(x, gradient):
         def product(x, gradient):
@@ -40,7 +65,7 @@ def _convolve_backward(stride, padding, saved, gradient):
 
         return _apart(product, kernel[0, 0, 0, 0], x, gradient).astype(kernel.dtype)
 
-    (x_gradient,) = jax.vjp(lambda x: convolve.fun(x, kernel, stride, padding), x)[1](gradient)
+    (x_gradient,) = jax.vjp(lambda x: _by_xla(x, kernel, strides, padding), x)[1](gradient)
     return x_gradient, lax.platform_dependent(x, gradient, cpu=by_product, default=by_transposition)
 
 
