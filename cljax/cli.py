@@ -18,11 +18,10 @@ def use_huge_pages():
     """Starts the program anew if that lets it have large arrays in huge pages.
 
     On CPU, XLA takes a step's memory from the system and gives it back; in pages of 4 kB their
-    faults are up to a quarter of the step's time. Two arenas keep less of what compilation has
-    freed than one for each thread. glibc reads these settings at its start only.
+    faults are up to a quarter of the step's time. glibc reads this setting at its start only.
     """
     if sys.platform == "linux" and _TUNABLES not in os.environ:
-        os.environ[_TUNABLES] = "glibc.malloc.hugetlb=1:glibc.malloc.arena_max=2"
+        os.environ[_TUNABLES] = "glibc.malloc.hugetlb=1"
         os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
 
 
