@@ -18,9 +18,10 @@ _MOST_CHANNELS_IN_PAIRS = 16
 def convolve(x: jax.Array, kernel: jax.Array, stride: int, padding: Padding) -> jax.Array:
     """Cross-correlation of x [B, H, W, C] with a kernel [h, w, C, D] -> [B, H', W', D].
 
-    On CPU outputs of few channels come in pairs (`_in_pairs`), and the kernel's gradient is one
-    matrix product (`kernel_gradient`): XLA's own, a convolution with a kernel as large as the
-    image, takes up to three times as long. Elsewhere, and for x, gradients are XLA's.
+    On CPU outputs of few channels come in pairs (`_in_pairs`) where no gradient is taken, and the
+    kernel's gradient is one matrix product (`kernel_gradient`): XLA's own, a convolution with a
+    kernel as large as the image, takes up to three times as long. Elsewhere, and for x, gradients
+    are XLA's.
     """
     by_xla = functools.partial(_by_xla, strides=(stride, stride), padding=padding)
     width = x.shape[2] + sum(padding[1]) - kernel.shape[1] + 1
@@ -39,8 +40,8 @@ def _by_xla(x, kernel, strides, padding):
 def _in_pairs(x, kernel, padding):
     """`convolve` with stride 1 that has neighbours of a row as channels of one place.
 
-    The kernel's two copies lie one column apart, so a third of the arithmetic (at three columns) is
-    with zeros, but more channels at once are worth it.
+    The kernel's two copies lie one column apart, so a quarter of the arithmetic (of three columns)
+    is with zeros, but more channels at once are worth it.
     """
     batch, channels = x.shape[0], kernel.shape[3]
     copies = [jnp.pad(kernel, ((0, 0), (i, 1 - i), (0, 0), (0, 0))) for i in (0, 1)]
