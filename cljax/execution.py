@@ -57,7 +57,7 @@ class Executor:
         on_cpu = jax.default_backend() == "cpu"
         self.compiled_loop = not on_cpu if compiled_loop is None else compiled_loop
         self.mesh = mesh
-        self.cores = _num_cores() if on_cpu and not self.compiled_loop and mesh is None else 0
+        self.cores = num_cores() if on_cpu and not self.compiled_loop and mesh is None else 0
         self.compile_seconds = 0.0
         self._compiled = {}
         self.programs = []
@@ -242,8 +242,8 @@ def _describe(leaf):
     return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding, weak_type=leaf.weak_type)
 
 
-def _num_cores():
-    """Cores that this process may use, where the system tells."""
+def num_cores() -> int:
+    """Cores that this process may use, in a container fewer than the machine's."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
 
 

@@ -1,6 +1,5 @@
 """Seconds, work and memory of compiled programs, and what the device can do at most."""
 
-import os
 import platform
 import resource
 import statistics
@@ -12,7 +11,7 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 
-from cljax import configure
+from cljax import configure, execution
 
 _BACKEND_COMPILE = "/jax/core/compile/backend_compile_duration"
 
@@ -127,13 +126,12 @@ def copy_rate(seconds: float) -> float:
 def hardware() -> dict:
     """The machine that the figures are of."""
     device = jax.devices()[0]
-    of_process = hasattr(os, "sched_getaffinity")  # fewer than the machine's, in a container
     return {
         "platform": device.platform,
         "device": device.device_kind,
         "devices": jax.device_count(),
         "processor": _processor(),
-        "cores": len(os.sched_getaffinity(0)) if of_process else os.cpu_count(),
+        "cores": execution.num_cores(),
     }
 
 
