@@ -43,6 +43,7 @@ def run(config, directory: str | Path, console: Console | None = None) -> dict:
       Stopped: by SIGINT or SIGTERM; the run can be continued.
     """
     directory, console = Path(directory), processes.quiet_unless_first(console)
+    logs.log_to_console(console)
     with processes.alike():
         setup.check(config)
         compilation.keep_programs(config.compilation_cache, console)
@@ -60,7 +61,7 @@ def run(config, directory: str | Path, console: Console | None = None) -> dict:
         with processes.alike():
             if processes.is_first():
                 workdir.begin(directory, config)
-                logs.setup_logging(directory, console)
+                logs.log_to_file(directory)
             this = Run(config, problem, directory, console)
         results = this.go()
         processes.on_first(summary.print_summary, results, directory, console)

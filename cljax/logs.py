@@ -9,6 +9,7 @@ import os
 import re
 import time
 from collections import Counter
+from logging.handlers import MemoryHandler
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +21,7 @@ NOTE = 25  # a level between INFO and WARNING: for log.txt and the console
 logging.addLevelName(NOTE, "NOTE")
 
 FLUSH_SECONDS = 10.0  # between flushes of the event file, each of which waits for the disk
+_WAITING_RECORDS = 1000  # that log.txt may be behind, until there is a workdir
 LABELS = ("seed", "task", "stage", "epoch", "step", "global_epoch")  # say where a row belongs
 
 
@@ -224,14 +226,26 @@ class _ConsoleHandler(logging.Handler):
         )
 
 
-def setup_logging(workdir: str | os.PathLike, console: Console | None = None) -> logging.Logger:
-    """Sends the "cljax" logger to `workdir`/log.txt (INFO and above) and to the console (NOTE).
+def log_to_console(console: Console | None = None) -> logging.Logger:
+    """Sends notes and warnings of the "cljax" logger to the console; records wait for log.txt.
 
     Calling it again replaces the handlers of the call before.
 
     Args:
-      console: where notes and warnings appear; standard error unless given. Pass the console of
-        the progress display so that neither overwrites the other.
+      console: standard error unless given. Pass the console of the progress display so that
+        neither overwrites the other.
+    """
+    logger = logging.getLogger("cljax")
+    _replace_handler(logger, "cljax.console", _ConsoleHandler(console or Console(stderr=True)))
+    waiting = MemoryHandler(_WAITING_RECORDS, flushLevel=logging.CRITICAL + 1)
+    _replace_handler(logger, "cljax.file", waiting)
+    logger.setLevel(logging.INFO)
+    logger.propagate = False  # absl's handler on the root logger would print every line again
+    return logger
+
+
+def log_to_file(workdir: str | os.PathLike) -> None:
+    """Sends the "cljax" logger to `workdir`/log.txt (INFO and above), with what has waited for it.
 
     Raises:
       UserError: log.txt cannot be written.
@@ -241,17 +255,21 @@ def setup_logging(workdir: str | os.PathLike, console: Console | None = None) ->
         path.parent.mkdir(parents=True, exist_ok=True)
         to_file = logging.FileHandler(path, encoding="utf-8")
     to_file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
-    to_console = _ConsoleHandler(console or Console(stderr=True))
     logger = logging.getLogger("cljax")
-    for name, handler in (("cljax.file", to_file), ("cljax.console", to_console)):
-        for old in [h for h in logger.handlers if h.name == name]:
-            logger.removeHandler(old)
-            old.close()
-        handler.name = name
-        logger.addHandler(handler)
-    logger.setLevel(logging.INFO)
-    logger.propagate = False  # absl's handler on the root logger would print every line again
-    return logger
+    for waiting in logger.handlers:
+        if isinstance(waiting, MemoryHandler):
+            waiting.setTarget(to_file)
+            waiting.flush()
+            waiting.setTarget(None)
+    _replace_handler(logger, "cljax.file", to_file)
+
+
+def _replace_handler(logger, name, handler):
+    for old in [h for h in logger.handlers if h.name == name]:
+        logger.removeHandler(old)
+        old.close()
+    handler.name = name
+    logger.addHandler(handler)
 
 
 def write_atomically(path: str | os.PathLike, content: bytes) -> None:

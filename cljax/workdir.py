@@ -16,6 +16,7 @@ FREE_KEYS = (
     "overwrite",
     "data.dir",
     "data.path",
+    "data.url",
     "checkpoint",
     "compilation_cache",
     "execution",

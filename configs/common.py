@@ -86,7 +86,8 @@ def cifar(config: ConfigDict, name: str) -> ConfigDict:
     """CIFAR with the network, schedule and augmentation of the ABD paper."""
     config.data = {
         "name": name,
-        "dir": "",  # of prepared TFDS sets; empty: TFDS's default
+        "dir": "",  # of CIFAR's archives, or of prepared TFDS sets; empty: TFDS's default
+        "url": "",  # mirror of CIFAR's archive; empty: its authors' site
         "path": "",  # of an .npz file, for data.name=npz, or of a folder, for data.name=folder
         "image_size": 0,  # side that a folder's images are resized to; 0 for all other sources
         "per_class": 0,  # keep only so many training images of each class; 0: all
@@ -198,7 +199,7 @@ def table(data: str, learners: tuple[str, ...], splits: tuple[int, ...]) -> Conf
         config[key] = placeholder(kind)
     config.model = {"name": placeholder(str), "width": placeholder(int)}
     config.optimizer = {"lr": placeholder(float)}
-    config.data = {"dir": placeholder(str), "per_class": placeholder(int)}
+    config.data = {"dir": placeholder(str), "url": placeholder(str), "per_class": placeholder(int)}
     config.execution = {"seeds": placeholder(str), "loop": placeholder(str)}
     config.mesh = {"seeds": placeholder(int), "data": placeholder(int)}
     config.checkpoint = {"every_epochs": placeholder(int)}

@@ -151,7 +151,7 @@ def test_a_disk_that_fills_up_loses_only_the_last_line(tmp_path):
 
 def test_a_workdir_that_cannot_be_made_is_a_user_error(tmp_path):
     (tmp_path / "file").write_text("")
-    for opening in (logs.RunLog, logs.setup_logging):
+    for opening in (logs.RunLog, logs.log_to_file):
         with pytest.raises(UserError, match=r"cannot write .*file"):
             opening(tmp_path / "file" / "run")
 
@@ -168,15 +168,19 @@ def cljax_logger():
 
 def test_log_file_has_every_line_once_and_the_console_notes_and_warnings(tmp_path, cljax_logger):
     console = Console(file=io.StringIO(), width=40)
-    for _ in range(2):
-        logs.setup_logging(tmp_path, console)
     child = logging.getLogger("cljax.training")
+    for _ in range(2):
+        logs.log_to_console(console)
+        child.info("before there is a workdir")
+        logs.log_to_file(tmp_path)
     child.debug("unseen")
     child.info("fine [bold]")
     child.log(logs.NOTE, "checkpoint of task 2 found in a folder with quite a long name")
     child.warning("odd")
     lines = (tmp_path / "log.txt").read_text().splitlines()
     assert [line.split(" ", 2)[2] for line in lines] == [
+        "INFO before there is a workdir",
+        "INFO before there is a workdir",
         "INFO fine [bold]",
         "NOTE checkpoint of task 2 found in a folder with quite a long name",
         "WARNING odd",
@@ -189,7 +193,9 @@ def test_log_file_has_every_line_once_and_the_console_notes_and_warnings(tmp_pat
 def test_a_second_run_logs_into_its_own_file_and_appends(tmp_path, cljax_logger):
     console = Console(file=io.StringIO())
     for workdir in ("a", "b", "a"):
-        logs.setup_logging(tmp_path / workdir, console).info("in %s", workdir)
+        logger = logs.log_to_console(console)
+        logs.log_to_file(tmp_path / workdir)
+        logger.info("in %s", workdir)
     assert [(tmp_path / d / "log.txt").read_text().count("\n") for d in "ab"] == [2, 1]
     assert "in a" not in (tmp_path / "b" / "log.txt").read_text()
 

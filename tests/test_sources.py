@@ -376,7 +376,7 @@ def test_unreadable_prepared_sets_are_the_users_mistake(tfds_dir, tmp_path):
     info = folder / "dataset_info.json"
     text = info.read_text()
     info.write_text(text.replace('"array_record"', '"tfrecord"'))
-    message = user_error(name="cifar10", dir=str(tmp_path))
+    message = user_error(name="cifar10:3.0.2", dir=str(tmp_path))
     assert "is in tfrecord form" in message and "array_record" in message
     info.write_text(text[:300])
     assert "cannot open it" in user_error(name="cifar10", dir=str(tmp_path))

@@ -1,4 +1,4 @@
-"""Data sets in memory: digits, an .npz file, a folder of images, a TFDS set, or a user's source."""
+"""Datasets in memory: digits, CIFAR, an .npz file, a folder of images, TFDS, or a user's source."""
 
 import zipfile
 import zlib
@@ -62,15 +62,20 @@ def load(config) -> Dataset:
 
     Args:
       config: `name` (one of SOURCES, or a TFDS name such as "imagenet_resized/64x64"), `dir` (of
-        prepared TFDS sets; empty: TFDS's own), `path` (of an .npz file or a folder of images),
-        `image_size` (side that the folder's images are resized to), `per_class` (keep only the
-        first so many training images of every class; 0: all).
+        prepared TFDS sets, or of CIFAR's archives; empty: TFDS's own), `url` (a mirror of CIFAR's
+        archive), `path` (of an .npz file or a folder of images), `image_size` (side that the
+        folder's images are resized to), `per_class` (keep only the first so many training images
+        of every class; 0: all).
 
     Raises:
       UserError: if the set is unknown, missing, unreadable, or not of one image size.
     """
     if config.per_class < 0:
         raise UserError(f"config.data.per_class is {config.per_class}; use 0 (all images) or more")
+    if getattr(config, "url", "") and config.name not in ("cifar10", "cifar100"):
+        raise UserError(
+            f"config.data.url={config.url}: only cifar10 and cifar100 are downloaded from a mirror"
+        )
     train, test, class_names = SOURCES.get(config.name, _load_tfds)(config)
     _check_image_size(config, train[0])
     base_name = config.name.partition("/")[0].partition(":")[0]
@@ -136,6 +141,12 @@ def _load_folder(config):
     from cljax.data.folder_source import load_folder  # A run on arrays does not need Pillow.
 
     return load_folder(config.path, config.image_size)
+
+
+def _load_cifar(config):
+    from cljax.data.cifar import load_cifar  # A run on arrays does not need to download.
+
+    return load_cifar(config.name, config.dir, getattr(config, "url", ""))
 
 
 def _load_tfds(config):
@@ -231,4 +242,6 @@ SOURCES: dict[str, Callable] = {
     "digits": lambda config: _load_digits(),
     "npz": lambda config: _load_npz(config.path),
     "folder": _load_folder,
+    "cifar10": _load_cifar,
+    "cifar100": _load_cifar,
 }

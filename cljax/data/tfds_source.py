@@ -14,24 +14,25 @@ from cljax import kept
 from cljax.errors import UserError
 
 _ARRAYS = "train_images", "train_labels", "test_images", "test_labels"
-_KEPT_FORMAT = 1  # raise it when the same files would give other arrays
+_KEPT_FORMAT = 2  # raise it when the same files would give other arrays
 _MAX_KEPT = 2**30  # bytes of a set's files; pixels are up to some times more
 _READ_BATCH = 1000
 _last_read: dict = {}  # at most one set, by name and files: the runs of a table read it once
 
 
-def load_tfds(name: str, directory: str):
+def load_tfds(name: str, directory: str, order_by: str = ""):
     """Training split, evaluation split and class names of a TFDS set.
 
     Args:
       name: TFDS name, with config and version if wanted, such as "imagenet_resized/64x64".
       directory: TFDS data_dir; empty: TFDS's own.
+      order_by: a text feature that sorts each split, as TFDS shuffles it; empty: TFDS's order.
 
     Returns:
       (images, labels) of "train", (images, labels) of "test" or else "validation", class names.
-      Images are uint8 [N, H, W, C], labels int32 [N], in the order of the files; all read-only, as
-      the next call may return the same arrays. Those of a set of up to 1 GiB are kept in the user's
-      cache folder for the next run, as decoding takes more than 0.1 ms an image.
+      Images are uint8 [N, H, W, C], labels int32 [N]; all read-only, as the next call may return
+      the same arrays. Those of a set of up to 1 GiB are kept in the user's cache folder for the
+      next run, as decoding takes more than 0.1 ms an image.
 
     Raises:
       UserError: if the set is unknown, neither prepared nor preparable, or not what is expected.
@@ -39,25 +40,25 @@ def load_tfds(name: str, directory: str):
     builder = _make_builder(name, directory)
     _prepare(builder, name)
     files = _list_files(builder.data_dir)
-    key = name, os.path.realpath(builder.data_dir), files
+    key = name, os.path.realpath(builder.data_dir), order_by, files
     if not files or key not in _last_read:
         _last_read.clear()  # before reading: two large sets may not fit in memory
-        _last_read[key] = _load(builder, name, files)
+        _last_read[key] = _load(builder, name, order_by, files)
     return _last_read[key]
 
 
-def _load(builder, name: str, files):
+def _load(builder, name: str, order_by: str, files):
     """The set from what was kept of it, or else from TFDS."""
     label_feature = _check_features(builder.info.features, name)
     is_good = functools.partial(_is_set, num_classes=label_feature.num_classes)
 
     def read():
-        return dict(zip(_ARRAYS, _read(builder, name, label_feature), strict=True))
+        return dict(zip(_ARRAYS, _read(builder, name, label_feature, order_by), strict=True))
 
     if 0 < sum(size for _, size, _ in files) <= _MAX_KEPT:
         # Others may use TFDS's folder, too, so nothing is written there.
         place = kept.for_user(Path(builder.data_dir), "images")
-        arrays = kept.load_or_make([place], [_KEPT_FORMAT, name, files], is_good, read)
+        arrays = kept.load_or_make([place], [_KEPT_FORMAT, name, order_by, files], is_good, read)
     else:
         arrays = read()
     for array in arrays.values():
@@ -90,7 +91,7 @@ def _list_files(folder) -> tuple[tuple[str, int, int], ...]:
     return tuple(sorted((name, status.st_size, status.st_mtime_ns) for name, status in found))
 
 
-def _read(builder, name: str, label_feature):
+def _read(builder, name: str, label_feature, order_by: str):
     """Images and labels of the training split, then of the evaluation split."""
     splits = builder.info.splits
     evaluation = "test" if "test" in splits else "validation"
@@ -101,7 +102,7 @@ def _read(builder, name: str, label_feature):
                 "test or validation"
             )
     train, test = (
-        _read_split(builder, split, label_feature.num_classes, name)
+        _read_split(builder, split, label_feature.num_classes, name, order_by)
         for split in ("train", evaluation)
     )
     if train[0].shape[1:] != test[0].shape[1:]:
@@ -164,8 +165,8 @@ def _check_features(features, name: str):
     )
 
 
-def _read_split(builder, split: str, num_classes: int, name: str):
-    """uint8 images [N, H, W, C] and int32 labels [N] of a split."""
+def _read_split(builder, split: str, num_classes: int, name: str, order_by: str):
+    """uint8 images [N, H, W, C] and int32 labels [N] of a split, sorted by a text feature."""
     where = f"config.data.name={name}: cannot read {split} in {builder.data_dir}"
     with _reported(where):
         try:
@@ -175,11 +176,13 @@ def _read_split(builder, split: str, num_classes: int, name: str):
                 f"{where}: it is in {builder.info.file_format.value} form, which has no random "
                 "access; prepare it as array_record in another --config.data.dir"
             ) from error
-        images, labels = None, np.empty(len(source), np.int32)
+        images, labels, names = None, np.empty(len(source), np.int32), []
         for start in range(0, len(source), _READ_BATCH):
             stop = min(start + _READ_BATCH, len(source))
             for row, example in enumerate(source.__getitems__(range(start, stop)), start):
                 image, labels[row] = example["image"], example["label"]
+                if order_by:
+                    names.append(example[order_by])
                 if images is None:
                     images = np.empty((len(source), *image.shape), np.uint8)
                 elif image.shape != images.shape[1:]:
@@ -192,6 +195,9 @@ def _read_split(builder, split: str, num_classes: int, name: str):
             f"{where}: labels go from {labels.min()} to {labels.max()}; expected "
             f"0..{num_classes - 1} (a split without labels cannot be used)"
         )
+    if order_by:
+        order = np.argsort(np.array(names), kind="stable")
+        images, labels = images[order], labels[order]
     return images, labels
 
 

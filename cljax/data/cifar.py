@@ -1,0 +1,133 @@
+"""Finds CIFAR-10 and CIFAR-100 in any of their forms, or downloads them."""
+
+import dataclasses
+import json
+import logging
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+from cljax import kept
+from cljax.data import cifar_files
+from cljax.data.cifar_files import CIFAR, Cifar, Form
+from cljax.data.download import fetch
+from cljax.errors import UserError
+from cljax.logs import NOTE
+
+_CACHE_FORMAT = 1  # raise it when the same files would give other arrays
+_log = logging.getLogger("cljax")
+
+
+def load_cifar(name: str, directory: str, url: str):
+    """Training split, test split and class names of CIFAR-10 or CIFAR-100.
+
+    The same images come in the same order, that of the authors' files, from each of: a set
+    prepared by TFDS; the authors' archives, binary or pickled, packed or unpacked; the download.
+
+    Args:
+      name: "cifar10" or "cifar100".
+      directory: where to look, and where to download to; empty: TFDS's own directory, then
+        `downloads` in the user's cache folder.
+      url: mirror of the binary archive, a file or the folder that holds it; empty: the authors'.
+
+    Returns:
+      (images, labels) of train, (images, labels) of test, class names. Images are uint8
+      [N, 32, 32, 3], labels int32 [N]. They are kept in the user's cache folder for the next run.
+
+    Raises:
+      UserError: the directory is missing, a file is damaged, or the download fails.
+    """
+    cifar = CIFAR[name]
+    if directory and "://" not in directory and not os.path.isdir(directory):
+        raise UserError(f"config.data.dir={directory}: no such directory")
+    prepared = directory or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets"
+    if "://" in directory or _is_prepared(Path(prepared).expanduser() / name):
+        from cljax.data.tfds_source import load_tfds  # The archives do not need TFDS.
+
+        return load_tfds(name, prepared, order_by="id")
+    if directory and (found := _find(cifar, Path(directory))):
+        return _load_local(cifar, *found)
+    folder = Path(directory) if directory else kept.user_folder() / "downloads"
+    return _load_remote(cifar, folder, url)
+
+
+def _is_prepared(folder: Path) -> bool:
+    """Whether TFDS has prepared the set in a form that is read without TensorFlow."""
+    for path in folder.glob("3.*/dataset_info.json"):
+        try:
+            form = json.loads(path.read_text()).get("fileFormat")
+        except (OSError, ValueError):
+            return True  # TFDS says what is wrong with it
+        if form == "array_record":
+            return True
+    return False
+
+
+def _find(cifar: Cifar, directory: Path) -> tuple[Form, Path] | None:
+    """The first form whose folder or archive lies in a directory, or is that directory."""
+    for form in (cifar.binary, cifar.pickled):
+        for folder in form.folders:
+            if directory.name == folder and (directory / form.test).is_file():
+                return form, directory
+        for entry in (*form.folders, form.archive):
+            if (directory / entry).exists():
+                return form, directory / entry
+    return None
+
+
+def _load_local(cifar: Cifar, form: Form, path: Path):
+    files = [path / name for name in form.files] if path.is_dir() else [path]
+    try:
+        status = [file.stat() for file in files]
+    except OSError as error:
+        raise UserError(f"cannot read {error.filename}: {error.strerror}") from error
+    key = [(file.name, s.st_size, s.st_mtime_ns) for file, s in zip(files, status, strict=True)]
+
+    def read():
+        _log.log(NOTE, "reading the images in %s", path)
+        return cifar_files.read(cifar, form, path)
+
+    return _load_cached(cifar, key, path, read)
+
+
+def _load_remote(cifar: Cifar, folder: Path, url: str):
+    remote = cifar.remote
+    if url:
+        url = url if url.endswith(".tar.gz") else f"{url.rstrip('/')}/{remote.name}"
+        remote = dataclasses.replace(remote, url=url)
+
+    def read():
+        try:
+            path = fetch(remote, folder)
+        except UserError as error:
+            raise UserError(
+                f"{error}; put {cifar.remote.name} into {folder} by hand, or set "
+                "--config.data.dir to a directory that has it, or --config.data.url to a mirror"
+            ) from error
+        _log.log(NOTE, "reading the images in %s", path)
+        return cifar_files.read(cifar, cifar.binary, path)
+
+    return _load_cached(cifar, remote.sha256, folder / cifar.binary.archive, read)
+
+
+def _load_cached(cifar: Cifar, key, source: Path, read: Callable[[], kept.Arrays]):
+    """What `read()` gives, from the user's cache folder if it was kept there under the same key."""
+
+    def is_good(arrays):
+        found = {name: (array.shape, array.dtype) for name, array in arrays.items()}
+        side = cifar_files.SIDE
+        for split, count in (("train", cifar.num_train), ("test", cifar.num_test)):
+            if found.get(f"{split}_images") != ((count, side, side, 3), np.uint8):
+                return False
+            if found.get(f"{split}_labels") != ((count,), np.int32):
+                return False
+        return "names" in found and found["names"][0] == (cifar.num_classes,)
+
+    place = kept.for_user(source, "images")
+    arrays = kept.load_or_make([place], [_CACHE_FORMAT, cifar.num_classes, key], is_good, read)
+    train, test = (
+        (arrays[f"{split}_images"], arrays[f"{split}_labels"]) for split in ("train", "test")
+    )
+    return train, test, tuple(arrays["names"].tolist())
