@@ -11,8 +11,8 @@ import jax
 from rich.console import Console
 
 from cljax import benchmark_rows, configure, measure, setup
+from cljax.configure import make_method
 from cljax.errors import UserError
-from cljax.methods import make_method
 
 FORMAT = "cljax benchmark 1"
 

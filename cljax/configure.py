@@ -1,17 +1,29 @@
 """From a config to the parts of a method."""
 
+import functools
+import typing
 from difflib import get_close_matches
+from typing import Any, Literal
 
 import jax.numpy as jnp
 
+from cljax import methods
 from cljax.data.augment import Augmentation
 from cljax.data.preprocessing import Preprocessing
 from cljax.errors import UserError
 from cljax.inversion import Inversion
 from cljax.memory import REPLAYS, STRATEGIES, Memory
-from cljax.models import Classifier, make_classifier, make_generator
+from cljax.methods.base import Finetune, Parts
+from cljax.models import (
+    AutoEncoder,
+    Classifier,
+    make_autoencoder,
+    make_classifier,
+    make_generator,
+)
 from cljax.stages import SGD, InversionStage, TrainStage
 
+_PLAIN = (bool, float, int, str)
 # config.dtype: (dtype of the computation, precision of float32 matrix products)
 PRECISIONS = {
     "float32": (jnp.float32, "highest"),
@@ -123,13 +135,13 @@ def _check_memory(config, memory, takes_exemplars):
 
 
 def training(
-    config, cls: type[TrainStage] = TrainStage, name: str = "train", rate: float = 1.0
+    config, cls: type[TrainStage] = TrainStage, name: str = "train", lr_scale: float = 1.0
 ) -> TrainStage:
     """A supervised stage with the config's schedule.
 
     Args:
       cls: the stage's class.
-      rate: multiplies the learning rate.
+      lr_scale: multiplies the learning rate.
     """
     milestones = tuple(scaled(config, m) for m in config.milestones)
     return cls(
@@ -139,7 +151,7 @@ def training(
         batch_size=config.batch_size,
         drop_last=config.drop_last,
         optimizer=SGD(
-            learning_rate=rate * config.optimizer.lr,
+            learning_rate=lr_scale * config.optimizer.lr,
             momentum=config.optimizer.momentum,
             weight_decay=config.optimizer.weight_decay,
             decay=config.optimizer.decay,
@@ -181,18 +193,74 @@ def dreaming(config, dataset) -> InversionStage:
     )
 
 
-def options(config, allowed: set[str]) -> dict:
-    """The method's own settings: config.method without its name.
+def autoencoder(config, dataset) -> AutoEncoder:
+    """The auto-encoder of `config.autoencoder`.
 
     Raises:
-      UserError: a setting that the method does not have.
+      UserError: there is no such block, the images do not fit, or they are standardised.
     """
+    if "autoencoder" not in config:
+        raise UserError(
+            f"config.autoencoder is missing, but method {config.method.name!r} replays images; see "
+            "configs/common.py"
+        )
+    if config.data.standardise:
+        raise UserError(
+            f"config.data.standardise: {config.method.name} reconstructs pixels in 0..1; set "
+            "config.data.standardise=False"
+        )
+    channels, latents = tuple(config.autoencoder.channels), config.autoencoder.latents
+    image_shape = dataset.train_images.shape[1:]
+    return make_autoencoder(image_shape, channels, latents, compute_dtype(config))
+
+
+def make_method(config, dataset) -> Finetune:
+    """The method that `config.method` names, built for a Dataset.
+
+    Raises:
+      UserError: there is no such method, or one of its settings is wrong.
+    """
+    cls = methods.find_class(config.method.name)
+    own = method_settings(config, cls)
+    if not (config.drop_last or cls.takes_incomplete_batches):
+        raise UserError(
+            f"config.drop_last: method {config.method.name!r} takes complete batches only; set it "
+            "to True"
+        )
+    parts = Parts(
+        classifier=classifier(config, dataset),
+        preprocessing=preprocessing(config, dataset),
+        training=training(config),
+        memory=memory(config, cls.takes_exemplars),
+        stage=functools.partial(training, config),
+        inversion_stage=functools.partial(dreaming, config, dataset),
+        autoencoder=functools.partial(autoencoder, config, dataset),
+        scaled=functools.partial(scaled, config),
+    )
+    return cls.from_parts(parts, **own)
+
+
+def method_settings(config, cls: type[Finetune]) -> dict[str, Any]:
+    """The method's own settings: config.method without its name.
+
+    They are the fields of the class that hold plain values; those annotated `Literal` say which.
+
+    Raises:
+      UserError: a setting that the method does not have, or a value that it cannot have.
+    """
+    types = {
+        name: kind
+        for name, kind in typing.get_type_hints(cls).items()
+        if kind in _PLAIN or typing.get_origin(kind) in (Literal, tuple)
+    }
     settings = {key: value for key, value in config.method.items() if key != "name"}
-    for key in settings:
-        if key not in allowed:
-            near = get_close_matches(key, allowed, n=3) or sorted(allowed)
+    for key, value in settings.items():
+        if key not in types:
+            near = get_close_matches(key, types, n=3) or sorted(types)
             raise UserError(
                 f"config.method.{key}: method {config.method.name!r} has no such setting"
                 + (f"; did you mean {', '.join(near)}?" if near else "")
             )
+        if typing.get_origin(types[key]) is Literal:
+            check_choice(f"method.{key}", value, typing.get_args(types[key]))
     return settings

@@ -14,13 +14,12 @@ import numpy as np
 
 from cljax import evaluation, mesh, prototypes, rng
 from cljax.checkpoints import Checkpoints, unflatten
-from cljax.configure import check_choice
+from cljax.configure import check_choice, make_method
 from cljax.data import sources, streams
 from cljax.data.sources import Dataset
 from cljax.data.streams import TaskStream
 from cljax.errors import UserError
 from cljax.execution import Executor
-from cljax.methods import make_method
 from cljax.methods.base import Finetune
 from cljax.metrics import FORMAT, READ_OUTS
 from cljax.stages import Stage

@@ -12,9 +12,9 @@ from absl import flags
 from ml_collections import config_flags
 from PIL import Image
 
+from cljax.configure import make_method
 from cljax.data import sources, streams
 from cljax.errors import UserError
-from cljax.methods import make_method
 from cljax.models import make_generator
 from tests import runs
 

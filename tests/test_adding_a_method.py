@@ -10,8 +10,8 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
+from cljax.configure import make_method
 from cljax.errors import UserError
-from cljax.methods import make_method
 from cljax.methods.base import Finetune
 from configs import base_digits, lucir_cifar100, lucir_cifar100_libcontinual
 from tests import runs
@@ -148,7 +148,7 @@ def test_tables_of_members():
     members = {
         name: inspect.signature(getattr(Finetune, name))
         for name, member in vars(Finetune).items()
-        if not name.startswith("_") and (inspect.isfunction(member) or name == "from_config")
+        if not name.startswith("_") and (inspect.isfunction(member) or name == "from_parts")
     }
     assert described.keys() == members.keys()
     for name, signature in members.items():

@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 
 from cljax import configure
+from cljax.configure import make_method
 from cljax.errors import UserError
-from cljax.methods import METHODS, make_method
+from cljax.methods import METHODS
 
 PATHS = (Path(__file__).parents[1] / "configs").glob("[a-z]*_*.py")
 CONFIGS = sorted(path.stem for path in PATHS if not path.stem.startswith("table_"))

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from cljax import rng
+from cljax.configure import make_method
 from cljax.errors import UserError
 from cljax.methods.dgr import DeepGenerativeReplay
 from cljax.models import AutoEncoder
@@ -149,11 +150,11 @@ def dataset(*shape):
     return SimpleNamespace(num_classes=10, mean=(0.5,), std=(0.25,), train_images=images)
 
 
-def test_from_config():
+def test_made_from_a_config():
     config = digits_config()
     config.autoencoder = {"channels": (4, 6, 8), "latents": 7}
     config.method.mu = 0.5
-    method = DeepGenerativeReplay.from_config(config, dataset(16, 16, 1))
+    method = make_method(config, dataset(16, 16, 1))
     assert method.autoencoder == AutoEncoder(16, 1, (4, 6, 8), 7)
     assert (method.mu, method.temperature) == (0.5, 2.0)
     images = np.uint8(np.arange(256)).reshape(1, 16, 16, 1)
@@ -163,10 +164,10 @@ def test_from_config():
 def test_configs_that_do_not_fit():
     config = digits_config()
     with pytest.raises(UserError, match=r"config\.autoencoder: .* multiple of 8, not 28x28"):
-        DeepGenerativeReplay.from_config(config, dataset(28, 28, 1))
+        make_method(config, dataset(28, 28, 1))
     config.data.standardise = True
     with pytest.raises(UserError, match=r"0\.\.1; set config\.data\.standardise=False"):
-        DeepGenerativeReplay.from_config(config, dataset(8, 8, 1))
+        make_method(config, dataset(8, 8, 1))
     del config.autoencoder
     with pytest.raises(UserError, match=r"config\.autoencoder is missing"):
-        DeepGenerativeReplay.from_config(config, dataset(8, 8, 1))
+        make_method(config, dataset(8, 8, 1))

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from cljax import losses
+from cljax.configure import make_method
 from cljax.errors import UserError
-from cljax.methods import make_method
 from cljax.methods.ewc import EWC, Consolidation, ImportanceStage, add_penalties, penalty
 from tests import libcontinual, small
 

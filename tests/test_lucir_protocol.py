@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from cljax import configure, setup
+from cljax.configure import make_method
 from cljax.data.streams import class_order
-from cljax.methods import make_method
 from configs import lucir_cifar100
 from tests.test_configure import CIFAR
 

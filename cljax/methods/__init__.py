@@ -28,28 +28,28 @@ METHODS = {
 }
 
 
-def make_method(config, dataset):
-    """The method that `config.method.name` names, built from the config for a Dataset.
+def find_class(name: str) -> type[Finetune]:
+    """The class of a method.
 
-    The name is a key of METHODS, or "package.module:Class" for a method that lives elsewhere: in
-    what is installed, or below the current directory.
+    Args:
+      name: a key of METHODS, or "package.module:Class" for a method that lives elsewhere: in what
+        is installed, or below the current directory.
 
     Raises:
-      UserError: there is no such method, it is not fit to be one, or one of its settings is wrong.
+      UserError: there is no such method, or it is not fit to be one.
     """
-    name = config.method.name
     if ":" in name:
-        return _find_class(*name.split(":", 1)).from_config(config, dataset)
+        return _find_outside(*name.split(":", 1))
     if name not in METHODS:
         raise UserError(
             f"config.method.name: no method {name!r}; there are {', '.join(METHODS)}, and your own "
             "as MODULE:CLASS"
         )
     module, cls = METHODS[name]
-    return getattr(importlib.import_module(module), cls).from_config(config, dataset)
+    return getattr(importlib.import_module(module), cls)
 
 
-def _find_class(module_name: str, class_name: str) -> type[Finetune]:
+def _find_outside(module_name: str, class_name: str) -> type[Finetune]:
     """A class from a module outside the package."""
     where = f"config.method.name={module_name}:{class_name}"
     module = _import(where, module_name)

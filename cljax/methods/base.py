@@ -8,13 +8,12 @@ from typing import ClassVar, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from cljax import configure, losses, rng
+from cljax import losses, rng
 from cljax.data.preprocessing import Preprocessing
-from cljax.errors import UserError
 from cljax.memory import Memory
 from cljax.mesh import shard_batch
-from cljax.models import Classifier
-from cljax.stages import Stage, TrainStage
+from cljax.models import AutoEncoder, Classifier
+from cljax.stages import InversionStage, Stage, TrainStage
 from cljax.state import Batch, Data, LearnerState, PyTree, Subset, Task, hyperparameters
 
 _FEATURES_BATCH = 256  # images a step where features of many are wanted
@@ -36,6 +35,29 @@ class Observed(NamedTuple):
     accuracy: jax.Array
     terms: dict[str, jax.Array]
     batch_stats: PyTree
+
+
+@dataclasses.dataclass(frozen=True)
+class Parts:
+    """The parts that a run's settings describe; those after `memory` are built when asked for.
+
+    Attributes:
+      classifier, preprocessing, training, memory: see `Finetune`.
+      stage: (class, name, lr_scale=1.0) -> a further training stage with the run's schedule, whose
+        learning rate is multiplied by `lr_scale`.
+      inversion_stage: () -> the stage that trains the generator.
+      autoencoder: () -> the variational auto-encoder of generative replay.
+      scaled: a number of epochs -> the number under the run's schedule_scale.
+    """
+
+    classifier: Classifier
+    preprocessing: Preprocessing
+    training: TrainStage
+    memory: Memory
+    stage: Callable[..., TrainStage]
+    inversion_stage: Callable[[], InversionStage]
+    autoencoder: Callable[[], AutoEncoder]
+    scaled: Callable[[int], int]
 
 
 @hyperparameters
@@ -68,30 +90,23 @@ class Finetune:
     memory: Memory
 
     @classmethod
-    def from_config(cls, config, dataset, **parts) -> "Finetune":
-        """The method as a config describes it.
+    def from_parts(cls, parts: Parts, **fields) -> "Finetune":
+        """Builds the method; a subclass with further parts adds them to `fields`.
 
         Args:
-          config: the run's whole config.
-          dataset: the `Dataset`.
-          **parts: fields that a subclass has built already.
+          parts: what the run's settings describe.
+          **fields: the method's own settings, and parts that a subclass has added.
 
         Raises:
-          UserError: a setting is wrong or unknown.
+          UserError: the settings do not fit the method.
         """
-        parts |= {
-            "classifier": configure.classifier(config, dataset),
-            "preprocessing": configure.preprocessing(config, dataset),
-            "training": configure.training(config),
-            "memory": configure.memory(config, cls.takes_exemplars),
-        }
-        if not (config.drop_last or cls.takes_incomplete_batches):
-            raise UserError(
-                f"config.drop_last: method {config.method.name!r} takes complete batches only; set "
-                "it to True"
-            )
-        own = {field.name for field in dataclasses.fields(cls)} - set(parts)
-        return cls(**parts, **configure.options(config, own))
+        return cls(
+            classifier=parts.classifier,
+            preprocessing=parts.preprocessing,
+            training=parts.training,
+            memory=parts.memory,
+            **fields,
+        )
 
     def check_tasks(self, task_sizes: Sequence[int]) -> None:
         """Whether the method can learn tasks of so many classes each (host side).

@@ -5,7 +5,7 @@ from typing import ClassVar
 import jax
 import jax.numpy as jnp
 
-from cljax import configure, exemplars, losses
+from cljax import exemplars, losses
 from cljax.errors import UserError
 from cljax.methods.base import Finetune
 from cljax.stages import TrainStage
@@ -57,10 +57,10 @@ class BiC(Finetune):
     correct_at_test: bool = False
 
     @classmethod
-    def from_config(cls, config, dataset, **parts):
+    def from_parts(cls, parts, **fields):
         """Adds the second stage, with a hundredth of the learning rate."""
-        correction = configure.training(config, BiasCorrection, "correct", rate=0.01)
-        method = super().from_config(config, dataset, correction=correction, **parts)
+        correction = parts.stage(BiasCorrection, "correct", lr_scale=0.01)
+        method = super().from_parts(parts, correction=correction, **fields)
         memory = method.memory
         has_copies = memory.replay != "all" or memory.strategy == "herding_literal"
         if has_copies or not (memory.size and memory.is_balanced):

@@ -6,10 +6,9 @@ from typing import ClassVar, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from cljax import configure, losses, rng
-from cljax.errors import UserError
+from cljax import losses, rng
 from cljax.methods.base import Finetune
-from cljax.models import AutoEncoder, make_autoencoder
+from cljax.models import AutoEncoder
 from cljax.state import LearnerState, Task, hyperparameters
 
 
@@ -55,30 +54,9 @@ class DeepGenerativeReplay(Finetune):
     temperature: float = 2.0
 
     @classmethod
-    def from_config(cls, config, dataset, **parts):
-        """Adds the auto-encoder of `config.autoencoder`.
-
-        Raises:
-          UserError: there is no such block, the images do not fit, or they are standardised.
-        """
-        if "autoencoder" not in config:
-            raise UserError(
-                f"config.autoencoder is missing, but method {config.method.name!r} replays "
-                "images; see configs/common.py"
-            )
-        if config.data.standardise:
-            raise UserError(
-                f"config.data.standardise: {config.method.name} reconstructs pixels in 0..1; "
-                "set config.data.standardise=False"
-            )
-        settings = config.autoencoder
-        autoencoder = make_autoencoder(
-            dataset.train_images.shape[1:],
-            tuple(settings.channels),
-            settings.latents,
-            configure.compute_dtype(config),
-        )
-        return super().from_config(config, dataset, autoencoder=autoencoder, **parts)
+    def from_parts(cls, parts, **fields):
+        """Adds the auto-encoder."""
+        return super().from_parts(parts, autoencoder=parts.autoencoder(), **fields)
 
     def init(self, streams, image_shape):
         """Adds the auto-encoder, and a previous scholar, not used before it is taken."""

@@ -5,8 +5,8 @@ from typing import ClassVar, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from cljax import configure, losses, rng
 from cljax import inversion as inversion_lib
+from cljax import losses, rng
 from cljax.methods.base import Finetune
 from cljax.models import Outputs
 from cljax.stages import InversionStage
@@ -41,10 +41,9 @@ class Dreaming(Finetune):
     dreaming: InversionStage
 
     @classmethod
-    def from_config(cls, config, dataset, **parts):
-        """Adds the stage that dreams."""
-        dreaming = configure.dreaming(config, dataset)
-        return super().from_config(config, dataset, dreaming=dreaming, **parts)
+    def from_parts(cls, parts, **fields):
+        """Adds the stage that trains the generator."""
+        return super().from_parts(parts, dreaming=parts.inversion_stage(), **fields)
 
     def init(self, streams, image_shape):
         """Adds a teacher, not used before it is taken, and the generator that lives on."""

@@ -1,11 +1,11 @@
 """End-to-End Incremental Learning (Castro et al., ECCV 2018), as the ABD paper compares it."""
 
-from typing import ClassVar
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
 
-from cljax import configure, exemplars, losses
+from cljax import exemplars, losses
 from cljax.errors import UserError
 from cljax.methods.lwf import LearningWithoutForgetting
 from cljax.stages import TrainStage
@@ -51,18 +51,14 @@ class EndToEnd(LearningWithoutForgetting):
         ones. "current": the classifier's own logits of the new classes before the stage.
     """
 
-    TEACHERS: ClassVar[tuple[str, ...]] = ("previous", "current")
-
     balancing: TrainStage | None = None
-    new_class_teacher: str = "previous"
+    new_class_teacher: Literal["previous", "current"] = "previous"
 
     @classmethod
-    def from_config(cls, config, dataset, **parts):
+    def from_parts(cls, parts, **fields):
         """Adds the second stage, with a hundredth of the learning rate."""
-        balancing = configure.training(config, BalancedFinetuning, "balance", rate=0.01)
-        method = super().from_config(config, dataset, balancing=balancing, **parts)
-        teacher = method.new_class_teacher
-        configure.check_choice("method.new_class_teacher", teacher, cls.TEACHERS)
+        balancing = parts.stage(BalancedFinetuning, "balance", lr_scale=0.01)
+        method = super().from_parts(parts, balancing=balancing, **fields)
         if not (method.memory.size and method.memory.is_balanced):
             raise UserError(
                 "config.exemplars: method 'e2e' balances with exemplars, so it needs some, and a "

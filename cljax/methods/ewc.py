@@ -1,13 +1,13 @@
 """Elastic Weight Consolidation (Kirkpatrick et al., PNAS 2017)."""
 
 import dataclasses
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import jax
 import jax.numpy as jnp
 from flax import struct
 
-from cljax import configure, losses, rng
+from cljax import losses, rng
 from cljax.methods.base import Finetune
 from cljax.methods.lwf import TaskwiseLoss
 from cljax.stages import TrainStage
@@ -79,20 +79,16 @@ class EWC(TaskwiseLoss, Finetune):
         anchor is the last one.
     """
 
-    FORMS: ClassVar[tuple[str, ...]] = ("paper", "libcontinual")
-
     gathering: TrainStage
     lamda: float = 10.0
-    form: str = "paper"
+    form: Literal["paper", "libcontinual"] = "paper"
 
     @classmethod
-    def from_config(cls, config, dataset, **parts):
+    def from_parts(cls, parts, **fields):
         """Adds the stage that gathers, one epoch long."""
-        gathering = configure.training(config, ImportanceStage, "importance")
+        gathering = parts.stage(ImportanceStage, "importance")
         gathering = dataclasses.replace(gathering, epochs=1, drop_last=False)
-        method = super().from_config(config, dataset, gathering=gathering, **parts)
-        configure.check_choice("method.form", method.form, cls.FORMS)
-        return method
+        return super().from_parts(parts, gathering=gathering, **fields)
 
     def init(self, streams, image_shape):
         """Adds an importance of zero."""

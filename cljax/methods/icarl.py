@@ -1,10 +1,10 @@
 """iCaRL: Incremental Classifier and Representation Learning (Rebuffi et al., CVPR 2017)."""
 
-from typing import ClassVar
+from typing import Literal
 
 import jax.numpy as jnp
 
-from cljax import configure, losses, prototypes
+from cljax import losses, prototypes
 from cljax.errors import UserError
 from cljax.methods.lwf import MultiClassLwF
 from cljax.state import hyperparameters
@@ -22,15 +22,12 @@ class ICaRL(MultiClassLwF):
         distillation, for which alone `mu` and `temperature` count.
     """
 
-    LOSSES: ClassVar[tuple[str, ...]] = ("sigmoid", "softmax")
-
-    loss: str = "sigmoid"
+    loss: Literal["sigmoid", "softmax"] = "sigmoid"
 
     @classmethod
-    def from_config(cls, config, dataset, **parts):
-        """Checks the loss, and that there are exemplars."""
-        method = super().from_config(config, dataset, **parts)
-        configure.check_choice("method.loss", method.loss, cls.LOSSES)
+    def from_parts(cls, parts, **fields):
+        """Checks that there are exemplars."""
+        method = super().from_parts(parts, **fields)
         if not (method.memory.size and method.memory.is_balanced):
             raise UserError(
                 "config.exemplars: method 'icarl' classifies by the means of exemplars, so it "

@@ -1,16 +1,16 @@
 """LUCIR: Learning a Unified Classifier Incrementally via Rebalancing (Hou et al., CVPR 2019)."""
 
 import dataclasses
-from typing import ClassVar
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
 
-from cljax import configure, exemplars, losses
+from cljax import exemplars, losses
 from cljax.errors import UserError
 from cljax.methods.base import Finetune
 from cljax.methods.taught import Taught
-from cljax.models import imprint
+from cljax.models import CosineHead, imprint
 from cljax.stages import TrainStage
 from cljax.state import hyperparameters
 
@@ -57,35 +57,30 @@ class LUCIR(Taught, Finetune):
       teacher_mode: see `Taught`.
     """
 
-    DISTILLATIONS: ClassVar[tuple[str, ...]] = ("features", "scores", "logits", "none")
-    RIVALS: ClassVar[tuple[str, ...]] = ("new", "all")
-
     finetuning: TrainStage
     lamda: float = 5.0
     margin: float = 0.5
     num_rivals: int = 2
     ranking: float = 1.0
-    distillation: str = "features"
-    rivals: str = "new"
+    distillation: Literal["features", "scores", "logits", "none"] = "features"
+    rivals: Literal["new", "all"] = "new"
     imprinted: bool = True
     balance: bool = False
-    teacher_mode: str = "eval"
+    teacher_mode: Literal["eval", "train"] = "eval"
 
     @classmethod
-    def from_config(cls, config, dataset, **parts):
+    def from_parts(cls, parts, **fields):
         """Adds the extra stage: 20 epochs at a tenth of the rate, weight decay 1e-4."""
-        finetuning = configure.training(config, ClassBalancedFinetuning, "balance", rate=0.1)
+        finetuning = parts.stage(ClassBalancedFinetuning, "balance", lr_scale=0.1)
         finetuning = dataclasses.replace(
             finetuning,
-            epochs=configure.scaled(config, 20),
+            epochs=parts.scaled(20),
             optimizer=dataclasses.replace(
-                finetuning.optimizer, weight_decay=1e-4, milestones=(configure.scaled(config, 10),)
+                finetuning.optimizer, weight_decay=1e-4, milestones=(parts.scaled(10),)
             ),
         )
-        method = super().from_config(config, dataset, finetuning=finetuning, **parts)
-        configure.check_choice("method.distillation", method.distillation, cls.DISTILLATIONS)
-        configure.check_choice("method.rivals", method.rivals, cls.RIVALS)
-        if config.model.head != "cosine":
+        method = super().from_parts(parts, finetuning=finetuning, **fields)
+        if not isinstance(method.classifier.head, CosineHead):
             raise UserError("config.model.head: method 'lucir' needs the cosine head")
         if method.balance and not method.memory.size:
             raise UserError("config.method.balance: without exemplars there is nothing to balance")

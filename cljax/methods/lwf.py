@@ -1,6 +1,6 @@
 """Learning without Forgetting (Li & Hoiem, ECCV 2016) in three forms, and what it shares."""
 
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import jax
 import jax.numpy as jnp
@@ -46,7 +46,7 @@ class LearningWithoutForgetting(Taught, Finetune):
 
     mu: float = 1.0
     temperature: float = 2.0
-    teacher_mode: str = "eval"
+    teacher_mode: Literal["eval", "train"] = "eval"
 
     def after_task(self, state, task, data):
         """The classifier becomes the teacher of the next task."""

@@ -1,8 +1,5 @@
 """What methods share that have a teacher to distil from."""
 
-from typing import ClassVar
-
-from cljax import configure
 from cljax.models import Outputs
 from cljax.state import Batch, LearnerState
 
@@ -13,15 +10,6 @@ class Taught:
     "eval": running statistics, as in the authors' code of all methods here. "train": the batch's
     own, as in LibContinual's.
     """
-
-    TEACHER_MODES: ClassVar[tuple[str, ...]] = ("eval", "train")
-
-    @classmethod
-    def from_config(cls, config, dataset, **parts):
-        """Checks the teacher's mode."""
-        method = super().from_config(config, dataset, **parts)
-        configure.check_choice("method.teacher_mode", method.teacher_mode, cls.TEACHER_MODES)
-        return method
 
     def init(self, streams, image_shape):
         """Adds a teacher, not used before it is taken."""
