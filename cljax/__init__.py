@@ -1,1 +1,3 @@
 """Class-incremental learning in JAX, made for compiled speed."""
+
+__version__ = "0.2.0"

@@ -4,13 +4,16 @@ import functools
 import sys
 from pathlib import Path
 
-from absl import app, flags, logging
+from absl import flags, logging
 from ml_collections import config_flags
 
-from cljax import cli
+from cljax import cli, config_files
 
-CONFIGS = Path(__file__).resolve().parents[1] / "configs"
-DEFAULT = CONFIGS / "abd_cifar100.py"
+DESCRIPTION = """Measures steps, evaluation, herding and a small run: time, compilation and memory.
+
+usage: cljax-benchmark [--config=CONFIG] [--config.KEY=VALUE ...] [--FLAG=VALUE ...]
+       (or python -m cljax.benchmark ...)"""
+DEFAULT = "abd_cifar100"
 # Of these configs the rows that are measured when none is asked for.
 ROWS = {
     "abd_cifar100": ("plain_step", "abd_step", "inversion_step", "evaluation"),
@@ -19,21 +22,23 @@ ROWS = {
 RUN, RUN_CONFIG, RUN_SCALE = "run", "abd_digits", 0.1
 
 
-def define_flags() -> None:
+def define_flags() -> list[flags.FlagHolder]:
     """Not done by an import, as the importing program may have flags of these names."""
-    config_flags.DEFINE_config_file(
-        "config", None, "Whose rows are measured; default: ABD's, LUCIR's and a run on digits."
-    )
-    flags.DEFINE_string("json", None, "The file that the figures are written to.")
-    flags.DEFINE_string("against", None, "A file written by --json, to compare with.")
-    flags.DEFINE_string("profile", None, "A folder for traces of a few steps of each row.")
-    flags.DEFINE_list("only", [], "The rows wanted, such as plain_step,abd_step.")
-    flags.DEFINE_list("seeds", None, "How many seeds to train; default: 1, on GPU and TPU 1,2,4,8.")
-    flags.DEFINE_list("dtypes", None, "Default: float32, on GPU float32,tf32,bfloat16.")
-    flags.DEFINE_float("seconds", 3.0, "About how long the repetitions of a row take.")
+    return [
+        cli.define_config("Whose rows are measured; default: ABD's, LUCIR's and a run on digits."),
+        flags.DEFINE_string("json", None, "The file that the figures are written to."),
+        flags.DEFINE_string("against", None, "A file written by --json, to compare with."),
+        flags.DEFINE_string("profile", None, "A folder for traces of a few steps of each row."),
+        flags.DEFINE_list("only", [], "The rows wanted, such as plain_step,abd_step."),
+        flags.DEFINE_list(
+            "seeds", None, "How many seeds to train; default: 1, on GPU and TPU 1,2,4,8."
+        ),
+        flags.DEFINE_list("dtypes", None, "Default: float32, on GPU float32,tf32,bfloat16."),
+        flags.DEFINE_float("seconds", 3.0, "About how long the repetitions of a row take."),
+    ]
 
 
-def main(argv: list[str], is_default: bool) -> None:
+def run(argv: list[str], is_default: bool) -> None:
     """Measures, shows, writes and compares what the flags ask for."""
     if len(argv) > 1:
         cli.fail(f"unexpected arguments {' '.join(argv[1:])}; settings are --config.KEY=VALUE")
@@ -78,20 +83,20 @@ def _choose(values, is_default):
     overrides = config_flags.get_override_values(values["config"])
     chosen = []
     for name, wanted in ROWS.items():
-        config = cli.load(str(CONFIGS / f"{name}.py"), DEFAULT)
+        config = config_files.load(name)
         known = {key: v for key, v in overrides.items() if key in cli.list_keys(config)}
         config.update_from_flattened_dict(known)
         chosen.append((config, wanted))
-    config = cli.load(str(CONFIGS / f"{RUN_CONFIG}.py"), DEFAULT)
+    config = config_files.load(RUN_CONFIG)
     config.schedule_scale = RUN_SCALE
     return [*chosen, (config, (RUN,), True)]
 
 
+def main() -> None:
+    """The command."""
+    measure = functools.partial(run, is_default=cli.config_path(sys.argv) is None)
+    cli.run(measure, DESCRIPTION, define_flags, DEFAULT)
+
+
 if __name__ == "__main__":
-    cli.use_huge_pages()
-    define_flags()
-    without = cli.config_path(sys.argv) is None
-    app.run(
-        functools.partial(main, is_default=without),
-        flags_parser=functools.partial(cli.parse, default=DEFAULT),
-    )
+    main()

@@ -1,17 +1,21 @@
 """The command line: absl flags and ml-collections configs, whose mistakes are one line each."""
 
 import difflib
+import functools
 import os
 import re
-import runpy
 import sys
-import traceback
-from pathlib import Path
+import textwrap
+from collections.abc import Callable, Iterable
 
-from absl import flags
-from ml_collections import ConfigDict
+from absl import app, flags
+from ml_collections import ConfigDict, config_flags
+
+from cljax import __version__, config_files
+from cljax.errors import UserError
 
 _TUNABLES = "GLIBC_TUNABLES"
+_HELP = {"--help", "-help", "-h"}
 
 
 def use_huge_pages():
@@ -31,50 +35,91 @@ def fail(message):
     sys.exit(1)
 
 
-def parse(argv: list[str], default: Path) -> list[str]:
+def run(
+    main: Callable[[list[str]], None],
+    description: str,
+    define_flags: Callable[[], list[flags.FlagHolder]],
+    default: str,
+) -> None:
+    """Runs a program with absl flags; answers --help and --version at once.
+
+    Args:
+      main: gets the arguments that are not flags, the program's name first.
+      description: of the program, the start of --help.
+      define_flags: defines the program's flags and returns them.
+      default: name of the config that is used without --config.
+    """
+    own = define_flags()
+    if not _HELP.isdisjoint(sys.argv[1:]):
+        print(help_page(description, own))
+    elif "--version" in sys.argv[1:]:
+        print(f"cljax {__version__}")
+    else:
+        use_huge_pages()
+        app.run(main, flags_parser=functools.partial(parse, default=default))
+
+
+def define_config(what: str) -> flags.FlagHolder:
+    """Defines the flag --config."""
+    text = f"{what} A name from the list below, or a Python file of your own."
+    return config_flags.DEFINE_config_file("config", None, text, lock_config=True)
+
+
+def help_page(description: str, own: Iterable[flags.FlagHolder]) -> str:
+    """Returns the text of --help: the description, the program's own flags and the configs."""
+    parts = [description, ""]
+    for holder in own:
+        flag = flags.FLAGS[holder.name]
+        name = f"--[no]{flag.name}" if flag.boolean else f"--{flag.name}"
+        parts.append(_fill(f"  {name:<17} {flag.help}", indent=20))
+    settings = (
+        "--config.KEY=VALUE changes a setting. docs/configuration.md describes all of them; "
+        "config.json in a workdir holds those of its run."
+    )
+    configs = f"Configs by name: {', '.join(config_files.names())}."
+    return "\n".join([*parts, "", _fill(settings), "", _fill(configs, indent=2)])
+
+
+def _fill(text, indent=0):
+    return textwrap.fill(
+        text, 88, subsequent_indent=" " * indent, break_on_hyphens=False, break_long_words=False
+    )
+
+
+def parse(argv: list[str], default: str) -> list[str]:
     """Parses absl's flags, of which --config is `default` if it is not given.
 
-    A mistake in a flag, in a key or in the config file ends the program with one line. Returns the
-    arguments that are no flags, the program's name first.
+    Names of configs in `argv` become paths. A mistake in a flag, in a key or in the config file
+    ends the program with one line. Returns the arguments that are not flags, the program's name
+    first.
     """
-    path = config_path(argv)
-    if path is None:
-        path = str(default)
-        argv.insert(1, f"--config={path}")
-    check_keys(argv, load(path, default))
+    if config_path(argv) is None:
+        argv.insert(1, f"--config={default}")
+    try:
+        for place, flag, value in _config_values(argv):
+            config, colon, argument = value.partition(":")
+            argv[place] = flag + config_files.find(config) + colon + argument
+        check_keys(argv, config_files.load(config_path(argv)))
+    except UserError as error:
+        fail(error)
     try:
         return flags.FLAGS(argv)
     except (flags.Error, AttributeError, KeyError, TypeError, ValueError) as error:
         fail(error)
 
 
-def config_path(argv):
-    """What --config says, or None if it is not given."""
-    for arg, following in zip(argv, [*argv[1:], ""], strict=True):
-        if match := re.fullmatch("--?config(?:=(.*))?", arg):
-            return following if match[1] is None else match[1]
-    return None
+def config_path(argv: list[str]) -> str | None:
+    """Returns what --config says, or None if it is not given."""
+    return next((value for _, _, value in _config_values(argv)), None)
 
 
-def load(path, default):
-    """The config of a file ("FILE" or "FILE:ARGUMENT of get_config"), before any override."""
-    path, colon, argument = path.partition(":")
-    if not Path(path).is_file():
-        fail(f"--config={path}: no such file; there is {default}, for example")
-    try:
-        get_config = runpy.run_path(path).get("get_config")
-        if get_config is None:
-            fail(f"--config={path}: there is no function get_config() in it")
-        config = get_config(argument) if colon else get_config()
-    except SyntaxError as error:
-        fail(f"--config={path}: {error}")
-    except Exception as error:
-        lines = [f.lineno for f in traceback.extract_tb(error.__traceback__) if f.filename == path]
-        where = f" line {lines[-1]}" if lines else ""
-        fail(f"--config={path}{where}: {type(error).__name__}: {error}")
-    if not isinstance(config, ConfigDict):
-        fail(f"--config={path}: get_config() returns no ConfigDict but {type(config).__name__}")
-    return config
+def _config_values(argv):
+    """Yields of every --config: where its value is in argv, what precedes it there, and itself."""
+    for place, arg in enumerate(argv):
+        if match := re.fullmatch("(--?config=)(.*)", arg):
+            yield place, *match.groups()
+        elif re.fullmatch("--?config", arg) and place + 1 < len(argv):
+            yield place + 1, "", argv[place + 1]
 
 
 def check_keys(argv, config):

@@ -12,7 +12,7 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from cljax import evaluation, mesh, prototypes, rng
+from cljax import __version__, evaluation, mesh, prototypes, rng, source
 from cljax.checkpoints import Checkpoints, unflatten
 from cljax.configure import check_choice, make_method
 from cljax.data import sources, streams
@@ -278,7 +278,12 @@ def device_name() -> str:
 
 
 def versions() -> dict[str, str]:
-    """Versions of Python and of the packages that numbers depend on."""
+    """Returns the versions of Python, this program and the packages that numbers depend on.
+
+    "commit" is among them where `source.commit` knows one.
+    """
     packages = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
-    found = {name: importlib.metadata.version(name) for name in packages}
-    return {"python": platform.python_version(), **found}
+    found = {"python": platform.python_version(), "cljax": __version__}
+    if commit := source.commit():
+        found["commit"] = commit
+    return found | {name: importlib.metadata.version(name) for name in packages}

@@ -1,0 +1,91 @@
+"""Finds and loads config files: the program's own by name, others by path."""
+
+import difflib
+import importlib.util
+import runpy
+import sys
+import traceback
+from pathlib import Path
+
+from ml_collections import ConfigDict
+
+from cljax.errors import UserError
+
+_PACKAGE = Path(__file__).resolve().parent
+# The installed program has its configs inside the package, a checkout beside it.
+_INSIDE = _PACKAGE / "configs"
+FOLDER = _INSIDE if _INSIDE.is_dir() else _PACKAGE.parent / "configs"
+
+
+def names() -> list[str]:
+    """Returns the names of the program's configs, such as "abd_cifar100", in alphabetical order."""
+    return sorted(path.stem for path in FOLDER.glob("[a-z]*_*.py"))
+
+
+def find(config: str) -> str:
+    """Returns the file of a config, as a path.
+
+    Args:
+      config: name of one of the program's configs; or path of any file. `configs/NAME.py` also
+        means the program's config of that name where there is no such file, so that a command
+        of the docs works in any directory.
+
+    Raises:
+      UserError: there is no such config.
+    """
+    path = Path(config)
+    known = names()
+    if config in known:
+        return str(FOLDER / f"{config}.py")
+    if path.is_file():
+        return config
+    if path.parent == Path("configs") and path.suffix == ".py" and path.stem in known:
+        return str(FOLDER / path.name)
+    what = "file" if path.suffix or path.name != config else "config"
+    near = difflib.get_close_matches(path.stem, known)
+    hint = f"did you mean {', '.join(near)}? " if near else ""
+    raise UserError(f"--config={config}: no such {what}; {hint}--help lists the configs by name")
+
+
+def make_importable() -> None:
+    """Makes `from configs import common` import the program's configs, whatever sys.path is."""
+    if str(FOLDER) in getattr(sys.modules.get("configs"), "__path__", ()):
+        return
+    spec = importlib.util.spec_from_file_location(
+        "configs", FOLDER / "__init__.py", submodule_search_locations=[str(FOLDER)]
+    )
+    sys.modules["configs"] = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(sys.modules["configs"])
+
+
+def load(config: str) -> ConfigDict:
+    """Returns what a config's get_config() returns.
+
+    Args:
+      config: name or path as for `find`; in "CONFIG:ARGUMENT" the argument is given to
+        get_config().
+
+    Raises:
+      UserError: there is no such config, or something is wrong with the file.
+    """
+    config, colon, argument = config.partition(":")
+    path = find(config)
+    make_importable()
+    try:
+        get_config = runpy.run_path(path).get("get_config")
+        if get_config is None:
+            raise UserError(f"--config={path}: there is no function get_config() in it")
+        result = get_config(argument) if colon else get_config()
+    except UserError:
+        raise
+    except SyntaxError as error:
+        raise UserError(f"--config={path}: {error}") from error
+    except Exception as error:
+        lines = [f.lineno for f in traceback.extract_tb(error.__traceback__) if f.filename == path]
+        where = f" line {lines[-1]}" if lines else ""
+        message = f"--config={path}{where}: {type(error).__name__}: {error}"
+        raise UserError(message) from error
+    if not isinstance(result, ConfigDict):
+        kind = type(result).__name__
+        raise UserError(f"--config={path}: get_config() returns no ConfigDict but {kind}")
+    return result
