@@ -1,4 +1,12 @@
-"""Checkpoints: whole or absent, checked when read, the newest good one wins."""
+"""Checkpoints: whole or absent, checked when read, the newest good one wins.
+
+A checkpoint is a flat dictionary of arrays. A name is a prefix, such as "seed0", and the array's path
+in its pytree as `jax.tree_util.keystr` writes it: "seed0['params']['head']['kernel']" in a run's
+models/, "seed0.params['head']['kernel']" in its checkpoints/, where the tree is a LearnerState. On
+the disk Orbax has the items `arrays`, whose arrays are numbered "00000", "00001", ..., and
+`record`, a JSON object whose "names" maps these numbers to names. docs/results.md reads it with
+Orbax alone.
+"""
 
 import logging
 import os

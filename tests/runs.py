@@ -120,6 +120,7 @@ def results(workdir: Path) -> dict:
     """results.json without what differs from run to run."""
     content = json.loads((workdir / "results.json").read_text())
     del content["seconds"]
+    content["versions"].pop("commit", None)  # someone may commit while tests run
     return content
 
 
@@ -139,10 +140,10 @@ def arrays(workdir: Path) -> dict[str, np.ndarray]:
     return found
 
 
-def models(workdir: Path) -> dict[str, np.ndarray]:
-    """The arrays of the classifiers after the first task."""
+def models(workdir: Path, task: int = 0) -> dict[str, np.ndarray]:
+    """The arrays of the classifiers after a task."""
     saved = Checkpoints(workdir / "models", keep=None, read_only=True)
-    found, _ = saved.read(0)
+    found, _ = saved.read(task)
     saved.close()
     return found
 

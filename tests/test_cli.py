@@ -6,26 +6,44 @@ import sys
 
 import numpy as np
 import pytest
+from absl import flags
 
-from cljax import experiment
+import cljax
+from cljax import cli, config_files, experiment
 from cljax.errors import UserError
 from tests import runs
 
 
-def test_help_loads_nothing_large(tmp_path):
+@pytest.mark.parametrize(
+    ("program", "words"),
+    [
+        (["main.py", "--help"], ["Trains a class-incremental method", "--config", "--workdir"]),
+        (["main.py", "--help"], ["docs/configuration.md", *config_files.names()]),
+        (["main.py", "--workdir=x", "-h"], ["--config.KEY=VALUE"]),
+        (["main.py", "--version"], [f"cljax {cljax.__version__}"]),
+        (["-m", "cljax", "--help"], ["Trains a class-incremental method"]),
+        (["-m", "cljax.report", "--help"], ["Prints a table of runs", "WORKDIR"]),
+    ],
+)
+def test_help_loads_nothing_large(tmp_path, program, words):
     # Packages that cannot be imported stand in the way.
-    large = "jax flax optax orbax numpy sklearn matplotlib rich tensorboardX tensorflow_datasets"
+    large = "jax flax optax orbax sklearn matplotlib tensorboardX tensorflow_datasets"
+    if "cljax.report" not in program:
+        large += " numpy rich"
     for name in large.split():
         (tmp_path / f"{name}.py").write_text(f"raise ImportError('{name} was imported')")
     process = subprocess.run(
-        [sys.executable, runs.ROOT / "main.py", "--help"],
+        [sys.executable, *program],
         capture_output=True,
         text=True,
+        cwd=runs.ROOT,
         env=os.environ | {"PYTHONPATH": str(tmp_path)},
         timeout=60,
     )
-    assert "--config" in process.stdout and "--workdir" in process.stdout
-    assert process.stderr == ""
+    assert (process.returncode, process.stderr) == (0, "")
+    assert all(word in process.stdout for word in words)
+    # Flags of other modules are not the reader's concern.
+    assert "--pdb" not in process.stdout and process.stdout.count("\n") < 40
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="a setting of glibc")
@@ -103,6 +121,63 @@ def test_user_mistakes_end_the_command(tmp_path, compiled):
         *runs.arguments(tmp_path / "run", optimizer__lr=1e30), cache=compiled
     )
     runs.assert_one_line(status, err, "not finite in task 1, train epoch 1, seed 0: loss")
+
+
+@pytest.mark.parametrize("value", ["abd_cifar10O", "abd_cifar100.py", "my/abd_cifar100.py"])
+def test_unknown_config_names_the_nearest(tmp_path, value):
+    status, _, err = runs.command(f"--config={value}", cwd=tmp_path)
+    kind = "file" if value.endswith(".py") else "config"
+    words = [f"--config={value}: no such {kind}", "did you mean abd_cifar100", "--help lists"]
+    runs.assert_one_line(status, err, *words)
+
+
+@pytest.mark.parametrize("value", ["abd_digits", "configs/abd_digits.py"])
+@pytest.mark.parametrize("flag", ["--config={}", "-config={}", "--config {}"])
+def test_the_programs_config_from_any_directory(tmp_path, monkeypatch, value, flag):
+    monkeypatch.chdir(tmp_path)
+    argv = ["cljax", "--workdir=x", *flag.format(value).split(" ")]
+    assert cli.config_path(argv) == value
+    monkeypatch.setattr(flags, "FLAGS", list)
+    parsed = cli.parse(argv, default="base_digits")
+    assert cli.config_path(parsed) == str(runs.ROOT / "configs" / "abd_digits.py")
+    assert parsed[:2] == ["cljax", "--workdir=x"]
+
+
+def test_a_file_of_the_working_directory_goes_before_the_programs_config(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "configs").mkdir()
+    own = "from configs import common\n\n\ndef get_config():\n"
+    own += "    return common.ConfigDict({'mine': True})\n"
+    (tmp_path / "configs" / "abd_digits.py").write_text(own)
+    assert config_files.load("configs/abd_digits.py").to_dict() == {"mine": True}
+    assert "mine" not in config_files.load("abd_digits")
+
+
+def test_argument_of_a_named_config(tmp_path):
+    status, _, err = runs.command("--config=abd_digits:x", cwd=tmp_path)
+    runs.assert_one_line(status, err, "get_config() takes 0 positional arguments but 1 was given")
+
+
+def test_names_are_those_of_experiments():
+    names = config_files.names()
+    assert {"abd_cifar100", "lucir_digits", "table_cifar10"} <= set(names)
+    assert "common" not in names and "__init__" not in names
+
+
+def test_configs_are_importable_where_another_folder_has_the_name(tmp_path):
+    (tmp_path / "configs").mkdir()
+    (tmp_path / "configs" / "__init__.py").write_text("raise ImportError('another program')")
+    code = "from cljax import config_files; config_files.make_importable(); "
+    code += "from configs import common; print(common.__file__)"
+    process = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": str(runs.ROOT)},
+        timeout=60,
+    )
+    assert process.stdout == f"{runs.ROOT / 'configs' / 'common.py'}\n", process.stderr
 
 
 def test_own_config_file_and_default_workdir(tmp_path, compiled):

@@ -1,1 +1,19 @@
-"""Exchange with programs of other frameworks."""
+"""Converts networks to and from programs of other frameworks; see docs/interop.md."""
+
+from cljax.interop.torch import (
+    autoencoder_from_torch,
+    autoencoder_to_torch,
+    classifier_from_torch,
+    classifier_to_torch,
+    generator_from_torch,
+    generator_to_torch,
+)
+
+__all__ = [
+    "autoencoder_from_torch",
+    "autoencoder_to_torch",
+    "classifier_from_torch",
+    "classifier_to_torch",
+    "generator_from_torch",
+    "generator_to_torch",
+]
