@@ -152,7 +152,7 @@ def read_run(workdir: Path) -> Run:
         if not path.exists():
             return replace(run, marks=(Mark("unfinished", "no task finished"), *shortcuts))
         results = read_json(path)
-        if results["format"] != metrics.FORMAT:
+        if results["format"] not in metrics.READABLE_RESULTS:
             raise ValueError(f"format {results['format']} instead of {metrics.FORMAT}")
         run = _with_results(run, results)
         if per_class := published.lookup(config, "exemplars.per_class"):

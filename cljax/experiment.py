@@ -14,6 +14,7 @@ from cljax.checkpoints import Checkpoints, flatten, unflatten, unflatten_dict
 from cljax.errors import UserError
 from cljax.evaluation import Evaluator, Settings
 from cljax.ledger import Cursor, Ledger
+from cljax.metrics import FORMAT
 from cljax.signals import StopRequest
 from cljax.stages import Stage
 
@@ -179,8 +180,8 @@ class Run:
         variables = self.executor.each(lambda state: state.variables, self.states)
         arrays = self._flatten(variables, "seed")
         self._check_finite(arrays)
-        record = {"data": self.problem.fingerprint}
-        processes.on_first(lambda: self.models.save(arrays, record, number=task))
+        record, number = {"data": self.problem.fingerprint}, setup.model_number(task)
+        processes.on_first(lambda: self.models.save(arrays, record, number))
 
     def _save(self, due: bool):
         """Saves a checkpoint if it is due, or if a signal to any process asks to stop here."""
@@ -205,6 +206,7 @@ class Run:
 
     def _save_checkpoint(self, arrays):
         record = {
+            "format": FORMAT,
             "cursor": dataclasses.asdict(self.cursor),
             "ledger": self.ledger.record(),
             "data": self.problem.fingerprint,
@@ -232,12 +234,7 @@ class Run:
             return
         arrays, record = restored
         with processes.alike():
-            if record["data"] != self.problem.fingerprint:
-                raise UserError(
-                    f"{self.directory}: the run was started on other data than "
-                    f"{self.config.data.name} now holds; point --config.data.dir or "
-                    "--config.data.path at the data of its start"
-                )
+            self._check_record(record)
             self.ledger.restore(record["ledger"])
         self.cursor = Cursor(**record["cursor"])
         pairs = zip(self.config.seeds, states, strict=True)
@@ -250,6 +247,20 @@ class Run:
         if self.cursor.reached is not None:
             self.sums = self.executor.pack(
                 [unflatten_dict(f"sums{seed}", arrays) for seed in self.config.seeds]
+            )
+
+    def _check_record(self, record: dict):
+        if record.get("format") != FORMAT:
+            raise UserError(
+                f"{self.directory}: the run was saved by another version of this program, whose "
+                "files count differently; finish it with that version, or start over with "
+                "--config.overwrite=True"
+            )
+        if record["data"] != self.problem.fingerprint:
+            raise UserError(
+                f"{self.directory}: the run was started on other data than "
+                f"{self.config.data.name} now holds; point --config.data.dir or "
+                "--config.data.path at the data of its start"
             )
 
     def _flatten(self, packed, prefix: str) -> dict[str, np.ndarray]:

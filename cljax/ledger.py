@@ -116,8 +116,13 @@ class Ledger:
             if not n:  # fewer images than a batch, with this seed
                 continue
             rows[seed] = {"loss": 0.0} | {name: float(v) / n for name, v in total.items()}
-            place = {"seed": seed, "task": cursor.task, "stage": stage.name, "epoch": cursor.epoch}
-            place["global_epoch"] = earlier + cursor.epoch
+            place = {  # files count from 1
+                "seed": seed,
+                "task": cursor.task + 1,
+                "stage": stage.name,
+                "epoch": cursor.epoch + 1,
+                "global_epoch": earlier + cursor.epoch + 1,
+            }
             fixed = stage.describe(cursor.epoch)
             self.log.append({**place, **fixed, **rows[seed], "images_per_second": round(rate, 1)})
         self._check_finite(cursor, stage, rows)
@@ -159,7 +164,7 @@ class Ledger:
         names = self.problem.dataset.class_names
         for stream, pictures in zip(self.problem.streams, drawn, strict=True):
             images, labels = map(np.asarray, pictures)
-            path = self.directory / "plots" / f"dreamed_task{task}_seed{stream.seed}.png"
+            path = self.directory / "plots" / f"dreamed_task{task + 1}_seed{stream.seed}.png"
             title = f"dreamed after task {task + 1}, seed {stream.seed}"
             seen = [names[c] for c in stream.class_order[: stream.seen(task)]]
             plots.write_class_grid(images, labels, seen, path, title)

@@ -7,7 +7,10 @@ test images of task j with all classes seen so far to choose from. Tasks count f
 import statistics
 from collections.abc import Sequence
 
-FORMAT = 1  # of results.json; grows when the meaning of a key changes
+# Of the files in a workdir; grows when a number in them changes its meaning. Up to 1 they counted
+# tasks and epochs from 0; results.json, whose lists are by position, is the same in both.
+FORMAT = 2
+READABLE_RESULTS = (1, 2)
 
 # Ways to classify besides a method's own.
 READ_OUTS = {

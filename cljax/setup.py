@@ -221,12 +221,17 @@ def _check_batch_size(config, task_streams):
             task = int(stream.train_counts.argmin())
             raise UserError(
                 f"config.batch_size: {config.batch_size} is more than the {smallest} training "
-                f"images of task {task} (from 0) with seed {stream.seed}; there would be no batch"
+                f"images of task {task + 1} with seed {stream.seed}; there would be no batch"
             )
 
 
+def model_number(task: int) -> int:
+    """The number in models/ of the classifier after `task` (from 0): users count from 1."""
+    return task + 1
+
+
 def adopt_first_task(config, problem: Problem, states: list[LearnerState]) -> list[LearnerState]:
-    """The states with the classifiers that the run in config.first_task_from had after task 0.
+    """The states with the classifiers that the run in config.first_task_from had after task 1.
 
     Raises:
       UserError: there is no such run, its first task is not finished, or it learned other data,
@@ -238,9 +243,12 @@ def adopt_first_task(config, problem: Problem, states: list[LearnerState]) -> li
         raise UserError(f"{where}: no run there has finished its first task")
     results = read_json(other / "results.json")
     if results.get("format") != FORMAT:
-        raise UserError(f"{where}: results.json is of another program or version")
+        raise UserError(
+            f"{where}: results.json is of another program or version: format "
+            f"{results.get('format')} instead of {FORMAT}"
+        )
     saved = Checkpoints(other / "models", keep=None, read_only=True)
-    arrays, record = saved.read(0)
+    arrays, record = saved.read(model_number(0))
     saved.close()
     if results["dataset"] != config.data.name:
         raise UserError(f"{where}: a run on {results['dataset']}, not on {config.data.name}")

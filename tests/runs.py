@@ -140,8 +140,8 @@ def arrays(workdir: Path) -> dict[str, np.ndarray]:
     return found
 
 
-def models(workdir: Path, task: int = 0) -> dict[str, np.ndarray]:
-    """The arrays of the classifiers after a task."""
+def models(workdir: Path, task: int = 1) -> dict[str, np.ndarray]:
+    """The arrays of the classifiers after a task, counted from 1."""
     saved = Checkpoints(workdir / "models", keep=None, read_only=True)
     found, _ = saved.read(task)
     saved.close()

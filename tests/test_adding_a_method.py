@@ -90,7 +90,7 @@ def test_the_guides_method_runs_by_its_command(folder, compiled):
     workdir = folder / "runs" / "mine"
     assert runs.results(workdir)["method"] == "my_method:PrototypeReplay"
     rows = [row for row in runs.metrics(workdir) if "replay" in row]
-    assert {row["task"] for row in rows} == {1} and rows[0]["replay"] > 0
+    assert {row["task"] for row in rows} == {2} and rows[0]["replay"] > 0
     extras = {k: v for k, v in runs.arrays(workdir).items() if "extras" in k}
     (prototypes,) = [v for k, v in extras.items() if "prototypes" in k]
     assert prototypes[:4].any(-1).all() and not prototypes[4:].any()

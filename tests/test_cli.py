@@ -221,7 +221,7 @@ MISTAKES = {
     "task size text": ({"task_sizes": (1.5,)}, "config.task_sizes"),
     "class order": ({"data__class_order": "1,2,99"}, "class 99 does not exist"),
     "order file": ({"data__class_order": "none.txt"}, "no such file"),
-    "batch": ({"batch_size": 21}, "more than the 20 training images of task 0"),
+    "batch": ({"batch_size": 21}, "more than the 20 training images of task 1"),
     "no batch": ({"batch_size": 0}, "config.batch_size"),
     "epochs": ({"epochs": 0}, "config.epochs"),
     "milestones": ({"milestones": (0.5,)}, "config.milestones"),

@@ -120,6 +120,14 @@ def spoil(change):
     return apply
 
 
+def test_results_of_the_older_format_are_read(tmp_path):
+    write_run(tmp_path / "run", "abd_digits")
+    (new,) = comparison.collect([tmp_path / "run"])
+    spoil(lambda r: r.update(format=1))(tmp_path / "run")
+    (old,) = comparison.collect([tmp_path / "run"])
+    assert old.final_accuracy == new.final_accuracy and old.marks == new.marks
+
+
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
@@ -129,7 +137,7 @@ def spoil(change):
         (lambda w: (w / "results.json").write_text(""), r"results\.json is not valid JSON"),
         (lambda w: (w / "results.json").write_text("[]"), r"results\.json holds no JSON object"),
         (spoil(lambda r: r.pop("forgetting")), r"results\.json is damaged.*no 'forgetting'"),
-        (spoil(lambda r: r.update(format=99)), r"results\.json .* format 99 instead of 1"),
+        (spoil(lambda r: r.update(format=99)), r"results\.json .* format 99 instead of 2"),
         (spoil(lambda r: r.update(seconds=None)), r"results\.json is damaged"),
         (spoil(lambda r: r["seen_accuracy"].pop()), r"results\.json .*seen_accuracy"),
         (spoil(lambda r: r["seen_accuracy"][0].__setitem__(0, None)), r"seen_accuracy"),

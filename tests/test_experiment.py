@@ -55,13 +55,17 @@ def test_results_and_files(reference):
     }
     rows = [(row["task"], row["stage"], row["epoch"]) for row in runs.metrics(reference)]
     assert rows == [
-        (0, "train", 0),
-        (0, "train", 1),
-        (0, "invert", 0),
-        (0, "invert", 1),
-        (1, "train", 0),
         (1, "train", 1),
+        (1, "train", 2),
+        (1, "invert", 1),
+        (1, "invert", 2),
+        (2, "train", 1),
+        (2, "train", 2),
     ]
+    axis = [row["global_epoch"] for row in runs.metrics(reference) if row["stage"] == "train"]
+    assert axis == [1, 2, 3, 4]
+    assert {path.name for path in (reference / "models").iterdir()} == {"1", "2"}
+    assert [path.name for path in reference.rglob("dreamed*")] == ["dreamed_task1_seed0.png"]
 
 
 def test_in_process_run_is_the_users(fast_runs, reference, tmp_path):
@@ -307,12 +311,17 @@ def other_data_set(folder):
     (folder / "results.json").write_text(json.dumps(content))
 
 
+def older_version(folder):
+    content = json.loads((folder / "results.json").read_text()) | {"format": 1}
+    (folder / "results.json").write_text(json.dumps(content))
+
+
 def other_program(folder):
     (folder / "results.json").write_text("{}")
 
 
 def damaged_model(folder):
-    path = max((folder / "models" / "0").rglob("d/*"), key=lambda path: path.stat().st_size)
+    path = max((folder / "models" / "1").rglob("d/*"), key=lambda path: path.stat().st_size)
     os.truncate(path, 10)
 
 
@@ -325,9 +334,10 @@ def no_model(folder):
     [
         (unfinished, "no run there has finished its first task"),
         (other_data_set, "a run on cifar100, not on digits"),
+        (older_version, "another program or version: format 1 instead of 2"),
         (other_program, "another program or version"),
-        (damaged_model, "models/0"),
-        (no_model, "models/0"),
+        (damaged_model, "models/1"),
+        (no_model, "models/1"),
     ],
 )
 def test_first_task_that_is_not_there(reference, tmp_path, change, words):

@@ -18,7 +18,8 @@ from cljax.errors import UserError
 
 
 def row(epoch, seed=0, stage="train", **values):
-    labels = {"seed": seed, "task": 0, "stage": stage, "epoch": epoch, "global_epoch": epoch + 1}
+    number = epoch + 1
+    labels = {"seed": seed, "task": 1, "stage": stage, "epoch": number, "global_epoch": number}
     return labels | {"loss": 1.0 / (epoch + 1)} | values
 
 
@@ -91,8 +92,8 @@ def test_truncate_to_zero_starts_anew(tmp_path):
 def test_rows_without_global_epoch_are_counted_per_seed_and_stage(tmp_path):
     with logs.RunLog(tmp_path) as log:
         log.append(row(7))
-        for task, seed in [(0, 0), (0, 1), (1, 0), (1, 1)]:
-            log.append({"seed": seed, "task": task, "stage": "invert", "epoch": 0, "prior": 2.0})
+        for task, seed in [(1, 0), (1, 1), (2, 0), (2, 1)]:
+            log.append({"seed": seed, "task": task, "stage": "invert", "epoch": 1, "prior": 2.0})
     assert [(tag, step) for tag, step, _ in scalars(tmp_path)] == [
         ("seed0/train/loss", 8),
         ("seed0/invert/prior", 1),

@@ -30,7 +30,7 @@ def test_a_phase_may_end_with_class_balanced_finetuning(fast_runs, tmp_path):
     config = runs.make_config("lucir", epochs=1, milestones=(), method__balance=True)
     config.schedule_scale = 0.1
     runs.run(config, tmp_path)
-    assert stages_of(tmp_path) == [(0, "train"), (1, "train"), (1, "balance"), (1, "balance")]
+    assert stages_of(tmp_path) == [(1, "train"), (2, "train"), (2, "balance"), (2, "balance")]
 
 
 def test_old_weights_stay_unless_scores_are_distilled(fast_runs, tmp_path):

@@ -13,9 +13,9 @@ def rows(tasks, seeds, epochs=3):
     return [
         {
             "seed": seed,
-            "task": task,
+            "task": task + 1,
             "stage": "train",
-            "epoch": epoch,
+            "epoch": epoch + 1,
             "global_epoch": task * epochs + epoch + 1,
             "learning_rate": 0.1,
             "loss": 2.0 + seed + epoch,
@@ -60,7 +60,7 @@ def test_a_folder_that_cannot_be_made_is_a_user_error(tmp_path):
 
 
 def test_loss_curves_are_means_over_seeds_without_the_other_columns():
-    curves = plots.loss_curves([*rows(2, 2), {"seed": 0, "task": 1, "stage": "invert", "prior": 3}])
+    curves = plots.loss_curves([*rows(2, 2), {"seed": 0, "task": 2, "stage": "invert", "prior": 3}])
     assert list(curves) == ["train", "invert"]
     assert set(curves["train"].terms) == {"loss", "loss_kd"}
     assert curves["train"].terms["loss"] == ([1, 2, 3, 4, 5, 6], [2.5, 3.5, 4.5] * 2)

@@ -51,14 +51,14 @@ def test_two_tasks_of_cifar100_with_a_stop_within_the_inversion(tmp_path, tfds_d
     assert "going on in" in second.stdout
     rows = [json.loads(line) for line in metrics.read_text().splitlines()]
     addresses = [(row["task"], row["stage"], row["epoch"]) for row in rows]
-    train, invert = [(0, "train", e) for e in range(3)], [(0, "invert", e) for e in range(4)]
-    assert addresses == train + invert + [(1, "train", e) for e in range(3)]
+    train, invert = [(1, "train", e) for e in (1, 2, 3)], [(1, "invert", e) for e in (1, 2, 3, 4)]
+    assert addresses == train + invert + [(2, "train", e) for e in (1, 2, 3)]
 
     results = json.loads((workdir / "results.json").read_text())
     assert results["complete"] and results["task_sizes"] == [5, 5]
     assert results["accuracy"][0][0][0] > 30, "five classes: chance is 20 %"
     assert len(results["accuracy"][0][1]) == 2
-    assert (workdir / "plots" / "dreamed_task0_seed0.png").stat().st_size > 10_000
+    assert (workdir / "plots" / "dreamed_task1_seed0.png").stat().st_size > 10_000
 
 
 @pytest.mark.slow

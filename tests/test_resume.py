@@ -182,6 +182,19 @@ def test_other_data_are_refused(half):
         runs.run(runs.make_config(), half)
 
 
+def test_a_run_of_an_older_version_is_refused(half):
+    for checkpoint in (half / "checkpoints").iterdir():
+        record = checkpoint / "record" / "metadata"
+        content = json.loads(record.read_text())
+        assert content["record"].pop("format") == 2
+        record.write_text(json.dumps(content))
+    lines = runs.metrics(half)
+    with pytest.raises(UserError, match=r"another version.*--config\.overwrite=True") as error:
+        runs.run(runs.make_config(), half)
+    assert "\n" not in str(error.value) and str(half) in str(error.value)
+    assert runs.metrics(half) == lines
+
+
 def test_free_keys_may_change(half, reference):
     config = runs.make_config(checkpoint__every_epochs=0, checkpoint__keep=1, data__dir="elsewhere")
     runs.run(config, half)

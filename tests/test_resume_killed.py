@@ -12,10 +12,10 @@ KILLS = [
     ("epoch", 1),  # before anything is saved
     ("os.mkdir:checkpoints/0.orbax", 1),  # the first save has just begun
     ("os.rename:0.orbax-checkpoint-tmp", 1),  # an item of it is written
-    ("os.rename:dreamed_task0", 1),  # after the inversion, before it is saved
+    ("os.rename:dreamed_task1", 1),  # after the inversion, before it is saved
     ("os.rename:.results.json", 1),  # between model and results
     ("os.rename:accuracy_matrix.png", 1),  # between results and checkpoint
-    ("os.mkdir:models/1.orbax", 1),  # the last model is being saved
+    ("os.mkdir:models/2.orbax", 1),  # the last model is being saved
 ]
 
 

@@ -31,4 +31,4 @@ def test_learners_go_on_within_a_later_stage(
     runs.run(config, tmp_path / "stopped")
     runs.assert_same_run(tmp_path / "stopped", tmp_path / "whole")
     last = runs.metrics(tmp_path / "whole")[-1]
-    assert (last["task"], last["stage"], last["epoch"]) == (1, stage, 1)
+    assert (last["task"], last["stage"], last["epoch"]) == (2, stage, 2)

@@ -280,7 +280,7 @@ def test_validation_has_five_folds(seed):
 
 @pytest.mark.parametrize(
     "split, complaint",
-    [("train", "class 1 has no training image"), ("test", "task 1, counted from 0, has no image")],
+    [("train", "class 1 has no training image"), ("test", "task 2 has no image")],
 )
 def test_missing_images_matter_only_if_the_run_needs_them(split, complaint):
     dataset = make_dataset(3, **{f"{split}_labels": [0, 2, 0, 2]})

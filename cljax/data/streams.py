@@ -258,7 +258,7 @@ def _check_images(name: str, ids: np.ndarray, train_labels: np.ndarray, eval_cou
         )
     if 0 in eval_counts:
         raise UserError(
-            f"{name}: task {eval_counts.index(0)}, counted from 0, has no image to evaluate on; "
+            f"{name}: task {eval_counts.index(0) + 1} has no image to evaluate on; "
             "give larger tasks or a class order without its classes"
         )
 

@@ -72,7 +72,7 @@ class EndToEnd(LearningWithoutForgetting):
             old, new = sum(task_sizes[:index]), task_sizes[index]
             if self.new_class_teacher == "previous" and new > old:
                 raise UserError(
-                    f"method e2e, as released, cannot learn task {index} (from 0): {new} new "
+                    f"method e2e, as released, cannot learn task {index + 1}: {new} new "
                     f"classes are more than the {old} old ones whose logits teach them; set "
                     "config.method.new_class_teacher=current"
                 )
