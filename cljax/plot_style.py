@@ -10,6 +10,10 @@ from matplotlib.figure import Figure
 # Okabe and Ito's palette, told apart with every kind of colour vision.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 
+# Lines are told apart without colour, too; broken ones come over whole ones, which show through.
+MARKERS = "os^Dv<>pX"
+DASHES = ("-", (0, (5, 1.5)), (0, (5, 1.5, 1, 1.5)), (0, (1, 1.2)), (0, (8, 2, 1, 2, 1, 2)))
+
 STYLE = {
     "font.family": "DejaVu Sans",
     "font.size": 11,

@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from cljax.logs import LABELS, epoch_axis, write_atomically
-from cljax.plot_style import COLOURS, png, styled
+from cljax.plot_style import COLOURS, DASHES, MARKERS, png, styled
 
 # What a row of metrics.jsonl holds besides its labels and losses.
 NOT_LOSSES = {*LABELS, "learning_rate", "accuracy", "images_per_second", "seconds"}
@@ -159,28 +159,45 @@ def loss_curves(rows: Sequence[dict]) -> dict[str, Curves]:
 
 
 def _draw_losses(curves, results):
-    """One panel per stage kind with its terms over the global epochs; dotted lines end tasks."""
+    """One panel per stage kind with its terms over the global epochs; vertical lines end tasks.
+
+    The loss is a broad grey band, on which each of its terms is a thin line with its own marker:
+    where a term is all of the loss, or two are equal, every one of them can be seen.
+    """
     figure = Figure(figsize=(8, 0.6 + 2.9 * len(curves)), layout="constrained")
     panels = figure.subplots(len(curves), squeeze=False)[:, 0]
     for axes, (stage, (terms, task_ends)) in zip(panels, curves.items(), strict=True):
+        parts = [name for name in terms if name != "loss"]
         for name, (x, values) in terms.items():
             breaks = [(end + 0.5, math.nan) for end in task_ends]  # no line from task to task
             points = np.array(sorted([*zip(x, values, strict=True), *breaks]))
-            style = {
-                "linewidth": 2 if name == "loss" else 1.2,
-                "marker": "." if len(x) < 50 else "",
-            }
+            style = {"color": "0.78", "linewidth": 6, "marker": "o" if len(x) == 1 else ""}
+            if name != "loss":
+                style = _part_style(parts.index(name), len(parts), len(points))
             axes.plot(*points.T, label=name, **style)
         for end in task_ends[:-1]:
-            axes.axvline(end + 0.5, color="0.6", linewidth=0.8, linestyle=":")
+            axes.axvline(end + 0.5, color="0.6", linewidth=0.8)
         if _wants_log_axis([v for _, values in terms.values() for v in values]):
             axes.set_yscale("log", nonpositive="mask")
         axes.set(title=stage, xlabel=f"epoch of {stage}, all tasks", ylabel="loss")
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.grid(axis="y", alpha=0.3)
-        axes.legend(loc="center left", bbox_to_anchor=(1, 0.5), fontsize=9)
+        axes.legend(loc="center left", bbox_to_anchor=(1, 0.5), fontsize=9, handlelength=3.5)
     figure.suptitle(_title(results), fontsize=12)
     return figure
+
+
+def _part_style(place, many, points):
+    """The look of the line at a place among many, whose markers stand beside each other."""
+    every = max(1, points // 10)
+    return {
+        "color": COLOURS[place % len(COLOURS)],
+        "linestyle": DASHES[place % len(DASHES)],
+        "linewidth": 2.5 - 1.3 * place / many,  # an equal one that comes later hides no edge
+        "marker": MARKERS[place % len(MARKERS)],
+        "markersize": 5,
+        "markevery": (place * every // many, every),
+    }
 
 
 def _wants_log_axis(values) -> bool:
@@ -194,12 +211,14 @@ def write_image_grid(
     path: str | os.PathLike,
     row_labels: Sequence[str] | None = None,
     title: str | None = None,
+    caption: str | None = None,
 ) -> None:
     """Writes a PNG of rows of images, each enlarged to 64 pixels or more by whole factors.
 
     Args:
       images: uint8 [rows, columns, H, W, C] with C 1 (grey) or 3 (RGB).
       row_labels: a name beside every row, such as its class or task.
+      title, caption: lines above and below.
 
     Raises:
       UserError: the file cannot be written.
@@ -216,15 +235,17 @@ def write_image_grid(
     height, width = grid.shape[:2]
     with styled(**{"font.size": 8}):
         left = GAP + (_text_width(labels) + GAP if labels else 0)
-        top = 4 * GAP if title else GAP
-        size = np.array([left + max(width, _text_width([title or ""])) + GAP, top + height + GAP])
+        top, bottom = (4 * GAP if line else GAP for line in (title, caption))
+        width = max(width, _text_width([title or "", caption or ""]))
+        size = np.array([left + width + GAP, top + height + bottom])
         figure = Figure(figsize=size / GRID_DPI, dpi=GRID_DPI)
-        figure.figimage(grid, xo=left, yo=GAP)
+        figure.figimage(grid, xo=left, yo=bottom)
         for r, label in enumerate(labels):
-            centre = [left - GAP, GAP + height * (1 - (r + 0.5) / len(labels))]
+            centre = [left - GAP, bottom + height * (1 - (r + 0.5) / len(labels))]
             figure.text(*(centre / size), label, ha="right", va="center")
-        if title:
-            figure.text(*([left, GAP + height + top / 2] / size), title, va="center")
+        for line, y in ((title, bottom + height + top / 2), (caption, bottom / 2)):
+            if line:
+                figure.text(*([left, y] / size), line, va="center")
         write_atomically(path, png(figure, GRID_DPI))
 
 
@@ -234,6 +255,7 @@ def write_class_grid(
     names: Sequence[str],
     path: str | os.PathLike,
     title: str | None = None,
+    why_empty: str | None = None,
     shape: tuple[int, int] = (10, 10),
 ) -> None:
     """Writes a PNG with a row of images for each class; `write_image_grid` draws it.
@@ -242,15 +264,19 @@ def write_class_grid(
       images: uint8 [B, H, W, C].
       labels: int [B], each image's class.
       names: of the classes 0, 1, ...; with more classes than rows, evenly chosen ones are shown.
-      shape: (most rows, columns); places without an image stay black.
+      why_empty: a caption, written if a class has fewer images than there are columns.
+      shape: (most rows, columns); places without an image are white, as the ground is.
     """
     rows, columns = shape
     shown = np.linspace(0, len(names) - 1, min(rows, len(names))).round().astype(int)
-    grid = np.zeros((len(shown), columns, *images.shape[1:]), np.uint8)
+    grid = np.full((len(shown), columns, *images.shape[1:]), 255, np.uint8)
+    has_empty = False
     for row, label in zip(grid, shown, strict=True):
         found = images[labels == label][:columns]
         row[: len(found)] = found
-    write_image_grid(grid, path, [names[label] for label in shown], title)
+        has_empty |= len(found) < columns
+    caption = why_empty if has_empty else None
+    write_image_grid(grid, path, [names[label] for label in shown], title, caption)
 
 
 def _tile(images):

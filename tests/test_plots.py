@@ -75,6 +75,44 @@ def test_loss_curves_leave_out_values_that_were_not_finite():
     assert plots.loss_curves(broken)["train"].terms["loss"] == ([1, 3], [2.0, 4.0])
 
 
+def test_every_term_can_be_told_apart_without_colour_and_on_top_of_its_loss():
+    terms = ["loss", "class", "local", "head"]  # all equal
+    same = [
+        {"seed": 0, "task": 1, "stage": "train", "epoch": e, "global_epoch": e}
+        | dict.fromkeys(terms, 1.0)
+        for e in range(1, 61)
+    ]
+    figure = plots._draw_losses(plots.loss_curves(same), results(1, 1))
+    (axes,) = figure.axes
+    loss, *parts = axes.lines
+    assert [line.get_label() for line in axes.lines] == terms
+    assert all(line.get_zorder() >= loss.get_zorder() for line in parts)
+    widths = [line.get_linewidth() for line in axes.lines]
+    assert widths == sorted(set(widths), reverse=True) and widths[0] > 2 * widths[1]
+    assert len({line.get_marker() for line in parts}) == len(parts)
+    assert len({line.get_markevery() for line in parts}) == len(parts)  # side by side
+
+
+def test_a_class_of_few_images_has_a_short_row_with_a_reason(tmp_path):
+    images = np.zeros((12, 8, 8, 1), np.uint8)
+    labels = np.array([0] * 10 + [1] * 2)
+    drawn = {}
+    for why in (None, "why the row is short"):
+        path = tmp_path / "classes.png"
+        plots.write_class_grid(images, labels, ["a", "b"], path, why_empty=why)
+        with Image.open(path) as picture:
+            drawn[why] = np.asarray(picture.convert("L"))
+    bare, full = drawn.values()
+    assert len(full) > len(bare)  # a line below
+    is_black = (bare == 0).mean(axis=1) > 0.1
+    upper, lower = np.flatnonzero(is_black)[[0, -1]]
+    black = [(bare[row] == 0).sum() for row in (upper, lower)]
+    assert black == [640, 128]  # the places without an image are as white as the ground
+    plots.write_class_grid(images, labels, ["a"], tmp_path / "one.png", why_empty="why")
+    plots.write_class_grid(images, labels, ["a"], tmp_path / "bare.png")
+    assert (tmp_path / "one.png").read_bytes() == (tmp_path / "bare.png").read_bytes()
+
+
 @pytest.mark.parametrize("shape", [(2, 3, 8, 8, 1), (1, 2, 20, 32, 3), (1, 1, 100, 100, 3)])
 def test_images_in_a_grid_are_enlarged_pixel_by_pixel(tmp_path, shape):
     images = np.random.RandomState(0).randint(0, 256, shape).astype(np.uint8)
