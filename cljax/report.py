@@ -126,7 +126,8 @@ def _table(runs, hidden) -> Table:
     lines = max(heading.count("\n") for heading in headings)
     for name, heading in zip(names, headings, strict=True):
         heading = "\n" * (lines - heading.count("\n")) + heading  # they stand on the rule
-        table.add_column(heading, justify="left" if name in LEFT_COLUMNS else "right")
+        justify = "left" if name in LEFT_COLUMNS else "right"
+        table.add_column(heading, justify=justify, no_wrap=name != "learner")
     for group in grouped(runs):
         table.add_section()
         table.add_row(Text(describe_group(group[0]), "bold"))

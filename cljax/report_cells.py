@@ -42,13 +42,13 @@ def cells(run: Run) -> dict[str, str]:
         "seeds": str(len(run.seeds)),
         "final accuracy (%)": mean_std(run.final_accuracy, len(run.seeds)),
         "published (%)": mean_std(run.figure, published.SEEDS),
+        "marks": ", ".join(mark.kind for mark in run.marks),  # beside the numbers that they are of
         "average incremental accuracy (%)": mean_std(
             run.average_incremental_accuracy, len(run.seeds)
         ),
         "forgetting (points)": mean_std(run.forgetting, len(run.seeds)),
         "time": clock(run.seconds),
         "device": run.device or "-",
-        "marks": ", ".join(mark.kind for mark in run.marks),
     }
 
 

@@ -20,10 +20,9 @@ th, td { padding: .42rem .7rem; text-align: right; vertical-align: top; }
 th { font-size: .8rem; font-weight: 600; color: #59636e; vertical-align: bottom;
   border-bottom: 2px solid #d1d9e0; }
 td { border-bottom: 1px solid #eaeef2; white-space: nowrap; }
-.left { text-align: left; } td.marks { white-space: normal; min-width: 15rem; }
-td.device { font-size: .8rem; color: #59636e; line-height: 1.9; }
+.left { text-align: left; } td.marks { white-space: normal; min-width: 11rem; }
 tr.group td { background: #f6f8fa; font-weight: 600; text-align: left; }
-td.name { font-weight: 600; } td.published { color: #59636e; }
+td.learner { font-weight: 600; } td.published { color: #59636e; }
 .badge { display: inline-block; border-radius: 1em; padding: 0 .65em; font-size: .8rem;
   font-weight: 600; }
 .badge.setting { background: #fff1c2; color: #7a4b00; }
@@ -33,7 +32,12 @@ td.name { font-weight: 600; } td.published { color: #59636e; }
 img { max-width: 100%; height: auto; display: block; }
 footer { font-size: .85rem; margin-top: 2.2rem; border-top: 1px solid #d1d9e0; }
 footer ul, details { margin: .8rem 0; padding-left: 1.2rem; } details { padding: 0; }
-details td { white-space: normal; text-align: left; font-size: .85rem; }
+details td { white-space: normal; text-align: left; font-size: .85rem; overflow-wrap: anywhere; }
+@media (max-width: 1000px) {
+  body { margin: 1.2rem auto; padding: 0 .8rem; font-size: 14px; }
+  th, td { padding: .35rem .4rem; } td.learner { white-space: normal; }
+  .time { display: none; } td.marks { min-width: 8rem; }
+}
 """
 
 
@@ -71,7 +75,7 @@ def page(runs: Sequence[Run]) -> str:
 
 
 def _table(runs):
-    hidden = ("data set", "tasks")  # they are the groups' lines
+    hidden = ("data set", "tasks", "device")  # the groups' lines and the footer tell them
     names = [name for name in cells(runs[0]) if name not in hidden]
     head = "".join(_cell("th", name, name) for name in names)
     rows = []
@@ -88,16 +92,8 @@ def _table(runs):
 
 def _cell(tag, name, content):
     classes = ["left"] if name in LEFT_COLUMNS else []
-    special = {
-        "learner": "name",
-        "published (%)": "published",
-        "marks": "marks",
-        "device": "device",
-    }
-    if name in special:
-        classes.append(special[name])
-    attribute = f' class="{" ".join(classes)}"' if classes else ""
-    return f"<{tag}{attribute}>{content}</{tag}>"
+    classes.append(name.partition(" (")[0].replace(" ", "-"))
+    return f'<{tag} class="{" ".join(classes)}">{content}</{tag}>'
 
 
 def _badge(mark: Mark):
@@ -110,11 +106,13 @@ def _origins(runs):
     rows = "\n".join(
         f"<tr><td>{escape(str(run.workdir))}</td><td>{escape(f'{run.name}, {describe_group(run)}')}"
         f"</td><td>{escape(', '.join(map(str, run.seeds)))}</td>"
+        f"<td>{escape(run.device) or '-'}</td>"
         f"<td>{escape(', '.join(' '.join(pair) for pair in run.versions)) or '-'}</td></tr>"
         for run in runs
     )
-    head = "".join(f'<th class="left">{n}</th>' for n in ("workdir", "run", "seeds", "versions"))
+    names = ("workdir", "run", "seeds", "device", "versions")
+    head = "".join(f'<th class="left">{name}</th>' for name in names)
     return (
-        "<details><summary>Directories and versions</summary>\n"
+        "<details><summary>Directories, devices and versions</summary>\n"
         f'<div class="wide"><table>\n<tr>{head}</tr>\n{rows}\n</table></div></details>'
     )

@@ -8,12 +8,12 @@ from matplotlib.lines import Line2D
 
 from cljax import published
 from cljax.comparison import Run
-from cljax.plot_style import COLOURS, png, styled
+from cljax.plot_style import COLOURS, DASHES, MARKERS, png, styled
 from cljax.report_cells import describe_group, grouped, mean_std
 
-# As many as the published tables have names; from then on colours come again, markers do not yet.
+# As many as the published tables have names; from then on colours come again, but the number of
+# markers and that of dashes are others.
 PALETTE = (*COLOURS, "#882255", "#8C8C8C", "#997700")
-MARKERS = "os^Dv<>pX"
 PANEL = (9.8, 4.4)  # inches, legend included
 
 
@@ -21,14 +21,15 @@ def draw(runs: Sequence[Run]) -> bytes | None:
     """A PNG with a panel for each data set and split; None if no run has finished a task.
 
     Seen accuracy over the classes seen, mean over seeds with a band of ± std. Published final
-    figures are stars in their run's colour, beside the last point. A learner looks the same in
-    all panels, with exemplars dashed and hollow.
+    figures are stars in their run's colour, beside the last point. A learner has the same colour,
+    marker and dashes in all panels, with exemplars the marker is hollow. Lines that come later are
+    thinner, so that equal ones can all be seen.
     """
     panels = [[run for run in group if run.tasks_done] for group in grouped(runs)]
     panels = [panel for panel in panels if panel]
     if not panels:
         return None
-    looks = {}  # a name's place gives its colour and marker
+    looks = {}  # a name's place gives its colour, marker and dashes
     for run in runs:
         looks.setdefault(run.name, len(looks))
     with styled():
@@ -46,16 +47,17 @@ def _draw_panel(axes, runs, looks):
     last = max(run.classes[-1] for run in runs)
     if any(run.figure for run in runs):
         last = published.CLASSES
-    for run in runs:
-        place = looks[run.name]
-        _draw_run(axes, run, PALETTE[place % len(PALETTE)], MARKERS[place % len(MARKERS)], last)
+    for n, run in enumerate(runs):
+        _draw_run(axes, run, looks[run.name], n / len(runs), last)
     handles = axes.get_legend_handles_labels()[0]
     if any(run.figure for run in runs):
         handles.append(_star("0.4", "published final accuracy"))
     if any(run.marks for run in runs):
         handles.append(Line2D([], [], linestyle="", label="† marked, no reproduction"))
     ticks = max((run.classes for run in runs), key=len)
-    axes.legend(handles=handles, loc="upper left", bbox_to_anchor=(1.02, 1), fontsize=9.5)
+    axes.legend(
+        handles=handles, loc="upper left", bbox_to_anchor=(1.02, 1), fontsize=9.5, handlelength=4
+    )
     axes.set(
         xlabel="classes seen",
         ylabel="accuracy on all seen classes (%)",
@@ -67,7 +69,9 @@ def _draw_panel(axes, runs, looks):
     axes.grid(axis="y", alpha=0.3)
 
 
-def _draw_run(axes, run, colour, marker, last):
+def _draw_run(axes, run, place, before, last):
+    """`place` among the names gives the look; `before` is the share of lines drawn before."""
+    colour = PALETTE[place % len(PALETTE)]
     mean, std = run.seen_accuracy.mean(0), run.seen_accuracy.std(0)
     kept = f", {run.exemplars} exemplars" if run.exemplars else ""
     final = mean_std(run.final_accuracy, len(run.seeds))
@@ -78,11 +82,11 @@ def _draw_run(axes, run, colour, marker, last):
         run.classes,
         mean,
         color=colour,
-        marker=marker,
-        markersize=5,
+        marker=MARKERS[place % len(MARKERS)],
+        markersize=9 - 5 * before,
         markerfacecolor="white" if run.exemplars else colour,
-        linewidth=1.8,
-        linestyle="--" if run.exemplars else "-",
+        linewidth=3.2 - 2 * before,
+        linestyle=DASHES[place % len(DASHES)],
         label=_plain(label),
     )
     if run.figure:

@@ -43,7 +43,7 @@ def test_the_terminal_shows_figures_side_by_side_and_the_marks(table):
     lines = [" ".join(line.split()) for line in text.splitlines()]
     # Final: (70 + 75 + 80 + 85 + 90) / 5 = 80 plus the seed's number.
     assert "ABD 0 3 81.0 ± 0.8 43.9 ± 0.9 86.0 ± 0.8 12.5 ± 0.0 0:21:40 cpu" in lines
-    assert "LwF 0 1 85.0 17.0 ± 0.1 87.5 7.5 0:21:40 cpu 3 of 5 tasks" in lines
+    assert "LwF 0 1 85.0 17.0 ± 0.1 3 of 5 tasks 87.5 7.5 0:21:40 cpu" in lines
     assert "Base, cifar100, 5 tasks" in text
     assert "shortened: epochs 25 instead of 250" in text
     assert f"Written: {table}/report.md, {table}/report.csv, {table}/report.html" in text
@@ -57,6 +57,16 @@ def test_the_terminal_table_fits_and_cuts_no_number(table, width):
     (row,) = (line for line in lines if line.startswith("ABD") and "43.9" in line)
     assert "81.0 ± 0.8" in row and "43.9 ± 0.9" in row
     assert any("shortened" in line for line in lines)
+
+
+def test_a_long_name_takes_no_room_from_marks_and_numbers(tmp_path):
+    folder = tmp_path / "a_directory_of_runs_with_a_rather_long_name"
+    for name in ("a_first_run_of_this_learner", "another_run_of_this_learner"):
+        write_run(folder / name, "abd_cifar100", epochs=25)
+    rows = printed([folder], tmp_path, 80).partition("Marked runs")[0].splitlines()
+    assert max(map(len, rows)) <= 80
+    assert sum("81.0 ± 0.8" in row for row in rows) == 0  # a single seed has no deviation
+    assert sum("80.0" in row and "43.9 ± 0.9" in row and "shortened" in row for row in rows) == 2
 
 
 def read_markdown(path):
@@ -125,6 +135,15 @@ def test_the_page_needs_nothing_from_anywhere(table):
         assert image.format == "PNG" and image.height > 1000  # two panels
     assert {"shortened", "3 of 5 tasks", "1 seed", "no task finished"} <= set(page.words)
     assert {"ABD", "81.0 ± 0.8", "43.9 ± 0.9", "cifar100, 10 tasks"} <= set(page.words)
+
+
+def test_the_marks_stand_beside_the_published_figure(table):
+    printed([table], table)
+    heads = re.findall("<th[^>]*>([^<]*)</th>", (table / "report.html").read_text())
+    place = heads.index("published (%)")
+    assert heads[place - 1 : place + 2] == ["final accuracy (%)", "published (%)", "marks"]
+    # What is long and compares nothing is in the footer.
+    assert heads.index("device") > heads.index("workdir") > heads.index("time")
 
 
 def test_names_are_text_in_every_file(tmp_path):
