@@ -44,6 +44,8 @@ class Executor:
       cores: of a CPU, to take steps of their own in `add_up`; 0: the device takes them in turn.
       compile_seconds: time spent in calls that traced and compiled a program.
       programs: (compiled function, shapes and dtypes of its arguments) of each.
+      when_compiling: called with True when a program begins to be compiled (or loaded from JAX's
+        cache on disk), and with False when it is there.
     """
 
     def __init__(
@@ -61,6 +63,7 @@ class Executor:
         self.compile_seconds = 0.0
         self._compiled = {}
         self.programs = []
+        self.when_compiling = lambda begins: None
 
     @property
     def _is_stacked(self):
@@ -205,11 +208,22 @@ class Executor:
             if self.mesh is not None:
                 function = mesh_lib.map_seeds(self.mesh, function)
                 options["out_shardings"] = mesh_lib.by_seed(self.mesh)
-            else:
-                function = (_vmap_all_but_first if self.vmap_seeds else _wrap)(function)
+            elif self.vmap_seeds:
+                function = _vmap_all_but_first(function)
+            function = self._announced(function)
             donated = () if donated is None else (donated,)
             self._compiled[key] = jax.jit(function, donate_argnums=donated, **options)
         return functools.partial(self._timed, self._compiled[key])
+
+    def _announced(self, function):
+        """A function of its own: all that JAX compiles of one function is counted together."""
+
+        @functools.wraps(function)
+        def traced(*args):  # JAX calls it to make a program of it, never to run that
+            self.when_compiling(True)
+            return function(*args)
+
+        return traced
 
     def _timed(self, compiled, *args):
         count, start = compiled._cache_size(), time.perf_counter()
@@ -217,6 +231,7 @@ class Executor:
         if compiled._cache_size() > count:
             self.compile_seconds += time.perf_counter() - start
             self.programs.append((compiled, jax.tree.map(_describe, args)))
+            self.when_compiling(False)
         return result
 
     def num_compilations(self) -> dict[str, int]:
@@ -268,16 +283,6 @@ def _loop(one):
         )
 
     return loop
-
-
-def _wrap(function):
-    """A function of its own: all that JAX compiles of one function is counted together."""
-
-    @functools.wraps(function)
-    def wrapped(*args):
-        return function(*args)
-
-    return wrapped
 
 
 def _vmap_all_but_first(function):

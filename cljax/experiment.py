@@ -54,6 +54,8 @@ def run(config, directory: str | Path, console: Console | None = None) -> dict:
         with processes.alike():
             if processes.is_first():
                 claims.enter_context(workdir.claim(directory, config))
+            line = f"loading dataset {config.data.name}, setting up method {config.method.name}"
+            console.print(line, markup=False, emoji=False, highlight=False, soft_wrap=True)
             problem = setup.make_problem(config)
             if config.first_task_from and (
                 config.overwrite or not (directory / "checkpoints").exists()
@@ -115,14 +117,18 @@ class Run:
         tasks = self.executor.pack(self.problem.tasks(cursor.task))
         stages = self.problem.method.stages(cursor.task, self.problem.num_tasks)
         if cursor == Cursor(cursor.task):
+            self.ledger.start("prepare", cursor)
             self.states = self.trainer.before_task(self.states, tasks)
             if cursor.task == 0 and self.config.first_task_from:
                 self._adopt_first_task()
         while cursor.stage < len(stages):
             self._run_stage(stages, tasks)
+        self.ledger.start("finish", cursor)
         self.states = self.trainer.after_task(self.states, tasks)
+        self.ledger.start("evaluate", cursor)
         with self.ledger.time("evaluate"):
             self.ledger.add_accuracy(self.evaluator.evaluate(self.states, cursor.task))
+        self.ledger.start("save", cursor)
         self._save_model(cursor.task)
         processes.on_first(self.ledger.write_results)
         self.cursor = Cursor(cursor.task + 1)
@@ -137,6 +143,7 @@ class Run:
 
     def _run_stage(self, stages: tuple[Stage, ...], tasks):
         cursor, stage = self.cursor, stages[self.cursor.stage]
+        self.ledger.start(stage.name, cursor, stage.epochs)
         if cursor.epoch == 0 and cursor.reached is None:
             self.states = self.trainer.begin(stage, self.states, tasks)
         tasks, counts = self.trainer.choose_images(stage, self.states, tasks)
@@ -149,6 +156,7 @@ class Run:
             if cursor.epoch < stage.epochs:
                 self._save(stage.save_every and cursor.epoch % stage.save_every == 0)
         if stage.has_pictures:
+            self.ledger.start("draw", cursor)
             drawn = self.trainer.draw_pictures(stage, self.states, tasks)
             drawn = self.executor.unpack(drawn)
             processes.on_first(self.ledger.draw_pictures, cursor.task, drawn)

@@ -89,7 +89,18 @@ class Ledger:
         self._done = self._work_before(cursor)
         work = self._work_before(Cursor(self.problem.num_tasks))
         with Progress(work, done=self._done, console=self.console) as self._progress:
+            self.executor.when_compiling = self._progress.compiling
             yield
+
+    def start(self, part: str, cursor: Cursor, num_epochs: int | None = None) -> None:
+        """Shows what begins: a stage, which has epochs, or another part of a task."""
+        self._progress.start(
+            task=cursor.task,
+            num_tasks=self.problem.num_tasks,
+            part=part,
+            epoch=cursor.epoch if num_epochs else None,
+            num_epochs=num_epochs,
+        )
 
     def add_epoch(
         self, cursor: Cursor, stage: Stage, sums: list[dict], steps: list[int], seconds: float
@@ -167,7 +178,8 @@ class Ledger:
             path = self.directory / "plots" / f"dreamed_task{task + 1}_seed{stream.seed}.png"
             title = f"dreamed after task {task + 1}, seed {stream.seed}"
             seen = [names[c] for c in stream.class_order[: stream.seen(task)]]
-            plots.write_class_grid(images, labels, seen, path, title)
+            why = "Short rows: the teacher labels few dreamed images as this class."
+            plots.write_class_grid(images, labels, seen, path, title, why)
 
     def results(self) -> dict:
         """The content of results.json."""

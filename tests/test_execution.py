@@ -153,6 +153,27 @@ def test_one_program_per_function_and_phase(vmap, loop):
     assert executor.num_compilations()["double"] == 2
 
 
+@pytest.mark.parametrize(("vmap", "loop"), FORMS)
+def test_compilation_is_told_before_and_after(vmap, loop):
+    executor, told = Executor(vmap, loop), []
+    executor.when_compiling = told.append
+    seen = []
+
+    def watched(shared, value):
+        seen.append(list(told))  # what was told when it is traced
+        return value + shared
+
+    executor.call(watched, 1, executor.pack([jnp.zeros(2)] * 2))
+    assert told == [True, False] and seen == [[True]]
+    executor.call(watched, 2, executor.pack([jnp.ones(2)] * 2))
+    assert told == [True, False]
+    executor.call(watched, 2, executor.pack([jnp.ones(3)] * 2))
+    assert told == [True, False] * 2
+    repeat(executor, [0, 0, 0], [2, 2, 2])
+    repeat(executor, [0, 0, 0], [5, 5, 5])
+    assert told == [True, False] * 3
+
+
 def test_default_loop_is_the_fast_one_here():
     assert Executor().compiled_loop == (jax.default_backend() != "cpu")
     assert not Executor().vmap_seeds

@@ -1,11 +1,12 @@
 """The progress display: what it says, how often, and how long it thinks the run will take."""
 
 import io
+import re
 
 import pytest
 from rich.console import Console
 
-from cljax.progress import Progress, TimeLeft, describe_time_left
+from cljax.progress import Progress, TimeLeft, describe_time_left, fit
 
 
 class Clock:
@@ -66,7 +67,83 @@ def test_nothing_is_shown_without_updates():
     assert show([]) == ""
 
 
-def test_a_terminal_gets_one_live_line_that_makes_way_for_the_last():
+METRICS = {"loss": 1.23456, "local": 0.5, "distillation": 0.25, "accuracy": 0.5, "head": 12.3}
+INVERT = {"task": 11, "num_tasks": 20, "stage": "invert", "num_epochs": 20, "kind": "invert"}
+
+
+def frames(width, act):
+    """What a terminal shows after each call of `act(progress)`, a list of lines each."""
+    console = Console(file=io.StringIO(), force_terminal=True, width=width, color_system=None)
+    with Progress({"invert": 20, "train": 1}, console=console, clock=Clock()) as progress:
+        shown = []
+        for _ in act(progress):
+            text = console.file.getvalue().rpartition("\x1b[2K")[2]
+            lines = text.replace("\x1b[?25l", "").split("\n")  # which hides the cursor
+            assert max(map(len, lines)) <= width
+            shown.append([re.sub("[━╸╺]", "", line).strip() for line in lines])
+    return shown
+
+
+def invert(progress):
+    """The calls of a stage whose second epoch is much later."""
+    progress.start(task=11, num_tasks=20, part="invert", epoch=0, num_epochs=20)
+    yield
+    progress.compiling(True)
+    yield
+    progress.compiling(False)
+    yield
+    rate = {"images_per_second": 41234.0, "metrics": METRICS}
+    for epoch in range(2):
+        progress._clock.now += 100.0
+        progress.update(**INVERT, **rate, epoch=epoch, work_done=epoch + 1)
+    yield
+    progress.start(task=11, num_tasks=20, part="evaluate")
+    yield
+
+
+@pytest.mark.parametrize("width", [20, 40, 60, 80, 200])
+def test_a_terminal_never_shows_the_stage_before(width):
+    started, compiling, running, updated, evaluating = frames(width, invert)
+    words = ["task 12/20", "invert 1/20"]
+    assert started == running == [fit([*words, "running"], width), ""]
+    assert compiling == [fit([*words, "compiling"], width), ""]
+    assert evaluating == [fit(["task 12/20", "evaluate", "running"], width), ""]
+    assert updated[0].startswith(fit(["task 12/20", "invert 2/20"], width))
+    assert all("…" not in line for line in updated)
+
+
+def test_a_narrow_terminal_leaves_out_what_matters_least():
+    updated = {width: frames(width, invert)[3] for width in (40, 80, 200)}
+    assert updated[40] == ["task 12/20  invert 2/20", "loss 1.235  accuracy 50.0 %"]
+    place = "task 12/20  invert 2/20  at least 30:00 left"
+    numbers = "loss 1.235  accuracy 50.0 %  41,234 images/s  local 0.5  distillation 0.25"
+    assert updated[80] == [place, numbers]
+    assert updated[200] == [place, f"{numbers}  head 12.3"]
+
+
+def test_plain_text_has_one_line_for_the_programs_of_a_part():
+    console = Console(file=io.StringIO(), width=40)
+    with Progress({"train": 2}, console=console, clock=Clock()) as progress:
+        for task in range(2):
+            progress.start(task=task, num_tasks=2, part="train", epoch=0, num_epochs=1)
+            if task == 0:
+                for begins in (True, False) * 3:
+                    progress.compiling(begins)
+            place = {"task": task, "num_tasks": 2, "epoch": 0, "num_epochs": 1}
+            progress.update(
+                **place, stage="train", metrics={"loss": task}, kind="train", work_done=task + 1
+            )
+            progress.start(task=task, num_tasks=2, part="evaluate")
+        progress.compiling(True)
+    assert console.file.getvalue().splitlines() == [
+        "task 1/2  train 1/1  compiling",
+        "task 1/2  train 1/1  time left not known yet  loss 0",
+        "task 2/2  train 1/1  0:00 left  loss 1",
+        "task 2/2  evaluate  compiling",
+    ]
+
+
+def test_a_terminal_gets_live_lines_that_make_way_for_the_last():
     text = show([1.0] * 3, terminal=True)
     assert "\x1b[2K" in text and "━" in text
     erase = "\x1b[2K"
