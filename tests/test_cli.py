@@ -123,7 +123,7 @@ def test_user_mistakes_end_the_command(tmp_path, compiled):
     runs.assert_one_line(status, err, "not finite in task 1, train epoch 1, seed 0: loss")
 
 
-@pytest.mark.parametrize("value", ["abd_cifar10O", "abd_cifar100.py", "my/abd_cifar100.py"])
+@pytest.mark.parametrize("value", ["abd_cifar1000", "abd_cifar100.py", "my/abd_cifar100.py"])
 def test_unknown_config_names_the_nearest(tmp_path, value):
     status, _, err = runs.command(f"--config={value}", cwd=tmp_path)
     kind = "file" if value.endswith(".py") else "config"
@@ -242,7 +242,7 @@ MISTAKES = {
     ),
     "top k": ({"eval__top_k": 11}, "config.eval.top_k: 11 is more than the 10 classes"),
     "no data set": ({"data__name": "no set"}, "no set"),
-    "unprepared": ({"data__name": "cifar100", "data__dir": "/none"}, "--config.data.dir"),
+    "no directory": ({"data__name": "cifar100", "data__dir": "/none"}, "no such directory"),
     "no npz": ({"data__name": "npz"}, "config.data.path is empty"),
     "missing npz": ({"data__name": "npz", "data__path": "none.npz"}, "none.npz: no such file"),
     "loop": ({"execution__loop": "fast"}, "auto, compiled, host"),

@@ -39,8 +39,8 @@ def exported(workdir, monkeypatch):
 
 
 def test_a_saved_model_becomes_a_state_dict(workdir, exported):
-    assert exported["task"] == 1
-    saved = runs.models(workdir, 1)
+    assert exported["task"] == 2
+    saved = runs.models(workdir, 2)
     with np.load("abd_digits.npz", allow_pickle=False) as archive:
         written = dict(archive)
     assert written["last.weight"].shape == (10, saved["seed0['params']['head']['kernel']"].shape[0])
@@ -85,10 +85,10 @@ def test_orbax_alone_reads_a_saved_model(workdir, monkeypatch):
     assert "cljax" not in code
     abd = workdir.parent / "abd" / "models"
     abd.mkdir(parents=True)
-    (abd / "4").symlink_to(workdir / "models" / "1")
+    (abd / "5").symlink_to(workdir / "models" / "2")
     monkeypatch.chdir(workdir.parents[1])
     exec(code, variables := {})
-    runs.assert_same_arrays(variables["arrays"], runs.models(workdir, 1))
+    runs.assert_same_arrays(variables["arrays"], runs.models(workdir, 2))
 
 
 def test_what_the_package_offers():
