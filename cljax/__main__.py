@@ -48,7 +48,8 @@ def run(argv: list[str]) -> None:
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     logging.set_verbosity(logging.FATAL)
     # Imported here: `--help` needs neither JAX nor data.
-    from cljax import errors, experiment, processes, table
+    from cljax import errors, experiment, table
+    from cljax.compute import processes
 
     # TensorStore's threads complain once more of a write that has failed, such as on a full disk.
     sys.unraisablehook = lambda _: None

@@ -8,12 +8,20 @@ import jax.numpy as jnp
 import numpy as np
 from flax import struct
 
-from cljax import losses, prototypes
-from cljax.execution import Executor
-from cljax.mesh import shard_batch
+from cljax import losses
+from cljax.compute.executor import Executor
+from cljax.compute.mesh import shard_batch
+from cljax.memory import nearest_mean
 from cljax.state import Data, Subset, hyperparameters
 
 PyTree = Any
+
+# Ways to classify besides a method's own.
+READ_OUTS = {
+    "cnn": "the network's own logits",
+    "nme": "nearest mean of exemplars",
+    "ncm": "nearest class mean of all training images (an oracle)",
+}
 
 # Test images per step where the config names no number: what a core's cache holds, if cores have
 # steps of their own, or what makes many cores busy.
@@ -50,7 +58,7 @@ class Settings:
     Attributes:
       batch_size: test images per step; 0: what is fast on the device at hand.
       top_k: an answer is right if it is among the k likeliest (5 for ImageNet, otherwise 1).
-      read_outs: keys of `metrics.READ_OUTS`, to be tried besides the method's own classifier.
+      read_outs: keys of READ_OUTS, to be tried besides the method's own classifier.
       mirror: of their class means, a key of `prototypes.MIRRORS`.
     """
 
@@ -72,13 +80,13 @@ def find_means(shared, state, exam):
         if name == "cnn":
             continue
         if name == "nme":
-            means[name] = prototypes.exemplar_means(method, state, data, settings.mirror)
+            means[name] = nearest_mean.exemplar_means(method, state, data, settings.mirror)
             continue
         images = exam.train_images
         labels = exam.label_map[data.train_labels[images.indices]]
         is_image = jnp.arange(labels.shape[0]) < images.count
         labels = jnp.where(is_image, labels, method.classifier.num_classes)
-        means[name] = prototypes.class_means(method, state, data, images, labels, settings.mirror)
+        means[name] = nearest_mean.class_means(method, state, data, images, labels, settings.mirror)
     return means
 
 
@@ -109,7 +117,7 @@ def score_batch(shared, constant, i, right):
             scores = method.forward(state, images)
         else:  # the features of all read-outs are computed once, as the same expression
             features = method.classifier.apply(state.variables, images).features
-            scores = prototypes.similarities(features, means[name])
+            scores = nearest_mean.similarities(features, means[name])
         answers.append(losses.top_k(scores, valid, settings.top_k))
     correct = (jnp.stack(answers) == labels[:, None]).any(-1) & (rows < exam.stop)
     return right.at[:, :, tasks].add(correct.astype(jnp.int32))

@@ -9,13 +9,16 @@ import jax
 import numpy as np
 from rich.console import Console
 
-from cljax import compilation, configure, logs, processes, setup, summary, training, workdir
-from cljax.checkpoints import Checkpoints, flatten, unflatten, unflatten_dict
+from cljax import build, first_task, training
+from cljax import problem as problem_lib
+from cljax.compute import compilation, processes
+from cljax.compute.signals import StopRequest
 from cljax.errors import UserError
 from cljax.evaluation import Evaluator, Settings
-from cljax.ledger import Cursor, Ledger
-from cljax.metrics import FORMAT
-from cljax.signals import StopRequest
+from cljax.output import logs, summary, workdir
+from cljax.output.checkpoints import Checkpoints, flatten, unflatten, unflatten_dict
+from cljax.output.metrics import FORMAT
+from cljax.output.recorder import Cursor, Recorder
 from cljax.stages import Stage
 
 
@@ -46,9 +49,9 @@ def run(config, directory: str | Path, console: Console | None = None) -> dict:
     directory, console = Path(directory), processes.quiet_unless_first(console)
     logs.log_to_console(console)
     with processes.alike():
-        setup.check(config)
-        compilation.keep_programs(config.compilation_cache, console)
-    precision = jax.default_matmul_precision(configure.matmul_precision(config))
+        build.check(config)
+        compilation.enable_compilation_cache(config.compilation_cache, console)
+    precision = jax.default_matmul_precision(build.matmul_precision(config))
     with precision, contextlib.ExitStack() as claims:
         # Mistakes show here, before anything is written or removed.
         with processes.alike():
@@ -56,11 +59,11 @@ def run(config, directory: str | Path, console: Console | None = None) -> dict:
                 claims.enter_context(workdir.claim(directory, config))
             line = f"loading dataset {config.data.name}, setting up method {config.method.name}"
             console.print(line, markup=False, emoji=False, highlight=False, soft_wrap=True)
-            problem = setup.make_problem(config)
+            problem = problem_lib.make_problem(config)
             if config.first_task_from and (
                 config.overwrite or not (directory / "checkpoints").exists()
             ):
-                setup.adopt_first_task(config, problem, problem.states)
+                first_task.adopt_first_task(config, problem, problem.states)
         with processes.alike():
             if processes.is_first():
                 workdir.begin(directory, config)
@@ -80,17 +83,17 @@ class Run:
       sums: the running epoch's metrics, likewise.
     """
 
-    def __init__(self, config, problem: setup.Problem, directory: Path, console: Console):
+    def __init__(self, config, problem: problem_lib.Problem, directory: Path, console: Console):
         self.config = config
         self.directory = directory
         self.problem = problem
-        self.executor = setup.make_executor(config)
+        self.executor = build.make_executor(config)
         self.trainer = training.Trainer(self.executor, problem.method, problem.data)
         settings = Settings(**config.eval)
         self.evaluator = Evaluator(
             self.executor, problem.method, problem.data, problem.streams, settings
         )
-        self.ledger = Ledger(config, problem, self.executor, directory, console)
+        self.recorder = Recorder(config, problem, self.executor, directory, console)
         self.checkpoints = self.models = None  # where others write
         if processes.is_first():
             self.checkpoints = Checkpoints(directory / "checkpoints", config.checkpoint.keep)
@@ -102,13 +105,13 @@ class Run:
         """Runs all tasks that are left; returns the results."""
         try:
             self._restore()
-            processes.on_first(self.ledger.announce, self.cursor)
-            with StopRequest() as self.stop, self.ledger.progress(self.cursor):
+            processes.on_first(self.recorder.announce, self.cursor)
+            with StopRequest() as self.stop, self.recorder.progress(self.cursor):
                 while self.cursor.task < self.problem.num_tasks:
                     self._run_task()
-            return self.ledger.results()
+            return self.recorder.results()
         finally:
-            for opened in (self.checkpoints, self.models, self.ledger.log):
+            for opened in (self.checkpoints, self.models, self.recorder.log):
                 if opened:
                     opened.close()
 
@@ -117,38 +120,38 @@ class Run:
         tasks = self.executor.pack(self.problem.tasks(cursor.task))
         stages = self.problem.method.stages(cursor.task, self.problem.num_tasks)
         if cursor == Cursor(cursor.task):
-            self.ledger.start("prepare", cursor)
+            self.recorder.start("prepare", cursor)
             self.states = self.trainer.before_task(self.states, tasks)
             if cursor.task == 0 and self.config.first_task_from:
                 self._adopt_first_task()
         while cursor.stage < len(stages):
             self._run_stage(stages, tasks)
-        self.ledger.start("finish", cursor)
+        self.recorder.start("finish", cursor)
         self.states = self.trainer.after_task(self.states, tasks)
-        self.ledger.start("evaluate", cursor)
-        with self.ledger.time("evaluate"):
-            self.ledger.add_accuracy(self.evaluator.evaluate(self.states, cursor.task))
-        self.ledger.start("save", cursor)
+        self.recorder.start("evaluate", cursor)
+        with self.recorder.time("evaluate"):
+            self.recorder.add_accuracy(self.evaluator.evaluate(self.states, cursor.task))
+        self.recorder.start("save", cursor)
         self._save_model(cursor.task)
-        processes.on_first(self.ledger.write_results)
+        processes.on_first(self.recorder.write_results)
         self.cursor = Cursor(cursor.task + 1)
         self._save(True)
 
     def _adopt_first_task(self):
         """Takes the first task's classifier from another run, in place of the first stage."""
         states = self.executor.unpack(self.states)
-        adopted = setup.adopt_first_task(self.config, self.problem, states)
+        adopted = first_task.adopt_first_task(self.config, self.problem, states)
         self.states = self.executor.pack(adopted)
         self.cursor.stage = 1
 
     def _run_stage(self, stages: tuple[Stage, ...], tasks):
         cursor, stage = self.cursor, stages[self.cursor.stage]
-        self.ledger.start(stage.name, cursor, stage.epochs)
+        self.recorder.start(stage.name, cursor, stage.epochs)
         if cursor.epoch == 0 and cursor.reached is None:
             self.states = self.trainer.begin(stage, self.states, tasks)
         tasks, counts = self.trainer.choose_images(stage, self.states, tasks)
         if not any(stage.num_steps(0, count) for count in counts):
-            processes.on_first(self.ledger.warn_of_no_batch, cursor, stage, max(counts))
+            processes.on_first(self.recorder.warn_of_no_batch, cursor, stage, max(counts))
             cursor.epoch = stage.epochs
         while cursor.epoch < stage.epochs:
             self._run_epoch(stage, tasks, counts)
@@ -156,10 +159,10 @@ class Run:
             if cursor.epoch < stage.epochs:
                 self._save(stage.save_every and cursor.epoch % stage.save_every == 0)
         if stage.has_pictures:
-            self.ledger.start("draw", cursor)
+            self.recorder.start("draw", cursor)
             drawn = self.trainer.draw_pictures(stage, self.states, tasks)
             drawn = self.executor.unpack(drawn)
-            processes.on_first(self.ledger.draw_pictures, cursor.task, drawn)
+            processes.on_first(self.recorder.draw_pictures, cursor.task, drawn)
         cursor.stage, cursor.epoch = cursor.stage + 1, 0
         self._save(cursor.stage < len(stages))
 
@@ -167,8 +170,8 @@ class Run:
         cursor = self.cursor
         stops = [stage.num_steps(cursor.epoch, count) for count in counts]
         starts = cursor.reached or [0] * len(stops)
-        before = self.ledger.seconds[stage.name]
-        with self.ledger.time(stage.name):
+        before = self.recorder.seconds[stage.name]
+        with self.recorder.time(stage.name):
             if cursor.reached is None:
                 self.sums = self.trainer.zero_sums(stage, self.states, tasks, len(stops))
             stop = self.stop if processes.is_alone() else lambda: False  # they would part
@@ -180,15 +183,15 @@ class Run:
             cursor.reached = reached
             self._stop_here()
         cursor.reached = None
-        seconds = self.ledger.seconds[stage.name] - before
-        processes.on_first(self.ledger.add_epoch, cursor, stage, sums, stops, seconds)
+        seconds = self.recorder.seconds[stage.name] - before
+        processes.on_first(self.recorder.add_epoch, cursor, stage, sums, stops, seconds)
 
     def _save_model(self, task: int):
         """The classifiers after a task, for whoever wants to use or share them."""
         variables = self.executor.each(lambda state: state.variables, self.states)
         arrays = self._flatten(variables, "seed")
         self._check_finite(arrays)
-        record, number = {"data": self.problem.fingerprint}, setup.model_number(task)
+        record, number = {"data": self.problem.fingerprint}, problem_lib.model_number(task)
         processes.on_first(lambda: self.models.save(arrays, record, number))
 
     def _save(self, due: bool):
@@ -210,13 +213,13 @@ class Run:
             arrays |= self._flatten(self.sums, "sums")
         self._check_finite(arrays)
         processes.on_first(self._save_checkpoint, arrays)
-        self.ledger.seconds["save"] += time.perf_counter() - start
+        self.recorder.seconds["save"] += time.perf_counter() - start
 
     def _save_checkpoint(self, arrays):
         record = {
             "format": FORMAT,
             "cursor": dataclasses.asdict(self.cursor),
-            "ledger": self.ledger.record(),
+            "recorder": self.recorder.record(),
             "data": self.problem.fingerprint,
         }
         self.checkpoints.save(arrays, record)
@@ -237,13 +240,13 @@ class Run:
         restored = processes.from_first(restored)
         if restored is None:
             with processes.alike():
-                self.ledger.restore(None)
+                self.recorder.restore(None)
             self.states = self.executor.pack(states)
             return
         arrays, record = restored
         with processes.alike():
             self._check_record(record)
-            self.ledger.restore(record["ledger"])
+            self.recorder.restore(record["recorder"])
         self.cursor = Cursor(**record["cursor"])
         pairs = zip(self.config.seeds, states, strict=True)
         try:

@@ -13,7 +13,7 @@ import optax
 from flax import linen as nn
 
 from cljax import losses, rng
-from cljax.mesh import shard_batch
+from cljax.compute.mesh import shard_batch
 from cljax.models import LATENT_SIZE, Classifier
 from cljax.state import GeneratorState, PyTree, hyperparameters
 

@@ -8,8 +8,11 @@ import jax
 from ml_collections import ConfigDict
 from rich.console import Console
 
-from cljax import experiment, processes, report, setup, workdir
+from cljax import build, experiment, files
+from cljax.compute import processes
 from cljax.errors import UserError
+from cljax.output import workdir
+from cljax.report import tables
 
 # Keys of a table that describe the table; all others are settings of every run.
 OWN_KEYS = ("runs", "learners", "splits", "first_split_only")
@@ -35,7 +38,7 @@ def run(config, directory: str | Path, console: Console | None = None) -> None:
     plan = list(make_plan(config))
     with processes.alike():
         for name, run_config in plan:
-            setup.check(run_config)
+            build.check(run_config)
             if processes.is_first():
                 workdir.check(directory / name, run_config)
     failed = {}
@@ -96,12 +99,12 @@ def make_plan(config) -> Iterator[tuple[str, ConfigDict]]:
 
 def _report(runs, directory, console):
     if begun := [run for run in runs if (run / "config.json").exists()]:
-        report.write_report(begun, directory, console)
+        tables.write_report(begun, directory, console)
 
 
 def _is_complete(directory):
     path = directory / "results.json"
-    return path.exists() and workdir.read_json(path).get("complete") is True
+    return path.exists() and files.read_json(path).get("complete") is True
 
 
 def _flatten(config, prefix=""):

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from cljax.execution import Executor
+from cljax.compute.executor import Executor
 from cljax.stages import Stage
 from cljax.state import Data
 

@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 from jax.experimental.compilation_cache import compilation_cache
 
-from cljax import plots, setup, training
+from cljax import build, problem, training
+from cljax.output import plots
 from tests import runs, updates
 from tests.goldens import PRECISIONS
 
@@ -112,7 +113,7 @@ def executors():
 @pytest.fixture(scope="module")
 def fast_runs(compiled, executors):
     """Makes runs in this process fast: they share compiled programs, and draw no plots."""
-    make = setup.make_executor
+    make = build.make_executor
 
     def make_executor(config):
         form = config.execution.seeds, config.execution.loop
@@ -121,7 +122,7 @@ def fast_runs(compiled, executors):
         return executors[form]
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(setup, "make_executor", make_executor)
+        patch.setattr(problem, "make_executor", make_executor)
         patch.setattr(plots, "write_plots", lambda *args: None)
         yield
 

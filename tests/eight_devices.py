@@ -5,9 +5,9 @@ import numpy as np
 import pytest
 from jax.sharding import PartitionSpec as P
 
-from cljax import mesh as mesh_lib
-from cljax import plots
-from cljax.execution import Executor
+from cljax.compute import mesh as mesh_lib
+from cljax.compute.executor import Executor
+from cljax.output import plots
 from tests import runs
 from tests.test_execution import FORMS, affine, double, expected
 from tests.test_lowering import check, lower, record

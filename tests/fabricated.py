@@ -4,7 +4,7 @@ import importlib
 import json
 from pathlib import Path
 
-from cljax import metrics
+from cljax.output import metrics
 
 CLASSES = {"cifar100": 100, "cifar10": 10, "digits": 10}
 

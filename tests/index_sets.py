@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from cljax import exemplars as ex
+from cljax.memory import exemplars as ex
 from cljax.state import Exemplars, Subset
 from tests import small
 

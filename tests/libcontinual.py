@@ -14,7 +14,8 @@ from flax import linen as nn
 from cljax import stages
 from cljax.models import Classifier, LinearHead
 from cljax.models.norm import BatchNorm
-from cljax.stages import SGD, TrainStage
+from cljax.optimizer import SGD
+from cljax.stages import TrainStage
 from cljax.state import Batch, Data, Subset, Task
 from tests import lucir, small
 

@@ -15,7 +15,7 @@ import pytest
 from rich.console import Console
 
 from cljax import experiment
-from cljax.checkpoints import Checkpoints
+from cljax.output.checkpoints import Checkpoints
 
 ROOT = Path(__file__).resolve().parents[1]
 

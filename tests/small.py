@@ -8,7 +8,7 @@ import optax
 from cljax.data.augment import Augmentation
 from cljax.data.preprocessing import Preprocessing
 from cljax.inversion import Inversion
-from cljax.memory import Memory
+from cljax.memory.policy import Memory
 from cljax.methods.abd import AlwaysBeDreaming
 from cljax.methods.base import Finetune
 from cljax.methods.bic import BiasCorrection, BiC
@@ -17,8 +17,9 @@ from cljax.methods.dreaming import Dreaming
 from cljax.methods.e2e import BalancedFinetuning, EndToEnd
 from cljax.methods.lwf import LearningWithoutForgetting, MultiClassLwF
 from cljax.models import LATENT_SIZE, Classifier, Generator, make_classifier
+from cljax.optimizer import SGD
 from cljax.rng import Streams
-from cljax.stages import SGD, InversionStage, TrainStage
+from cljax.stages import InversionStage, TrainStage
 from cljax.state import GeneratorState, LearnerState, Subset, Task, hyperparameters
 
 NUM_CLASSES = 10

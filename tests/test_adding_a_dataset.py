@@ -12,7 +12,7 @@ from absl import flags
 from ml_collections import config_flags
 from PIL import Image
 
-from cljax.configure import make_method
+from cljax.build import make_method
 from cljax.data import sources, streams
 from cljax.errors import UserError
 from cljax.models import make_generator

@@ -10,7 +10,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from cljax.configure import make_method
+from cljax.build import make_method
 from cljax.errors import UserError
 from cljax.methods.base import Finetune
 from configs import base_digits, lucir_cifar100, lucir_cifar100_libcontinual

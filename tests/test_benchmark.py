@@ -14,10 +14,13 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from cljax import benchmark_plan, benchmark_rows, benchmark_table, configure, measure, plots
-from cljax.benchmark_plan import Options, Part
+from cljax import build
+from cljax.benchmark import measure, plan, table
+from cljax.benchmark import rows as rows_lib
+from cljax.benchmark.plan import Options, Part
+from cljax.compute.executor import Executor
 from cljax.errors import UserError
-from cljax.execution import Executor
+from cljax.output import plots
 from tests import runs
 
 M, N, K = 24, 40, 56
@@ -102,10 +105,10 @@ def record(tmp_path_factory):
     jax.config.update("jax_disable_most_optimizations", True)  # they take longer than they save
     only = {"plain_step"}
     several = Options(0.01, (1, 2), ("float32",), folder)
-    result = benchmark_plan.measure_all(parts, only, several, told)
+    result = plan.measure_all(parts, only, several, told)
     single = Options(0.01, (), ("float32",))
     rest = {name for part in parts[1:] for name in part.names}
-    result["rows"] += benchmark_plan.measure_all(parts, rest, single, told)["rows"]
+    result["rows"] += plan.measure_all(parts, rest, single, told)["rows"]
     monkeypatch.undo()
     jax.config.update("jax_disable_most_optimizations", False)
     return result, folder
@@ -169,8 +172,8 @@ def test_profile(record):
 
 @pytest.mark.slow
 def test_written_and_read(record, tmp_path):
-    benchmark_table.write(tmp_path / "b.json", record[0])
-    assert benchmark_table.read(tmp_path / "b.json") == json.loads(json.dumps(record[0]))
+    table.write(tmp_path / "b.json", record[0])
+    assert table.read(tmp_path / "b.json") == json.loads(json.dumps(record[0]))
     for key in ("date", "hardware", "versions", "rates", "seconds"):
         assert record[0][key]
 
@@ -183,10 +186,10 @@ def shown(function, *records, width=200):
 
 @pytest.mark.slow
 def test_shown(record):
-    text = shown(benchmark_table.show, record[0])
+    text = shown(table.show, record[0])
     for word in ("plain_step", "2 vmap", "images/s", "GFLOP", "run: seconds: compile"):
         assert word in text
-    narrow = shown(benchmark_table.show, record[0], width=80)
+    narrow = shown(table.show, record[0], width=80)
     assert "images/s" in narrow and "…" not in narrow
     assert "grams" in text and "grams" not in narrow  # the column that goes last
 
@@ -200,7 +203,7 @@ def test_compared(record):
     then["rows"][0] |= {"seconds": 2.5, "quartiles": [2.4, 2.6]}
     then["rows"][1] |= {"seconds": 0.5, "quartiles": [0.4, 0.6]}
     then["rows"][2]["dtype"] = "bfloat16"
-    text = shown(benchmark_table.compare, now, then)
+    text = shown(table.compare, now, then)
     lines = {tuple(line.split()[:4]): line for line in text.splitlines() if "_step" in line}
     first = lines["plain_step", "float32", "1", "2,500"]
     assert "2.50" in first and first.endswith("now is faster")
@@ -211,7 +214,7 @@ def test_compared(record):
     assert "not measured now: plain_step bfloat16 2 vmap" in text
     assert "machines differ" not in text
     then["hardware"] = then["hardware"] | {"cores": 1000}
-    assert "machines differ" in shown(benchmark_table.compare, now, then)
+    assert "machines differ" in shown(table.compare, now, then)
 
 
 @pytest.mark.parametrize(
@@ -226,14 +229,14 @@ def test_compared(record):
 )
 def test_wrong_options(arguments, word):
     with pytest.raises(UserError, match=word):
-        benchmark_plan.make_options(**{"seconds": 1.0} | arguments)
+        plan.make_options(**{"seconds": 1.0} | arguments)
 
 
 def test_unknown_row():
     parts = [Part(runs.make_config("lucir"))]
     options = Options(0.01, (), ("float32",))
     with pytest.raises(UserError, match="no row 'abd_step'; there are plain_step, lucir_step"):
-        benchmark_plan.measure_all(parts, {"abd_step"}, options)
+        plan.measure_all(parts, {"abd_step"}, options)
 
 
 @pytest.mark.parametrize(
@@ -247,17 +250,17 @@ def test_unknown_row():
 )
 def test_rows_of_other_methods(name, rows):
     config = runs.make_config(name)
-    assert benchmark_plan.names_of_rows(config) == rows
+    assert plan.names_of_rows(config) == rows
 
 
 def test_random_images_stand_for_cifar():
     config = runs.make_config("abd")
     config.data.update(name="cifar100", per_class=3)
-    dataset = benchmark_rows.load(config)
+    dataset = rows_lib.load(config)
     assert dataset.train_images.shape == (300, 32, 32, 3)
     assert dataset.test_images.shape == (10_000, 32, 32, 3)
     assert np.bincount(dataset.train_labels).tolist() == [3] * 100
-    assert configure.preprocessing(config, dataset).mean == dataset.mean
+    assert build.preprocessing(config, dataset).mean == dataset.mean
     assert 120 < dataset.train_images.mean() < 135
 
 
@@ -281,10 +284,10 @@ def test_help_needs_no_jax(tmp_path):
 
 
 def test_damaged_file(tmp_path):
-    damaged = {"format": benchmark_plan.FORMAT, "rows": [{"name": "plain_step"}]}
+    damaged = {"format": plan.FORMAT, "rows": [{"name": "plain_step"}]}
     (tmp_path / "b.json").write_text(json.dumps(damaged))
     with pytest.raises(UserError, match="no benchmark"):
-        benchmark_table.read(tmp_path / "b.json")
+        table.read(tmp_path / "b.json")
 
 
 def test_foreign_file(tmp_path):

@@ -10,8 +10,8 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from cljax.checkpoints import Checkpoints, flatten, unflatten
 from cljax.errors import UserError
+from cljax.output.checkpoints import Checkpoints, flatten, unflatten
 from tests import runs
 
 # TensorStore complains once more, from a thread of its own, of a file that it could not read.

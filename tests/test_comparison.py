@@ -4,21 +4,21 @@ import json
 
 import pytest
 
-from cljax import comparison
 from cljax.errors import UserError
+from cljax.report import runs as runs_lib
 from tests.fabricated import write_run
 
 THREE = (0, 1, 2)
 
 
 def marks(workdir):
-    (run,) = comparison.collect([workdir])
+    (run,) = runs_lib.collect([workdir])
     return [str(mark) for mark in run.marks]
 
 
 def test_a_run_of_the_published_setting_has_its_figure_and_no_mark(tmp_path):
     write_run(tmp_path / "run", "abd_cifar100", seeds=THREE, num_tasks=10)
-    (run,) = comparison.collect([tmp_path / "run"])
+    (run,) = runs_lib.collect([tmp_path / "run"])
     assert run.figure == (33.7, 1.2) and run.marks == ()
     assert run.name == "ABD" and run.group == ("cifar100", 10, "10 tasks")
 
@@ -68,7 +68,7 @@ def test_a_directory_of_runs_stands_for_them_in_the_order_of_the_paper(tmp_path)
     for name in ("abd_digits", "abd_cifar100", "lwf_cifar100", "base_cifar100"):
         write_run(tmp_path / name, name)
     (tmp_path / "notes").mkdir()
-    runs = comparison.collect([tmp_path, tmp_path / "mc"])
+    runs = runs_lib.collect([tmp_path, tmp_path / "mc"])
     assert [(run.workdir.name, run.split) for run in runs] == [
         ("base_cifar100", "5 tasks"),
         ("lwf_cifar100", "5 tasks"),
@@ -85,7 +85,7 @@ def test_learners_with_exemplars_come_after_those_without(tmp_path):
         config = json.loads((workdir / "config.json").read_text())
         config["exemplars"] = {"total": total}
         (workdir / "config.json").write_text(json.dumps(config))
-    runs = comparison.collect([tmp_path])
+    runs = runs_lib.collect([tmp_path])
     found = [(run.name, run.exemplars, run.figure.mean) for run in runs]
     assert found == [
         ("Base", 0, 16.4),
@@ -99,14 +99,14 @@ def test_runs_of_one_learner_are_told_apart_by_their_directories(tmp_path):
     for name in ("a/one", "a/two", "b/two"):
         write_run(tmp_path / name, "lwf_digits")
     write_run(tmp_path / "a/other", "lwf_digits", num_tasks=2)
-    runs = comparison.collect([tmp_path / "a", tmp_path / "b"])
+    runs = runs_lib.collect([tmp_path / "a", tmp_path / "b"])
     names = ["LwF", "LwF (one)", f"LwF ({tmp_path / 'a/two'})", f"LwF ({tmp_path / 'b/two'})"]
     assert [run.name for run in runs] == names
 
 
 def test_uneven_tasks_are_a_split_of_their_own_without_a_figure(tmp_path):
     write_run(tmp_path / "run", "abd_cifar100", first_task_size=60)
-    (run,) = comparison.collect([tmp_path / "run"])
+    (run,) = runs_lib.collect([tmp_path / "run"])
     assert (run.split, run.figure) == ("5 tasks, the first of 60 classes", None)
 
 
@@ -122,9 +122,9 @@ def spoil(change):
 
 def test_results_of_the_older_format_are_read(tmp_path):
     write_run(tmp_path / "run", "abd_digits")
-    (new,) = comparison.collect([tmp_path / "run"])
+    (new,) = runs_lib.collect([tmp_path / "run"])
     spoil(lambda r: r.update(format=1))(tmp_path / "run")
-    (old,) = comparison.collect([tmp_path / "run"])
+    (old,) = runs_lib.collect([tmp_path / "run"])
     assert old.final_accuracy == new.final_accuracy and old.marks == new.marks
 
 
@@ -149,5 +149,5 @@ def test_a_damaged_run_is_named_in_one_line(tmp_path, damage, message):
     write_run(tmp_path / "run", "lwf_digits")
     damage(tmp_path / "run")
     with pytest.raises(UserError, match=message) as caught:
-        comparison.collect([tmp_path / "good", tmp_path / "run"])
+        runs_lib.collect([tmp_path / "good", tmp_path / "run"])
     assert "\n" not in str(caught.value)

@@ -9,7 +9,7 @@ import pytest
 from jax.experimental.compilation_cache import compilation_cache
 from rich.console import Console
 
-from cljax import compilation
+from cljax.compute import compilation
 from cljax.errors import UserError
 from tests import runs
 
@@ -29,9 +29,9 @@ def no_cache(tmp_path, monkeypatch):
 
 
 def keep(place: str) -> str:
-    """`keep_programs`; what the console showed."""
+    """`enable_compilation_cache`; what the console showed."""
     console = Console(file=io.StringIO(), width=200)
-    compilation.keep_programs(place, console)
+    compilation.enable_compilation_cache(place, console)
     return console.file.getvalue()
 
 
@@ -70,7 +70,7 @@ def test_programs_are_kept_and_found(no_cache, tmp_path, place):
 def test_home_without_xdg(monkeypatch, tmp_path):
     monkeypatch.delenv("XDG_CACHE_HOME")
     monkeypatch.setenv("HOME", str(tmp_path))
-    assert compilation.default_folder() == tmp_path / ".cache" / "cljax" / "programs"
+    assert compilation.default_cache_folder() == tmp_path / ".cache" / "cljax" / "programs"
 
 
 def test_a_folder_that_jax_was_told_of_stays(no_cache, tmp_path):

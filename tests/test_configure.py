@@ -9,8 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from cljax import configure
-from cljax.configure import make_method
+from cljax import build
+from cljax.build import make_method
 from cljax.errors import UserError
 from cljax.methods import METHODS
 
@@ -119,7 +119,7 @@ def test_dtype_reaches_networks_and_images(dtype, expected, precision):
     assert method.classifier.backbone.dtype == expected
     assert method.dreaming.inversion.generator.dtype == expected
     assert method.preprocessing.dtype == expected
-    assert configure.matmul_precision(config) == precision
+    assert build.matmul_precision(config) == precision
 
 
 def test_a_setting_that_the_method_lacks_names_the_nearest():

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from cljax import rng
-from cljax.configure import make_method
+from cljax.build import make_method
 from cljax.errors import UserError
 from cljax.methods.dgr import DeepGenerativeReplay
 from cljax.models import AutoEncoder

@@ -12,7 +12,8 @@ from cljax import losses, stages
 from cljax.interop import torch
 from cljax.methods.dgr import DeepGenerativeReplay
 from cljax.models import AutoEncoder
-from cljax.stages import SGD, TrainStage
+from cljax.optimizer import SGD
+from cljax.stages import TrainStage
 from cljax.state import Batch, hyperparameters
 from tests import small
 from tests.goldens import (

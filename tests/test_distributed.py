@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from cljax import logs, training
+from cljax import files, training
 from tests import runs
 
 SETTINGS = {"seeds": (0, 1), **runs.CALM}
@@ -151,7 +151,7 @@ def test_processes_go_on_with_a_run_of_one_device(
 
 def test_mistakes_end_all(compiled, tmp_path):
     # Only the first process looks into the workdir.
-    logs.write_json_atomically(tmp_path / "config.json", {"of": "another run"})
+    files.write_json_atomically(tmp_path / "config.json", {"of": "another run"})
     before = sorted(tmp_path.iterdir())
     with started(by_hand(), *runs.arguments(tmp_path), cache=compiled) as processes:
         (status, _, err), (other, quiet, other_err) = finish(processes)

@@ -6,10 +6,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from cljax.compute.executor import Executor
 from cljax.data import streams
 from cljax.data.sources import Dataset
 from cljax.evaluation import Evaluator, Settings, make_exam
-from cljax.execution import Executor
 from cljax.losses import top_k
 from cljax.state import Data, hyperparameters
 

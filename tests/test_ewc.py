@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from cljax import losses
-from cljax.configure import make_method
+from cljax.build import make_method
 from cljax.errors import UserError
 from cljax.methods.ewc import EWC, Consolidation, ImportanceStage, add_penalties, penalty
 from tests import libcontinual, small

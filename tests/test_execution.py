@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from cljax.execution import Executor
+from cljax.compute.executor import Executor
 
 FORMS = list(itertools.product((False, True), (False, True)))  # (vmap_seeds, compiled_loop)
 

@@ -7,9 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from cljax import exemplars as ex
-from cljax import selection as sel
 from cljax.losses import unit_vectors
+from cljax.memory import exemplars as ex
+from cljax.memory import ranking
 from cljax.state import Subset
 from tests.index_sets import RULES, jit, listed, python_quotas, subset
 
@@ -23,7 +23,7 @@ from tests.index_sets import RULES, jit, listed, python_quotas, subset
 def test_lucir_memory_is_the_originals(lucir_goldens, run, budget):
     arrays = lucir_goldens("lucir_herding_and_means")
     memory, update = ex.empty(budget.capacity(6), 6), jit(ex.update_ranked)
-    rank = jit(jax.vmap(sel.herding_lucir, (0, 0, None)))
+    rank = jit(jax.vmap(ranking.herding_lucir, (0, 0, None)))
     for phase, scale in enumerate(arrays["phase_scale"]):
         old, seen, counts = 2 * phase, 2 * phase + 2, np.array([500, 500], np.int32)
         features = arrays["features_train"][arrays["class_order"][old:seen]] * scale
@@ -62,7 +62,7 @@ class Buffers:
 def test_correct_herding_is_libcontinuals_linear_herding_buffer(lucir_goldens):
     buffers = Buffers(lucir_goldens)
     memory, counts, update = ex.empty(36, 6), jnp.array([30, 30]), jit(ex.update_ranked)
-    rank = jit(jax.vmap(sel.herding, (0, 0, None)))
+    rank = jit(jax.vmap(ranking.herding, (0, 0, None)))
     for t in range(3):
         table = np.arange(60 * t, 60 * t + 60).reshape(2, 30)
         features, seen = unit_vectors(buffers.features[table]), 2 * t + 2
@@ -140,7 +140,7 @@ def test_reservoir_overwrites_slot_by_slot():
     random = np.random.RandomState(2)
     update, offer = (
         jit(ex.update_reservoir),
-        jit(functools.partial(sel.offer, capacity=30, size=12)),
+        jit(functools.partial(ranking.offer, capacity=30, size=12)),
     )
     memory, past = ex.empty(12, 6), 0
     for old in range(6):

@@ -5,8 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from cljax import exemplars as ex
-from cljax import selection as sel
+from cljax.memory import exemplars as ex
+from cljax.memory import ranking
 from cljax.state import Exemplars, Subset
 from tests.index_sets import jit, listed, subset
 
@@ -73,7 +73,7 @@ def test_ranked_memory_is_the_originals(goldens, variant):
     original = Original(goldens, variant)
     memory = ex.empty(original.size, original.num_classes)
     update, split, append = jit(ex.update_ranked), jit(ex.split_first), jit(ex.append)
-    rank = jit(jax.vmap(sel.nearest_to_mean if variant == "ete" else sel.herding))
+    rank = jit(jax.vmap(ranking.nearest_to_mean if variant == "ete" else ranking.herding))
     budget = ex.Budget(original.size, "remainder")
 
     for t in range(3):
@@ -221,15 +221,15 @@ def test_a_task_without_images_leaves_an_empty_memory(seen):
     @jit
     def after_task(count, seen):
         memory, features, budget = ex.empty(6, 3), jnp.ones((2, 4, 3)), ex.Budget(6, "remainder")
-        herded = jax.vmap(sel.herding)(features, count, count + 4)
-        near = jax.vmap(sel.nearest_to_mean)(features, count, count)
+        herded = jax.vmap(ranking.herding)(features, count, count + 4)
+        near = jax.vmap(ranking.nearest_to_mean)(features, count, count)
         table, draws = jnp.zeros((2, 4), jnp.int32), jnp.zeros(4, jnp.uint32)
         ranked = ex.update_ranked(memory, table, count, herded, 0, seen, budget)
         nothing, labels = Subset(table[0], 0), jnp.full(4, 3)
         drawn = ex.update_balanced(memory, nothing, labels, draws, seen, budget)
         uniform = ex.update_unbalanced(memory, nothing, labels, draws)
         literal = ex.update_herding_literal(memory, nothing, labels, features[0], seen, budget)
-        turns, slots = sel.offer(jax.random.key(0), 0, 0, 4, 6)
+        turns, slots = ranking.offer(jax.random.key(0), 0, 0, 4, 6)
         offered = ex.update_reservoir(memory, nothing, labels, turns, slots)
         return herded, near, ranked, drawn, uniform, literal, offered
 
@@ -250,7 +250,7 @@ def test_updates_vmap_over_seeds_and_do_not_depend_on_the_padding():
 
     def update(memory, table, count, features, old, seen):
         budget = ex.Budget(12, "remainder")
-        ranks = jax.vmap(sel.herding, (0, 0, None))(features, count, budget.largest(seen))
+        ranks = jax.vmap(ranking.herding, (0, 0, None))(features, count, budget.largest(seen))
         return ex.update_ranked(memory, table, count, ranks, old, seen, budget)
 
     memory = jax.tree.map(lambda x: jnp.stack([x] * 3), ex.empty(12, 7))
@@ -274,9 +274,9 @@ def test_updates_vmap_over_seeds_and_do_not_depend_on_the_padding():
 def test_results_are_int32_at_either_precision(precision):
     def task(key, features, count, table, old, seen):
         budget = ex.Budget(5, "remainder")
-        herded = jax.vmap(sel.herding)(features, count, budget.largest(seen)[None])
-        own = jax.vmap(sel.herding_lucir)(features, count, count)
-        near = jax.vmap(sel.nearest_to_mean)(features, count, count)
+        herded = jax.vmap(ranking.herding)(features, count, budget.largest(seen)[None])
+        own = jax.vmap(ranking.herding_lucir)(features, count, count)
+        near = jax.vmap(ranking.nearest_to_mean)(features, count, count)
         memory = ex.update_ranked(ex.empty(5, 2), table, count, herded, old, seen, budget)
         everything = ex.as_subset(memory)
         places = ex.draw_places(key, everything.count, 6)
@@ -287,7 +287,7 @@ def test_results_are_int32_at_either_precision(precision):
         uniform = ex.update_unbalanced(memory, pool, labels, draws)
         rows = jnp.ones((11, 3), precision)
         literal = ex.update_herding_literal(memory, pool, labels, rows, seen, budget)
-        turns, slots = sel.offer(key, pool.count, seen, 11, 5)
+        turns, slots = ranking.offer(key, pool.count, seen, 11, 5)
         offered = ex.update_reservoir(memory, pool, labels, turns, slots)
         ranks = herded, own, near
         kept = memory, drawn, uniform, literal, offered

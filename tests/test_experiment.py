@@ -9,7 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from cljax import experiment, rng, setup, training
+from cljax import experiment, rng, training
+from cljax import problem as problem_lib
 from cljax.errors import UserError
 from tests import runs
 
@@ -106,7 +107,7 @@ def test_vmapped_seeds_are_the_seeds_alone(fast_runs, tmp_path, name, max_tasks)
 
 def draws(config, task, place: int = 0) -> dict[str, np.ndarray]:
     """What each random stream draws first."""
-    problem = setup.make_problem(config)
+    problem = problem_lib.make_problem(config)
     method, state = problem.method, problem.states[place]
     images = problem.data.train_images[:8]
     key = rng.key(state.streams.augmentation, "augment train", 0, 0, 0)
@@ -123,7 +124,7 @@ def draws(config, task, place: int = 0) -> dict[str, np.ndarray]:
 
 def test_one_stream_can_change_alone(compiled):
     config = runs.make_config()
-    task = setup.make_problem(config).tasks(0)[0]
+    task = problem_lib.make_problem(config).tasks(0)[0]
     before = draws(config, task)
     assert before.keys() == set(config.streams)
     for name in config.streams:
@@ -153,7 +154,7 @@ def test_class_order(fast_runs, tmp_path, form):
         runs.run(config, tmp_path / "run")
         assert runs.results(tmp_path / "run")["class_orders"] == [[7, 2]]
     else:
-        (stream,) = setup.make_problem(config).streams
+        (stream,) = problem_lib.make_problem(config).streams
         assert stream.class_order.tolist() == order and stream.task_sizes == (2, 2)
 
 
@@ -195,7 +196,7 @@ def test_validation_mode(compiled, tmp_path):
     config = runs.make_config("base", data__validation=True, data__per_class=20, max_tasks=1)
     runs.run(config, tmp_path)
     content = runs.results(tmp_path)
-    (stream,) = setup.make_problem(config).streams
+    (stream,) = problem_lib.make_problem(config).streams
     assert content["test_images"] == [stream.eval_counts.tolist()]
     assert stream.eval_counts[0] + stream.train_counts[0] == 40
     assert not set(stream.eval_indices) & set(stream.train_indices[0, : stream.train_counts[0]])

@@ -8,9 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from cljax.configure import make_method
+from cljax.build import make_method
 from cljax.errors import UserError
-from cljax.memory import Memory
+from cljax.memory.policy import Memory
 from cljax.methods.icarl import ICaRL
 from cljax.methods.lwf import MultiClassLwF
 from cljax.state import Batch

@@ -7,13 +7,14 @@ import jax.numpy as jnp
 import numpy as np
 
 from cljax import losses
-from cljax.memory import Memory
+from cljax.memory.policy import Memory
 from cljax.methods.base import Finetune
 from cljax.methods.ewc import EWC, ImportanceStage, penalty
 from cljax.methods.icarl import ICaRL
 from cljax.methods.lwf import TaskwiseLwF
 from cljax.methods.wa import WeightAligning
-from cljax.stages import SGD, Epoch
+from cljax.optimizer import SGD
+from cljax.stages import Epoch
 from tests import libcontinual, small
 from tests.libcontinual import Expected, begin, loss_with_eval_teacher, make_task, start, step
 

@@ -13,8 +13,9 @@ import pytest
 from rich.console import Console
 from tensorboardX.proto.event_pb2 import Event
 
-from cljax import logs
+from cljax import files, notes
 from cljax.errors import UserError
+from cljax.output import logs
 
 
 def row(epoch, seed=0, stage="train", **values):
@@ -176,7 +177,7 @@ def test_log_file_has_every_line_once_and_the_console_notes_and_warnings(tmp_pat
         logs.log_to_file(tmp_path)
     child.debug("unseen")
     child.info("fine [bold]")
-    child.log(logs.NOTE, "checkpoint of task 2 found in a folder with quite a long name")
+    child.log(notes.NOTE, "checkpoint of task 2 found in a folder with quite a long name")
     child.warning("odd")
     lines = (tmp_path / "log.txt").read_text().splitlines()
     assert [line.split(" ", 2)[2] for line in lines] == [
@@ -212,11 +213,11 @@ VALUE = {
 
 def test_json_round_trips_and_keeps_numbers_on_one_line(tmp_path):
     path = tmp_path / "results.json"
-    logs.write_json_atomically(path, VALUE)
+    files.write_json_atomically(path, VALUE)
     text = path.read_text(encoding="utf-8")
     assert json.loads(text) == VALUE
     assert "    [0.30000000000000004, null]\n" in text
-    logs.write_json_atomically(path, VALUE)
+    files.write_json_atomically(path, VALUE)
     assert path.read_text(encoding="utf-8") == text
     assert os.listdir(tmp_path) == ["results.json"]
 
@@ -224,31 +225,31 @@ def test_json_round_trips_and_keeps_numbers_on_one_line(tmp_path):
 def test_json_takes_numpy_and_writes_non_finite_as_null(tmp_path):
     path = tmp_path / "results.json"
     value = {"a": np.arange(3), "b": np.float64("nan"), "c": (np.float32(0.5), float("-inf"))}
-    logs.write_json_atomically(path, value)
+    files.write_json_atomically(path, value)
     assert json.loads(path.read_text()) == {"a": [0, 1, 2], "b": None, "c": [0.5, None]}
 
 
 @pytest.mark.parametrize("failing", ["fsync", "replace"])
 def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path, monkeypatch, failing):
     path = tmp_path / "results.json"
-    logs.write_json_atomically(path, {"old": 1})
+    files.write_json_atomically(path, {"old": 1})
 
     def fail(*_):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     monkeypatch.setattr(os, failing, fail)
     with pytest.raises(UserError, match=r"cannot write .*results\.json: No space left"):
-        logs.write_json_atomically(path, {"new": 2})
+        files.write_json_atomically(path, {"new": 2})
     assert json.loads(path.read_text()) == {"old": 1}
     assert os.listdir(tmp_path) == ["results.json"]
 
 
 def test_a_missing_folder_is_made(tmp_path):
-    logs.write_json_atomically(tmp_path / "new" / "results.json", {"a": 1})
+    files.write_json_atomically(tmp_path / "new" / "results.json", {"a": 1})
     assert json.loads((tmp_path / "new" / "results.json").read_text()) == {"a": 1}
 
 
 def test_a_folder_that_cannot_be_made_is_a_user_error(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(UserError, match=r"results\.json: (File exists|Not a directory)"):
-        logs.write_json_atomically(tmp_path / "file" / "results.json", {})
+        files.write_json_atomically(tmp_path / "file" / "results.json", {})

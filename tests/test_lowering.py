@@ -7,8 +7,9 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from cljax import configure, plots, setup
-from cljax.execution import Executor
+from cljax import build, problem
+from cljax.compute.executor import Executor
+from cljax.output import plots
 from tests import runs
 
 PLATFORMS = "tpu", "cuda"
@@ -17,7 +18,7 @@ PLATFORMS = "tpu", "cuda"
 def record(config, directory, monkeypatch, mesh=None) -> Executor:
     """The executor of a small run, which knows its programs."""
     executor = Executor(config.execution.seeds == "vmap", compiled_loop=True, mesh=mesh)
-    monkeypatch.setattr(setup, "make_executor", lambda config: executor)
+    monkeypatch.setattr(problem, "make_executor", lambda config: executor)
     monkeypatch.setattr(plots, "write_plots", lambda *args: None)
     runs.run(config, directory)
     return executor
@@ -51,7 +52,7 @@ def test_programs_lower_for_accelerators(compiled, monkeypatch, tmp_path, name, 
     config = runs.make_config(name, seeds=(0, 1), **settings)
     executor = record(config, tmp_path, monkeypatch)
     names = collections.Counter()
-    with jax.default_matmul_precision(configure.matmul_precision(config)):
+    with jax.default_matmul_precision(build.matmul_precision(config)):
         for program, args in executor.programs:
             check(lower(program, args))
             names[program.__name__] += 1

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from cljax import configure, setup
-from cljax.configure import make_method
+from cljax import build, problem
+from cljax.build import make_method
 from cljax.data.streams import class_order
 from configs import lucir_cifar100
 from tests.test_configure import CIFAR
@@ -36,9 +36,9 @@ def test_learning_rates(lucir_goldens):
 def test_phases_and_weights(lucir_goldens, phases):
     arrays = lucir_goldens("protocol")
     config = lucir_cifar100.get_config()
-    sizes = setup.streams.split_sizes(100, phases + 1, config.first_task_size)
+    sizes = problem.streams.split_sizes(100, phases + 1, config.first_task_size)
     seen = np.cumsum(sizes)
     np.testing.assert_array_equal(seen, arrays[f"classes_seen.{phases}_phases"])
     weights = config.method.lamda * np.sqrt(seen[:-1] / np.array(sizes[1:]))
     np.testing.assert_allclose(weights, arrays[f"cur_lamda.{phases}_phases"], rtol=1e-6)
-    assert configure.scaled(config, config.epochs) == 160
+    assert build.scaled(config, config.epochs) == 160

@@ -13,7 +13,8 @@ import pytest
 from cljax import losses, stages
 from cljax.methods.lucir import LUCIR, ClassBalancedFinetuning
 from cljax.models import imprint
-from cljax.stages import SGD, TrainStage
+from cljax.optimizer import SGD
+from cljax.stages import TrainStage
 from cljax.state import Batch
 from tests import lucir, small
 from tests.goldens import PRECISIONS, channels_last, enable

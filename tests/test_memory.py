@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cljax import exemplars
-from cljax.memory import STRATEGIES, Memory
+from cljax.memory import exemplars
+from cljax.memory.policy import STRATEGIES, Memory
 from cljax.rng import Streams
 from cljax.state import Data
 from tests import small

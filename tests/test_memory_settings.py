@@ -4,9 +4,9 @@ import importlib
 
 import pytest
 
-from cljax import configure
+from cljax import build
 from cljax.errors import UserError
-from cljax.memory import STRATEGIES
+from cljax.memory.policy import STRATEGIES
 
 BALANCED = [name for name, strategy in STRATEGIES.items() if strategy.shares]
 
@@ -26,9 +26,9 @@ def test_a_strategy_takes_a_total_or_a_number_per_class(strategy, changes):
         makes_sense = "per_class" not in changes
     if not makes_sense:
         with pytest.raises(UserError, match=f"config.exemplars.*'{strategy}'"):
-            configure.memory(config, True)
+            build.memory(config, True)
         return
-    memory = configure.memory(config, True)
+    memory = build.memory(config, True)
     found = memory.size, memory.strategy, memory.per_class
     assert found == (sum(changes.values()), strategy, "per_class" in changes)
     kept = memory.init(10)
@@ -55,13 +55,13 @@ def test_a_strategy_takes_a_total_or_a_number_per_class(strategy, changes):
 )
 def test_settings_that_make_no_sense(changes, message):
     with pytest.raises(UserError, match=message):
-        configure.memory(load(**changes), True)
+        build.memory(load(**changes), True)
 
 
 @pytest.mark.parametrize("key", ["total", "per_class"])
 def test_a_method_that_keeps_no_images_says_so(key):
     with pytest.raises(UserError, match=f"exemplars.{key}: 5, but method 'abd' keeps no images"):
-        configure.memory(load("abd_digits", **{key: 5}), False)
+        build.memory(load("abd_digits", **{key: 5}), False)
 
 
 @pytest.mark.parametrize(
@@ -75,5 +75,5 @@ def test_a_method_that_keeps_no_images_says_so(key):
     ],
 )
 def test_shipped_strategies(name, strategy, replay):
-    memory = configure.memory(load(f"{name}_cifar100"), True)
+    memory = build.memory(load(f"{name}_cifar100"), True)
     assert (memory.strategy, memory.replay) == (strategy, replay)

@@ -8,8 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from cljax.compute.mesh import make_mesh, mesh_shape, shard_batch
 from cljax.errors import UserError
-from cljax.mesh import make_mesh, mesh_shape, shard_batch
 from tests import runs
 
 PYTEST = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider"]

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from cljax import metrics
+from cljax.output import metrics
 
 # Task 0 recovers after its low at task 1, task 1 ends better than it began.
 MATRIX = [[80.0], [50.0, 60.0], [70.0, 75.0, 90.0], [64.0, 71.0, 66.0, 88.0]]

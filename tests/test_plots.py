@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cljax import plots
 from cljax.errors import UserError
+from cljax.output import plots
 from tests.fabricated import results
 
 

@@ -6,7 +6,7 @@ import re
 import pytest
 from rich.console import Console
 
-from cljax.progress import Progress, TimeLeft, describe_time_left, fit
+from cljax.output.progress import Progress, TimeLeft, describe_time_left, fit
 
 
 class Clock:

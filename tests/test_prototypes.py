@@ -6,8 +6,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from cljax import prototypes
 from cljax.errors import UserError
+from cljax.memory import nearest_mean
 from cljax.state import Subset
 from tests import runs
 
@@ -44,11 +44,11 @@ def test_class_means_and_decisions_are_the_originals(lucir_goldens, run, phase):
         labels = np.repeat(np.arange(seen), positions.shape[1])
         padded = Subset(jnp.asarray(np.append(indices, 7)), jnp.int32(len(indices)))
         labels = jnp.asarray(np.append(labels, 6))
-        means = prototypes.class_means(method, None, None, padded, labels, "channels")
+        means = nearest_mean.class_means(method, None, None, padded, labels, "channels")
         want = arrays[f"{run}.phase{phase}.class_means"][..., place]
         np.testing.assert_allclose(means[:, :seen], want, atol=2e-6)
         assert not means[:, seen:].any()
-        scores = prototypes.similarities(jnp.asarray(tests.reshape(-1, 64)), means)
+        scores = nearest_mean.similarities(jnp.asarray(tests.reshape(-1, 64)), means)
         right = np.argmax(scores[:, :seen], -1) == truth
         want = arrays[f"{run}.phase{phase}.accuracy_all_seen"][1 + place]
         np.testing.assert_allclose(100 * right.mean(), want, rtol=1e-6)
@@ -60,7 +60,7 @@ def test_without_mirror_means_are_of_the_images_alone():
     method = Table(features, 1e3 * random.normal(size=(9, 4)))
     labels = jnp.array([0, 0, 0, 1, 1, 5, 6, 6, 6])
     images = Subset(jnp.arange(9), jnp.int32(6))
-    means = np.asarray(prototypes.class_means(method, None, None, images, labels))
+    means = np.asarray(nearest_mean.class_means(method, None, None, images, labels))
     unit = features / np.linalg.norm(features, axis=1, keepdims=True)
     for label, rows in ((0, slice(0, 3)), (1, slice(3, 5)), (5, slice(5, 6))):
         mean = unit[rows].mean(0)

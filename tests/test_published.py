@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from cljax import published
-from cljax.published import MeanStd
+from cljax.report import published
+from cljax.report.published import MeanStd
 
 PATHS = (Path(__file__).parents[1] / "configs").glob("*_cifar100.py")
 CONFIGS = sorted(path.stem for path in PATHS if not path.stem.startswith("table_"))

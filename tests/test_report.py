@@ -13,8 +13,8 @@ import pytest
 from PIL import Image
 from rich.console import Console
 
-from cljax import comparison, published, report
 from cljax.errors import UserError
+from cljax.report import published, runs, tables
 from tests.fabricated import write_run
 
 THREE = (0, 1, 2)
@@ -22,7 +22,7 @@ THREE = (0, 1, 2)
 
 def printed(workdirs, out, width=200):
     console = Console(file=io.StringIO(), width=width)
-    report.write_report(workdirs, out, console)
+    tables.write_report(workdirs, out, console)
     return console.file.getvalue()
 
 
@@ -97,7 +97,7 @@ def test_csv_holds_every_number_in_full(table):
         rows = {Path(row["workdir"]).name: row for row in csv.DictReader(file)}
     assert len(rows) == 6
     row = rows["whole"]
-    for key in comparison.HEADLINES:
+    for key in runs.HEADLINES:
         assert float(row[f"{key}_mean"]) == content[key]["mean"]
         assert float(row[f"{key}_std"]) == content[key]["std"]
     assert (row["published_final_accuracy_mean"], row["seconds"]) == ("4.7", "1300.0")
@@ -172,8 +172,8 @@ def test_the_same_runs_make_the_same_files(table, tmp_path):
 
 
 def test_files_go_beside_runs_or_into_their_directory(table, tmp_path):
-    assert report.default_folder(table) == table
-    assert report.default_folder(table / "abd") == table
+    assert tables.default_folder(table) == table
+    assert tables.default_folder(table / "abd") == table
     printed([table / "abd", table / "lwf"], None)
     assert (table / "report.html").exists() and not (table / "abd" / "report.html").exists()
 
@@ -181,7 +181,7 @@ def test_files_go_beside_runs_or_into_their_directory(table, tmp_path):
 def test_nothing_is_written_when_a_run_is_damaged(table):
     (table / "lwf" / "results.json").write_text("{")
     with pytest.raises(UserError, match=r"lwf/results\.json is not valid JSON"):
-        report.write_report([table], table / "out")
+        tables.write_report([table], table / "out")
     assert not (table / "out").exists()
 
 

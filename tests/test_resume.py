@@ -7,9 +7,10 @@ import signal
 
 import pytest
 
-from cljax import experiment, logs, training
-from cljax.checkpoints import Checkpoints
+from cljax import experiment, files, training
 from cljax.errors import UserError
+from cljax.output import logs
+from cljax.output.checkpoints import Checkpoints
 from tests import runs
 
 # TensorStore complains once more, from a thread of its own, of a file that it could not read.
@@ -218,7 +219,7 @@ def test_overwrite_with_a_mistake_removes_nothing(half, reference):
 
 def test_full_disk_at_a_line_of_metrics(half, monkeypatch, reference):
     def full(self, row):
-        with logs.writing(self.path):
+        with files.writing(self.path):
             raise OSError(28, os.strerror(28))
 
     append = logs.RunLog.append

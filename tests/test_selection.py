@@ -7,11 +7,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from cljax import selection as sel
 from cljax.losses import unit_vectors
+from cljax.memory import ranking
 from tests.index_sets import by_rank, jit
 
-herding, nearest_to_mean = jit(sel.herding), jit(sel.nearest_to_mean)
+herding, nearest_to_mean = jit(ranking.herding), jit(ranking.nearest_to_mean)
 
 
 def python_herding(features, picks):
@@ -83,8 +83,8 @@ def nested_batch():
 
 def test_vmapped_over_classes_and_seeds_is_looped():
     features, counts, picks = nested_batch()
-    herd = jit(jax.vmap(jax.vmap(sel.herding)))
-    nearest = jit(jax.vmap(jax.vmap(sel.nearest_to_mean)))
+    herd = jit(jax.vmap(jax.vmap(ranking.herding)))
+    nearest = jit(jax.vmap(jax.vmap(ranking.nearest_to_mean)))
     herded, near = (np.asarray(f(features, counts, picks)) for f in (herd, nearest))
     for place in np.ndindex(counts.shape):
         rows, count = features[place], counts[place]
@@ -114,7 +114,7 @@ def test_ranks_within_class(dtype):
     labels, priorities = random.randint(0, 5, 80), random.randint(0, 6, 80).astype(dtype)
     if dtype == np.uint32:
         priorities[::9] = 2**32 - 1
-    rank = jit(sel.ranks_within_class)
+    rank = jit(ranking.ranks_within_class)
     got = np.asarray(rank(labels, priorities))
     for label in range(5):
         members = np.flatnonzero(labels == label)
@@ -127,12 +127,12 @@ def test_ranks_within_class(dtype):
 
 def test_class_counts_leave_padding_out():
     labels = jnp.array([2, 0, 2, 4, 4, 2, 5, 5, 5])
-    assert sel.class_counts(labels, 5).tolist() == [1, 0, 3, 0, 2]
+    assert ranking.class_counts(labels, 5).tolist() == [1, 0, 3, 0, 2]
 
 
 # LUCIR's herding
 
-herding_lucir = jit(sel.herding_lucir)
+herding_lucir = jit(ranking.herding_lucir)
 
 
 def python_lucir(features, picks):
@@ -204,7 +204,7 @@ def test_herding_lucir_of_a_diverged_network_ends(value):
 
 # LibContinual's herding
 
-herding_literal = jit(sel.herding_literal)
+herding_literal = jit(ranking.herding_literal)
 
 
 def python_literal(features, quota):
@@ -248,7 +248,7 @@ def test_herding_literal_of_mixed_classes_is_that_of_each(duplicates):
 
 
 def test_offers_fill_the_reservoir_and_then_draw_slots_among_all_offered_so_far():
-    offer = functools.partial(sel.offer, capacity=9, size=5)
+    offer = functools.partial(ranking.offer, capacity=9, size=5)
     draws = jit(jax.vmap(lambda key: offer(key, 7, 3)))
     turns, slots = map(np.asarray, draws(jax.random.split(jax.random.key(0), 3000)))
     assert (np.sort(turns[:, :7]) == np.arange(7)).all()

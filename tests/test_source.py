@@ -5,7 +5,8 @@ import subprocess
 
 import pytest
 
-from cljax import __version__, setup, source
+from cljax import __version__
+from cljax.compute import device, source
 
 # No configuration of the user's or a hook's repository has a say.
 ENVIRONMENT = {
@@ -86,7 +87,7 @@ def test_git_that_is_missing_fails_or_hangs(checkout, tmp_path, monkeypatch, scr
 @pytest.mark.parametrize("commit", [None, "0123+changes"])
 def test_versions(monkeypatch, commit):
     monkeypatch.setattr(source, "commit", lambda: commit)
-    versions = setup.versions()
+    versions = device.versions()
     assert versions["cljax"] == __version__ == "0.2.0"
     assert versions.get("commit") == commit
     assert ("commit" in versions) == (commit is not None)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from cljax import losses
-from cljax.memory import Memory
+from cljax.memory.policy import Memory
 from cljax.state import Batch
 from tests import small
 from tests.goldens import Expected, enable

@@ -10,8 +10,9 @@ from cljax import inversion as inversion_lib
 from cljax import stages
 from cljax.inversion import Inversion
 from cljax.methods.base import Observed
+from cljax.optimizer import SGD
 from cljax.rng import Streams
-from cljax.stages import SGD, InversionStage, TrainStage
+from cljax.stages import InversionStage, TrainStage
 from cljax.state import Batch, Data, GeneratorState, Subset
 from tests import small
 from tests.goldens import PRECISIONS, Expected, enable

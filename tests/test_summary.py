@@ -4,7 +4,7 @@ import io
 
 from rich.console import Console
 
-from cljax.summary import print_summary
+from cljax.output.summary import print_summary
 from tests.fabricated import results
 
 

@@ -6,7 +6,8 @@ import json
 import numpy as np
 import pytest
 
-from cljax import setup, training
+from cljax import build, training
+from cljax import problem as problem_lib
 from cljax.stages import TrainStage
 
 # The original's run: our config, and the settings of that run.
@@ -53,7 +54,7 @@ def make_problem(images, compiled):
         config = importlib.import_module(f"configs.{config_name}").get_config()
         settings = TINY | {"data.path": images} | settings
         config.update_from_flattened_dict(settings)
-        return config, setup.make_problem(config)
+        return config, problem_lib.make_problem(config)
 
     return make
 
@@ -95,7 +96,7 @@ def test_images_steps_and_learning_rates_are_the_originals(traces, make_problem,
     """All that a run does but the training steps themselves."""
     config, problem = make_problem(name)
     assert problem.streams[0].task_sizes == tuple(traces[name]["tasks_sizes"])
-    executor = setup.make_executor(config)
+    executor = build.make_executor(config)
     trainer = training.Trainer(executor, problem.method, problem.data)
     states = executor.pack(problem.states)
     for task, events in enumerate(by_task(traces[name]["events"])):

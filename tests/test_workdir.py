@@ -6,8 +6,8 @@ import sys
 
 import pytest
 
-from cljax import workdir
 from cljax.errors import UserError
+from cljax.output import workdir
 from tests import runs
 
 

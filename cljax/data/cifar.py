@@ -2,22 +2,20 @@
 
 import dataclasses
 import json
-import logging
 import os
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 
-from cljax import kept
-from cljax.data import cifar_files
+from cljax import files as files_lib
+from cljax.data import cache, cifar_files
 from cljax.data.cifar_files import CIFAR, Cifar, Form
 from cljax.data.download import fetch
 from cljax.errors import UserError
-from cljax.logs import NOTE
+from cljax.notes import note
 
 _CACHE_FORMAT = 1  # raise it when the same files would give other arrays
-_log = logging.getLogger("cljax")
 
 
 def load_cifar(name: str, directory: str, url: str):
@@ -49,7 +47,7 @@ def load_cifar(name: str, directory: str, url: str):
         return load_tfds(name, prepared, order_by="id")
     if directory and (found := _find(cifar, Path(directory))):
         return _load_local(cifar, *found)
-    folder = Path(directory) if directory else kept.user_folder() / "downloads"
+    folder = Path(directory) if directory else files_lib.user_cache_folder() / "downloads"
     return _load_remote(cifar, folder, url)
 
 
@@ -86,7 +84,7 @@ def _load_local(cifar: Cifar, form: Form, path: Path):
     key = [(file.name, s.st_size, s.st_mtime_ns) for file, s in zip(files, status, strict=True)]
 
     def read():
-        _log.log(NOTE, "reading the images in %s", path)
+        note("reading the images in %s", path)
         return cifar_files.read(cifar, form, path)
 
     return _load_cached(cifar, key, path, read)
@@ -106,13 +104,13 @@ def _load_remote(cifar: Cifar, folder: Path, url: str):
                 f"{error}; put {cifar.remote.name} into {folder} by hand, or set "
                 "--config.data.dir to a directory that has it, or --config.data.url to a mirror"
             ) from error
-        _log.log(NOTE, "reading the images in %s", path)
+        note("reading the images in %s", path)
         return cifar_files.read(cifar, cifar.binary, path)
 
     return _load_cached(cifar, remote.sha256, folder / cifar.binary.archive, read)
 
 
-def _load_cached(cifar: Cifar, key, source: Path, read: Callable[[], kept.Arrays]):
+def _load_cached(cifar: Cifar, key, source: Path, read: Callable[[], cache.Arrays]):
     """What `read()` gives, from the user's cache folder if it was kept there under the same key."""
 
     def is_good(arrays):
@@ -125,8 +123,8 @@ def _load_cached(cifar: Cifar, key, source: Path, read: Callable[[], kept.Arrays
                 return False
         return "names" in found and found["names"][0] == (cifar.num_classes,)
 
-    place = kept.for_user(source, "images")
-    arrays = kept.load_or_make([place], [_CACHE_FORMAT, cifar.num_classes, key], is_good, read)
+    place = cache.user_cache_path(source, "images")
+    arrays = cache.load_cached([place], [_CACHE_FORMAT, cifar.num_classes, key], is_good, read)
     train, test = (
         (arrays[f"{split}_images"], arrays[f"{split}_labels"]) for split in ("train", "test")
     )

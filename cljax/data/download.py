@@ -23,7 +23,8 @@ from rich.progress import (
 )
 
 from cljax.errors import UserError
-from cljax.logs import NOTE, writing
+from cljax.files import writing
+from cljax.notes import note
 
 _TIMEOUT = (15, 60)  # seconds to connect, and between two pieces of the answer
 _CHUNK = 2**14  # bytes; a connection that breaks loses the piece it is in
@@ -72,7 +73,7 @@ def fetch(remote: RemoteFile, folder: Path) -> Path:
         except ValueError:  # what pooch raises if the sum is wrong
             if not resumed:
                 raise
-            _log.log(NOTE, "%s is damaged; downloading it again from the start", remote.name)
+            note("%s is damaged; downloading it again from the start", remote.name)
             return _retrieve(remote, folder, part)
 
 
@@ -116,7 +117,7 @@ def _exclusive(part: Path, name: str) -> Iterator[None]:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            _log.log(NOTE, "waiting for another process that downloads %s", name)
+            note("waiting for another process that downloads %s", name)
             fcntl.flock(lock, fcntl.LOCK_EX)
         except OSError as error:
             raise UserError(
@@ -131,8 +132,8 @@ def _download(remote: RemoteFile, part: Path, target: str) -> None:
     if _size(part) > remote.size:
         part.unlink()
     known = f", {_size(part) / 1e6:.0f} MB of it are here already" if _size(part) else ""
-    _log.log(NOTE, "downloading %s (%.0f MB%s)", remote.url, remote.size / 1e6, known)
-    _log.log(NOTE, "into %s", part.parent)
+    note("downloading %s (%.0f MB%s)", remote.url, remote.size / 1e6, known)
+    note("into %s", part.parent)
     with _progress(remote, _size(part)) as show:
         while (done := _size(part)) < remote.size:
             try:
@@ -212,7 +213,7 @@ class _PlainProgress:
         if time.monotonic() - self._shown >= _PLAIN_SECONDS:
             self._shown = time.monotonic()
             size = self._remote.size
-            _log.log(NOTE, "%.0f of %.0f MB downloaded", done / 1e6, size / 1e6)
+            note("%.0f of %.0f MB downloaded", done / 1e6, size / 1e6)
 
 
 def _reason(error: requests.RequestException) -> str:

@@ -1,6 +1,5 @@
 """Reads a folder of images per class at one size, and keeps the pixels for the next run."""
 
-import logging
 import os
 import warnings
 from concurrent.futures import ThreadPoolExecutor
@@ -10,16 +9,15 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from cljax import kept
+from cljax.data import cache
 from cljax.errors import UserError
-from cljax.logs import NOTE
+from cljax.notes import note
 
 # Pillow reads more, some of it by starting other programs (EPS) or in some builds only (AVIF).
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
 _CACHE_FORMAT = 1  # raise it when the same files would give other pixels
 _BLOCK = 10_000  # images between two notes of progress
 _NAMES_SHOWN = 5
-_log = logging.getLogger("cljax")
 
 
 class ImageFile(NamedTuple):
@@ -143,7 +141,7 @@ def _some(names) -> str:
     return ", ".join(names[:_NAMES_SHOWN]) + more
 
 
-def _load_cached(root: Path, size: int, listing, files: list[list[Path]]) -> kept.Arrays:
+def _load_cached(root: Path, size: int, listing, files: list[list[Path]]) -> cache.Arrays:
     """The images of "train" and "test", uint8 [N, size, size, 3].
 
     Raises:
@@ -158,11 +156,11 @@ def _load_cached(root: Path, size: int, listing, files: list[list[Path]]) -> kep
 
     def read():
         total = sum(map(len, files))
-        _log.log(NOTE, "reading %d images in %s, resized to %dx%d", total, root, size, size)
+        note("reading %d images in %s, resized to %dx%d", total, root, size, size)
         return {s: _read_images(paths, size) for s, paths in zip(listing, files, strict=True)}
 
-    places = [place(root, str(size)) for place in (kept.beside, kept.for_user)]
-    return kept.load_or_make(places, [_CACHE_FORMAT, size, listing], is_good, read)
+    places = [place(root, str(size)) for place in (cache.folder_cache_path, cache.user_cache_path)]
+    return cache.load_cached(places, [_CACHE_FORMAT, size, listing], is_good, read)
 
 
 def _read_images(paths: list[Path], size: int) -> np.ndarray:
@@ -172,7 +170,7 @@ def _read_images(paths: list[Path], size: int) -> np.ndarray:
         warnings.simplefilter("ignore")  # Pillow's, of what it reads nevertheless
         for start in range(0, len(paths), _BLOCK):
             if start:
-                _log.log(NOTE, "%d of %d images read", start, len(paths))
+                note("%d of %d images read", start, len(paths))
             block = paths[start : start + _BLOCK]
             for row, image in enumerate(pool.map(_read_image, block, [size] * len(block)), start):
                 images[row] = image

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import tensorflow_datasets as tfds
 
-from cljax import kept
+from cljax.data import cache
 from cljax.errors import UserError
 
 _ARRAYS = "train_images", "train_labels", "test_images", "test_labels"
@@ -57,8 +57,8 @@ def _load(builder, name: str, order_by: str, files):
 
     if 0 < sum(size for _, size, _ in files) <= _MAX_KEPT:
         # Others may use TFDS's folder, too, so nothing is written there.
-        place = kept.for_user(Path(builder.data_dir), "images")
-        arrays = kept.load_or_make([place], [_KEPT_FORMAT, name, order_by, files], is_good, read)
+        place = cache.user_cache_path(Path(builder.data_dir), "images")
+        arrays = cache.load_cached([place], [_KEPT_FORMAT, name, order_by, files], is_good, read)
     else:
         arrays = read()
     for array in arrays.values():
@@ -67,7 +67,7 @@ def _load(builder, name: str, order_by: str, files):
     return (train, train_labels), (test, test_labels), tuple(label_feature.names)
 
 
-def _is_set(arrays: kept.Arrays, num_classes: int) -> bool:
+def _is_set(arrays: cache.Arrays, num_classes: int) -> bool:
     if tuple(arrays) != _ARRAYS:
         return False
     train, train_labels, test, test_labels = arrays.values()

@@ -9,9 +9,9 @@ import jax
 import jax.numpy as jnp
 
 from cljax import losses, rng
+from cljax.compute.mesh import shard_batch
 from cljax.data.preprocessing import Preprocessing
-from cljax.memory import Memory
-from cljax.mesh import shard_batch
+from cljax.memory.policy import Memory
 from cljax.models import AutoEncoder, Classifier
 from cljax.stages import InversionStage, Stage, TrainStage
 from cljax.state import Batch, Data, LearnerState, PyTree, Subset, Task, hyperparameters

@@ -5,8 +5,9 @@ from typing import ClassVar
 import jax
 import jax.numpy as jnp
 
-from cljax import exemplars, losses
+from cljax import losses
 from cljax.errors import UserError
+from cljax.memory import exemplars
 from cljax.methods.base import Finetune
 from cljax.stages import TrainStage
 from cljax.state import Batch, LearnerState, PyTree, Subset, Task, hyperparameters

@@ -5,8 +5,9 @@ from typing import Literal
 import jax
 import jax.numpy as jnp
 
-from cljax import exemplars, losses
+from cljax import losses
 from cljax.errors import UserError
+from cljax.memory import exemplars
 from cljax.methods.lwf import LearningWithoutForgetting
 from cljax.stages import TrainStage
 from cljax.state import Batch, LearnerState, Task, hyperparameters
@@ -98,7 +99,7 @@ class EndToEnd(LearningWithoutForgetting):
         outputs, batch_stats = self.train_forward(state, batch.images)
         terms = {"class": self.class_loss(outputs.logits, task, batch)}
         if not task.is_first:
-            teacher = self.teach(state, batch)
+            teacher = self.teacher_outputs(state, batch)
             parts = self.distillation_by_task(outputs.logits, teacher.logits, task)
             terms["distillation"] = self.mu * parts.sum() / task.old
         return self.observed(task, batch, outputs.logits, terms, batch_stats)
@@ -107,7 +108,7 @@ class EndToEnd(LearningWithoutForgetting):
         """Second stage: weights |P_i| / s, and the new classes with n / s."""
         outputs, batch_stats = self.train_forward(state, batch.images)
         logits = outputs.logits
-        teacher = self.teach(state, batch).logits
+        teacher = self.teacher_outputs(state, batch).logits
         if self.new_class_teacher == "previous":
             targets = jnp.roll(teacher, task.old, axis=-1)
         else:

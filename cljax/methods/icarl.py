@@ -4,8 +4,9 @@ from typing import Literal
 
 import jax.numpy as jnp
 
-from cljax import losses, prototypes
+from cljax import losses
 from cljax.errors import UserError
+from cljax.memory import nearest_mean
 from cljax.methods.lwf import MultiClassLwF
 from cljax.state import hyperparameters
 
@@ -49,9 +50,9 @@ class ICaRL(MultiClassLwF):
     def after_task(self, state, task, data):
         """Exemplars, and their means in the features of the network as it is now."""
         state = super().after_task(state, task, data)
-        return state.replace(extras=prototypes.exemplar_means(self, state, data))
+        return state.replace(extras=nearest_mean.exemplar_means(self, state, data))
 
     def inference(self, state, images, valid, k=1):
         """The k valid classes whose means are nearest."""
         features = self.classifier.apply(state.variables, images).features
-        return losses.top_k(prototypes.similarities(features, state.extras), valid, k)
+        return losses.top_k(nearest_mean.similarities(features, state.extras), valid, k)

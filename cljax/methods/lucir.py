@@ -6,10 +6,11 @@ from typing import Literal
 import jax
 import jax.numpy as jnp
 
-from cljax import exemplars, losses
+from cljax import losses
 from cljax.errors import UserError
+from cljax.memory import exemplars
 from cljax.methods.base import Finetune
-from cljax.methods.taught import Taught
+from cljax.methods.teacher import TeacherMixin
 from cljax.models import CosineHead, imprint
 from cljax.stages import TrainStage
 from cljax.state import hyperparameters
@@ -38,7 +39,7 @@ class ClassBalancedFinetuning(TrainStage):
 
 
 @hyperparameters
-class LUCIR(Taught, Finetune):
+class LUCIR(TeacherMixin, Finetune):
     """Cosine logits, less-forget distillation, margin ranking, imprinted and frozen weights.
 
     Follows the authors' released code.
@@ -54,7 +55,7 @@ class LUCIR(Taught, Finetune):
       rivals: "new" classes or "all" seen, as in a variant of the code.
       imprinted: whether new classes' weights are taken from features; else they stay random.
       balance: whether a later phase ends with class-balanced fine-tuning.
-      teacher_mode: see `Taught`.
+      teacher_mode: see `TeacherMixin`.
     """
 
     finetuning: TrainStage
@@ -149,7 +150,7 @@ class LUCIR(Taught, Finetune):
         return self.classifier.apply(state.variables, images), state.batch_stats
 
     def _distil(self, state, task, batch, outputs):
-        teacher, weights = self.teach(state, batch), batch.weights
+        teacher, weights = self.teacher_outputs(state, batch), batch.weights
         old_classes = self.classes(0, task.old)
         if self.distillation == "logits":
             return losses.distillation(outputs.logits, teacher.logits, old_classes, weights=weights)

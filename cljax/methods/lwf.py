@@ -7,7 +7,7 @@ import jax.numpy as jnp
 
 from cljax import losses
 from cljax.methods.base import Finetune
-from cljax.methods.taught import Taught
+from cljax.methods.teacher import TeacherMixin
 from cljax.state import Task, hyperparameters
 
 
@@ -33,13 +33,13 @@ class TaskwiseLoss(GrowingHead):
 
 
 @hyperparameters
-class LearningWithoutForgetting(Taught, Finetune):
+class LearningWithoutForgetting(TeacherMixin, Finetune):
     """Cross entropy over the classes seen, and distillation of the old ones from the teacher.
 
     Attributes:
       mu: weight of the distillation.
       temperature: of the distillation.
-      teacher_mode: see `Taught`.
+      teacher_mode: see `TeacherMixin`.
     """
 
     takes_incomplete_batches: ClassVar[bool] = False
@@ -57,7 +57,7 @@ class LearningWithoutForgetting(Taught, Finetune):
         if task.is_first:
             return super().observe(state, task, batch, key)
         outputs, batch_stats = self.train_forward(state, batch.images, batch.weights)
-        teacher = self.teach(state, batch)
+        teacher = self.teacher_outputs(state, batch)
         old = self.classes(0, task.old)
         class_weight, distillation_weight = self.term_weights(task)
         terms = {
@@ -98,7 +98,9 @@ class MultiClassLwF(LearningWithoutForgetting):
         targets = jax.nn.one_hot(batch.labels, self.classifier.num_classes)
         if not task.is_first:
             old = self.classes(0, task.old)
-            targets = jnp.where(old, jax.nn.sigmoid(self.teach(state, batch).logits), targets)
+            targets = jnp.where(
+                old, jax.nn.sigmoid(self.teacher_outputs(state, batch).logits), targets
+            )
         seen = self.classes(0, task.seen)
         loss = losses.binary_cross_entropy(outputs.logits, targets, seen)
         return self.observed(task, batch, outputs.logits, {"class": loss}, batch_stats)

@@ -1,0 +1,1 @@
+"""Measures steps, evaluation and whole runs on the device at hand."""

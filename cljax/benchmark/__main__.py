@@ -1,0 +1,102 @@
+"""Measures the program on the device at hand: `python -m cljax.benchmark`."""
+
+import functools
+import sys
+from pathlib import Path
+
+from absl import flags, logging
+from ml_collections import config_flags
+
+from cljax import cli, config_files
+
+DESCRIPTION = """Measures steps, evaluation, herding and a small run: time, compilation and memory.
+
+usage: cljax-benchmark [--config=CONFIG] [--config.KEY=VALUE ...] [--FLAG=VALUE ...]
+       (or python -m cljax.benchmark ...)"""
+DEFAULT = "abd_cifar100"
+# Of these configs the rows that are measured when none is asked for.
+ROWS = {
+    "abd_cifar100": ("plain_step", "abd_step", "inversion_step", "evaluation"),
+    "lucir_cifar100": ("lucir_step", "herding"),
+}
+RUN, RUN_CONFIG, RUN_SCALE = "run", "abd_digits", 0.1
+
+
+def define_flags() -> list[flags.FlagHolder]:
+    """Not done by an import, as the importing program may have flags of these names."""
+    return [
+        cli.define_config("Whose rows are measured; default: ABD's, LUCIR's and a run on digits."),
+        flags.DEFINE_string("json", None, "The file that the figures are written to."),
+        flags.DEFINE_string("against", None, "A file written by --json, to compare with."),
+        flags.DEFINE_string("profile", None, "A folder for traces of a few steps of each row."),
+        flags.DEFINE_list("only", [], "The rows wanted, such as plain_step,abd_step."),
+        flags.DEFINE_list(
+            "seeds", None, "How many seeds to train; default: 1, on GPU and TPU 1,2,4,8."
+        ),
+        flags.DEFINE_list("dtypes", None, "Default: float32, on GPU float32,tf32,bfloat16."),
+        flags.DEFINE_float("seconds", 3.0, "About how long the repetitions of a row take."),
+    ]
+
+
+def run(argv: list[str], is_default: bool) -> None:
+    """Measures, shows, writes and compares what the flags ask for."""
+    if len(argv) > 1:
+        cli.fail(f"unexpected arguments {' '.join(argv[1:])}; settings are --config.KEY=VALUE")
+    # Imported here: `--help` needs neither JAX nor data.
+    import jax
+
+    from cljax.benchmark import plan, table
+    from cljax.errors import UserError
+
+    logging.set_verbosity(logging.FATAL)
+    # So that compile seconds are those of a first start.
+    jax.config.update("jax_enable_compilation_cache", False)
+    values = flags.FLAGS
+    try:
+        other = table.read(Path(values.against)) if values.against else None
+        options = plan.make_options(
+            values.seconds, values.seeds, values.dtypes or _own_dtype(values), values.profile
+        )
+        parts = [plan.Part(*part) for part in _choose(values, is_default)]
+        record = plan.measure_all(parts, set(values.only), options)
+        table.show(record)
+        if values.json:
+            table.write(Path(values.json), record)
+        if other:
+            table.compare(record, other)
+    except UserError as error:
+        cli.fail(error)
+
+
+def _own_dtype(values):
+    """The dtype that --config.dtype asks for, if it does."""
+    dtype = config_flags.get_override_values(values["config"]).get("dtype")
+    return [dtype] if dtype else None
+
+
+def _choose(values, is_default):
+    """The parts as (config, its rows, whether it is run from start to end)."""
+    if "runs" in values.config:
+        cli.fail("--config: that is a table; give the config of one learner")
+    if not is_default:
+        return [(values.config,)]
+    overrides = config_flags.get_override_values(values["config"])
+    chosen = []
+    for name, wanted in ROWS.items():
+        config = config_files.load(name)
+        known = {key: v for key, v in overrides.items() if key in cli.list_keys(config)}
+        config.update_from_flattened_dict(known)
+        chosen.append((config, wanted))
+    config = config_files.load(RUN_CONFIG)
+    config.schedule_scale = RUN_SCALE
+    return [*chosen, (config, (RUN,), True)]
+
+
+def main() -> None:
+    """The command."""
+    measure = functools.partial(run, is_default=cli.config_path(sys.argv) is None)
+    cli.run(measure, DESCRIPTION, define_flags, DEFAULT)
+
+
+if __name__ == "__main__":
+    main()

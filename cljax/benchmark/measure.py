@@ -1,0 +1,122 @@
+"""Seconds, work and memory of compiled programs, and what the device can do at most."""
+
+import resource
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+
+from cljax.compute import device as device_lib
+
+_BACKEND_COMPILE = "/jax/core/compile/backend_compile_duration"
+
+
+def time_calls(call: Callable, seconds: float, least: int = 3, most: int = 30) -> list[float]:
+    """Seconds of each of `least` to `most` calls, which take about `seconds` together.
+
+    Args:
+      call: returns once the device has finished; compiled by now.
+    """
+    times = []
+    while len(times) < least or (len(times) < most and sum(times) < seconds):
+        start = time.perf_counter()
+        call()
+        times.append(time.perf_counter() - start)
+    return times
+
+
+def summarise(times: list[float]) -> dict:
+    """Median and quartiles of some seconds, and how many they are."""
+    low, middle, high = statistics.quantiles(times, n=4, method="inclusive")
+    return {"seconds": middle, "quartiles": [low, high], "repetitions": len(times)}
+
+
+_programs = 0
+
+
+def _listen(event, seconds, **kwargs):
+    global _programs
+    _programs += event == _BACKEND_COMPILE
+
+
+jax.monitoring.register_event_duration_secs_listener(_listen)
+
+
+def num_compilations() -> int:
+    """How many programs XLA has built in this process since this module was imported."""
+    return _programs
+
+
+def cost(lowered: jax.stages.Lowered) -> dict:
+    """What XLA's analyses say of a program; a loop counts as one turn of its body.
+
+    Returns:
+      flops: of the program as written, so that no library call of a backend hides any.
+      bytes: read and written by the program as compiled, whose fused parts keep theirs to
+        themselves.
+      memory: bytes of arguments, results and temporary arrays, what is donated once.
+    """
+    compiled = lowered.compile()
+    memory = compiled.memory_analysis()
+    return {
+        "flops": _analysed(lowered, "flops"),
+        "bytes": _analysed(compiled, "bytes accessed"),
+        "memory": memory.argument_size_in_bytes
+        + memory.output_size_in_bytes
+        + memory.temp_size_in_bytes
+        - memory.alias_size_in_bytes,
+    }
+
+
+def _analysed(program, name):
+    found = program.cost_analysis()
+    found = found[0] if isinstance(found, list) else found
+    return found.get(name) if found else None
+
+
+def device_peak() -> int | None:
+    """The most bytes ever allocated on the first device; None where the backend does not tell."""
+    return (jax.local_devices()[0].memory_stats() or {}).get("peak_bytes_in_use")
+
+
+def forget_host_peak() -> None:
+    """Lets `host_peak` start anew where Linux allows it."""
+    try:
+        Path("/proc/self/clear_refs").write_text("5")
+    except OSError:
+        return
+
+
+def host_peak() -> int:
+    """The most bytes of host memory that this process has held."""
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
+def matrix_rate(dtype: str, seconds: float) -> float:
+    """Operations a second of a large matrix product; `dtype` is a key of configure.PRECISIONS."""
+    kind, precision = device_lib.PRECISIONS[dtype]
+    size = 2048 if jax.default_backend() == "cpu" else 8192
+    a, b = (jax.random.normal(jax.random.key(i), (size, size), kind) for i in range(2))
+    multiply = jax.jit(lambda a, b: jnp.matmul(a, b, precision=precision))
+    multiply(a, b).block_until_ready()
+    times = time_calls(lambda: multiply(a, b).block_until_ready(), seconds)
+    return 2 * size**3 / statistics.median(times)
+
+
+def copy_rate(seconds: float) -> float:
+    """Bytes a second, read and written alike, of adding 1 to a large array in its place."""
+    size = 2**26 if jax.default_backend() == "cpu" else 2**28
+    array = jax.random.normal(jax.random.key(0), size)
+    add = jax.jit(lambda x: x + 1, donate_argnums=0)
+
+    def call():
+        nonlocal array
+        array = add(array).block_until_ready()
+
+    call()
+    return 2 * array.nbytes / statistics.median(time_calls(call, seconds))

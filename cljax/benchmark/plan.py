@@ -1,0 +1,153 @@
+"""Which rows a benchmark has, and in which precisions and numbers of seeds."""
+
+import dataclasses
+import datetime
+import math
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import jax
+from rich.console import Console
+
+from cljax.benchmark import measure, rows
+from cljax.build import make_method
+from cljax.compute import device
+from cljax.errors import UserError
+
+FORMAT = "cljax benchmark 1"
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """How rows are measured.
+
+    Attributes:
+      seconds: that the repetitions of a row take, about.
+      seeds: numbers of seeds whose training steps are timed, besides one seed.
+      dtypes: keys of configure.PRECISIONS; several seeds are timed with the first.
+      profile: the folder of traces, or None.
+    """
+
+    seconds: float
+    seeds: tuple[int, ...]
+    dtypes: tuple[str, ...]
+    profile: Path | None = None
+
+
+def make_options(
+    seconds: float,
+    seeds: Sequence[str] | None = None,
+    dtypes: Sequence[str] | None = None,
+    profile: str | None = None,
+) -> Options:
+    """Options as the flags give them; None is what suits the device.
+
+    Raises:
+      UserError: one is wrong.
+    """
+    platform = jax.default_backend()
+    seeds = seeds or (("1",) if platform == "cpu" else ("1", "2", "4", "8"))
+    if not all(n.isdecimal() and int(n) for n in seeds):
+        raise UserError(f"--seeds={','.join(seeds)}: no list of numbers, such as 1,2,4,8")
+    if not 0 < seconds < math.inf:
+        raise UserError(f"--seconds={seconds}: must be a finite number above 0")
+    dtypes = dtypes or {"gpu": ("float32", "tf32", "bfloat16")}.get(platform, ("float32",))
+    for dtype in dtypes:
+        if dtype not in device.PRECISIONS:
+            there_are = ", ".join(device.PRECISIONS)
+            raise UserError(f"--dtypes: {dtype!r} is none of {there_are}")
+        if dtype == "tf32" and platform != "gpu":
+            raise UserError(f"--dtypes: only GPUs have tf32, and this is {platform}")
+    profile = Path(profile) if profile else None
+    return Options(seconds, tuple(map(int, seeds)), tuple(dtypes), profile)
+
+
+@dataclasses.dataclass(frozen=True)
+class Part:
+    """Rows of one config.
+
+    Attributes:
+      config: of an experiment.
+      names: of the rows; None: all that the config has.
+      is_run: whether the config is run from start to end, which is a row.
+    """
+
+    config: object
+    names: tuple[str, ...] | None = None
+    is_run: bool = False
+
+
+def measure_all(
+    parts: Sequence[Part], only: set[str], options: Options, console: Console | None = None
+) -> dict:
+    """Measures row after row.
+
+    Args:
+      only: names of the rows wanted; empty: all.
+      console: where the row at work is told; standard error by default.
+
+    Returns:
+      What `benchmark_table` shows and writes.
+
+    Raises:
+      UserError: there is no row of a wanted name, or a setting is wrong.
+    """
+    start, console = time.perf_counter(), console or Console(stderr=True)
+    names = [part.names or names_of_rows(part.config) for part in parts]
+    known = [name for some in names for name in some]
+    if wrong := only - set(known):
+        raise UserError(f"--only: no row {min(wrong)!r}; there are {', '.join(known)}")
+    seconds = min(options.seconds, 1.0)
+    rates = {"copy": measure.copy_rate(seconds)}
+    rates |= {dtype: measure.matrix_rate(dtype, seconds) for dtype in options.dtypes}
+    record = {
+        "format": FORMAT,
+        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "hardware": device.hardware(),
+        "versions": device.versions(),
+        "rates": rates,
+        "rows": [],
+    }
+    for part, some in zip(parts, names, strict=True):
+        wanted = [name for name in some if not only or name in only]
+        for row in _measure_part(part, wanted, options, console):
+            record["rows"].append(_with_shares(row, rates))
+    record["seconds"] = time.perf_counter() - start
+    return record
+
+
+def names_of_rows(config) -> list[str]:
+    """The rows that a config has, in their order."""
+    method = make_method(config, rows.load(config))
+    return list(rows.kinds_of_rows(config, method))
+
+
+def _measure_part(part, names, options, console):
+    """Yields the rows of a part, told before they are measured."""
+    if not names:
+        return
+    if part.is_run:
+        console.print("run", style="dim")
+        yield rows.whole_run(part.config)
+        return
+    dataset = rows.load(part.config)
+    for dtype in options.dtypes:
+        bench = rows.Bench(part.config, dataset, dtype, options.seconds, options.profile)
+        for name in names:
+            console.print(f"{name} {dtype}", style="dim")
+            yield from bench.rows(name, options.seeds if dtype == options.dtypes[0] else ())
+        jax.clear_caches()  # the next programs are others
+
+
+def _with_shares(row, rates):
+    """A row with its shares of what the device can do."""
+    unknown = ("images_per_step", "images_per_second", "flops", "bytes", "mesh")
+    row = dict.fromkeys(unknown) | {"has_loops": True} | row
+    for share, work, rate in (
+        ("matrix_share", row["flops"], rates.get(row["dtype"])),
+        ("copy_share", row["bytes"], rates["copy"]),
+    ):
+        known = work and rate and not row["has_loops"]
+        row[share] = work / row["seconds"] / rate if known else None
+    return row

@@ -1,0 +1,293 @@
+"""What the benchmark times: steps, evaluation and memory of a config, on the path of a run."""
+
+import dataclasses
+import io
+import itertools
+import tempfile
+import time
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from rich.console import Console
+
+from cljax import build, evaluation, experiment, problem, training
+from cljax.benchmark import measure
+from cljax.compute import mesh as mesh_lib
+from cljax.data import sources
+from cljax.data.sources import Dataset
+from cljax.stages import InversionStage, Stage
+
+# Data sets of 32x32x3 that are not read: (classes, training and test images of each).
+_CIFAR = {"cifar10": (10, 5000, 1000), "cifar100": (100, 500, 100)}
+_TRACED_STEPS = 3
+_LATER = 1  # the later task whose steps are timed, from 0
+
+
+@dataclasses.dataclass
+class Work:
+    """One thing to time.
+
+    Attributes:
+      run: does a number of steps and waits for the device.
+      most: steps that make sense at once.
+      images: of a step, for every seed.
+      executor: that runs them.
+      function: the program among the executor's.
+      turns: how often it, or the body of its loop, runs in a step of a seed.
+      has_loops: whether the program has loops of its own, which XLA's analysis counts once.
+    """
+
+    run: Callable[[int], None]
+    most: int
+    images: float
+    executor: object
+    function: Callable
+    turns: int = 1
+    has_loops: bool = False
+
+
+def load(config) -> Dataset:
+    """The config's data set; of CIFAR only shape and size, with random pixels."""
+    if config.data.name not in _CIFAR:
+        return sources.load(config.data)
+    classes, train, test = _CIFAR[config.data.name]
+    train = min(train, config.data.per_class or train)
+    random = np.random.default_rng(0)
+
+    def images(count):
+        labels = np.arange(count * classes, dtype=np.int32) % classes
+        return random.integers(0, 256, (len(labels), 32, 32, 3), np.uint8), labels
+
+    names = tuple(map(str, range(classes)))
+    moments = sources.PUBLISHED_MOMENTS[config.data.name]
+    return Dataset(config.data.name, *images(train), *images(test), classes, names, *moments)
+
+
+def kinds_of_rows(config, method) -> dict[str, tuple]:
+    """The rows that a config has, in their order: name -> (its kind, arguments of the kind)."""
+    kinds = {"plain_step": ("stage", method.training, 0)}
+    for stage in method.stages(_LATER, _LATER + 2):
+        name = "inversion" if isinstance(stage, InversionStage) else stage.name
+        name = config.method.name.rpartition(":")[2] if stage is method.training else name
+        kinds[f"{name}_step"] = ("stage", stage, _LATER)
+    kinds["evaluation"] = ("evaluation",)
+    if method.memory.size:
+        herds = method.memory.strategy.startswith("herding")
+        kinds["herding" if herds else "exemplars"] = ("herding",)
+    return kinds
+
+
+class Bench:
+    """A config's problem in one precision, with one seed's learner ready for every row.
+
+    Attributes:
+      seconds: that the repetitions of a row take, about.
+      profile: the folder of traces, or None.
+    """
+
+    def __init__(
+        self, config, dataset: Dataset, dtype: str, seconds: float, profile: Path | None = None
+    ):
+        """Builds the learner; raises UserError if a setting is wrong."""
+        self.config = config.copy_and_resolve_references()
+        self.config.update(dtype=dtype, seeds=config.seeds[:1], max_tasks=0)
+        build.check(self.config)
+        self.precision = build.matmul_precision(self.config)
+        self.seconds = seconds
+        self.profile = profile
+        with jax.default_matmul_precision(self.precision):
+            self.problem = problem.make_problem(self.config, dataset)
+        self.kinds = kinds_of_rows(self.config, self.problem.method)
+        self._learners = {}
+        self._sequential = None
+
+    def rows(self, name: str, seeds: Iterable[int] = ()) -> list[dict]:
+        """The rows of a name: of one seed, and of a stage also with so many `seeds`.
+
+        What the device has no memory for, and a stage without images, has no row.
+        """
+        self._sequential = None
+        kind, *args = self.kinds[name]
+        more = [n for n in seeds if n > 1] if kind == "stage" else []
+        forms = [(1, "sequential"), *itertools.product(more, ("sequential", "vmap"))]
+        with jax.default_matmul_precision(self.precision):
+            rows = [self._row(name, kind, args, *form) for form in forms]
+        return [row for row in rows if row]
+
+    def _row(self, name, kind, args, seeds, sharing):
+        measure.forget_host_peak()
+        config = self.config.copy_and_resolve_references()
+        config.seeds = tuple(range(seeds))
+        config.execution.seeds = sharing
+        try:
+            return self._measure(name, config, getattr(self, f"_{kind}")(config, *args))
+        except RuntimeError as error:
+            if "RESOURCE_EXHAUSTED" in str(error):
+                return None
+            raise
+
+    def _measure(self, name, config, work):
+        seeds, sharing = len(config.seeds), config.execution.seeds
+        if not work.most:  # a stage without images
+            return None
+        row = {"name": name, **_describe(config), "sharing": sharing}
+        row |= self._time(work)
+        if self.profile and seeds == 1:
+            folder = self.profile / f"{name}_{config.dtype}"
+            with jax.profiler.trace(folder, create_perfetto_trace=True):
+                work.run(min(work.most, _TRACED_STEPS))
+        images = work.images * seeds
+        row["seconds_per_seed"] = row["seconds"] / seeds
+        row |= {"images_per_step": images, "images_per_second": images / row["seconds"]}
+        executor = work.executor
+        cost = measure.cost(executor.lower(work.function))
+        turns = work.turns * (1 if sharing == "vmap" else seeds)
+        row |= {key: cost[key] and cost[key] * turns for key in ("flops", "bytes")}
+        row["has_loops"] = work.has_loops
+        row["mesh"] = executor.mesh and dict(executor.mesh.shape)
+        peak = measure.device_peak()
+        row["device_memory"] = cost["memory"] if peak is None else peak
+        row["device_memory_source"] = "program" if peak is None else "allocator"
+        row["host_memory"] = measure.host_peak()
+        return row
+
+    def _time(self, work):
+        """A first step, which compiles, one to see how many fit, and those that count."""
+        compiled, seconds = measure.num_compilations(), work.executor.compile_seconds
+        work.run(1)
+        compiled = measure.num_compilations() - compiled
+        seconds = work.executor.compile_seconds - seconds
+        [pilot] = measure.time_calls(lambda: work.run(1), 0.0, least=1)
+        steps = max(1, min(work.most, int(self.seconds / 5 / pilot)))
+        times = measure.time_calls(lambda: work.run(steps), self.seconds)
+        return {
+            **measure.summarise([t / steps for t in times]),
+            "steps_per_repetition": steps,
+            "compile_seconds": seconds,
+            "compilations": compiled,
+        }
+
+    def _trainer(self, config):
+        """The trainer of the seeds in `config`; its executor is the row's own."""
+        executor, data = build.make_executor(config), self.problem.data
+        if executor.mesh is None and not executor.vmap_seeds:  # one program for all numbers
+            executor = self._sequential = self._sequential or executor
+        if executor.mesh is not None:
+            data = mesh_lib.replicate(executor.mesh, jax.device_get(data))
+        return training.Trainer(executor, self.problem.method, data)
+
+    def _learner(self, index):
+        """One seed's state and task as the first stage of a task finds them, on the host.
+
+        Earlier tasks are not trained; of their images the memory keeps some.
+        """
+        if index not in self._learners:
+            method, data = self.problem.method, self.problem.data
+            state = self.problem.states[0]
+            if index:
+                past = self.problem.tasks(index - 1)[0]
+                state = jax.jit(_remember)(method, state, past, data)
+            task = self.problem.tasks(index)[0]
+            state = jax.jit(training.before_task)((method, data), state, task)
+            self._learners[index] = jax.device_get((state, task))
+        return self._learners[index]
+
+    def _packed(self, executor, index, seeds):
+        """Packed states and tasks of equal seeds, each with buffers of its own."""
+        return (
+            executor.pack([jax.tree.map(jnp.array, value) for _ in range(seeds)])
+            for value in self._learner(index)
+        )
+
+    def _stage(self, config, stage: Stage, index: int) -> Work:
+        """Steps of a stage in task `index`."""
+        trainer, count = self._trainer(config), len(config.seeds)
+        states, tasks = self._packed(trainer.executor, index, count)
+        states = trainer.begin(stage, states, tasks)
+        tasks, counts = trainer.choose_images(stage, states, tasks)
+        sums = trainer.zero_sums(stage, states, tasks, count)
+
+        def run(steps):
+            nonlocal states, sums
+            starts, stops = [0] * count, [steps] * count
+            states, sums, _ = trainer.run_epoch(stage, 0, states, tasks, sums, starts, stops)
+            jax.block_until_ready((states, sums))
+
+        most = stage.num_steps(0, counts[0])
+        return Work(run, most, stage.batch_size, trainer.executor, training.train_step)
+
+    def _evaluation(self, config) -> Work:
+        """Passes over test images, by the method's own classifier; on CPU the first task's."""
+        trainer = self._trainer(config)
+        executor, streams = trainer.executor, self.problem.streams
+        task = len(streams[0].task_sizes) - 1 if executor.compiled_loop else 0
+        settings = evaluation.Settings(config.eval.batch_size)
+        judge = evaluation.Evaluator(executor, trainer.method, trainer.data, streams, settings)
+        states, _ = self._packed(executor, 0, 1)
+        images = int(streams[0].eval_counts[: task + 1].sum())
+        batches = -(-images // judge.settings.batch_size)
+
+        def run(passes):
+            for _ in range(passes):
+                judge.evaluate(states, task)
+
+        return Work(run, 10, images, executor, evaluation.score_batch, turns=batches)
+
+    def _herding(self, config) -> Work:
+        """The choice of exemplars after a later task, features of all its images included."""
+        trainer = self._trainer(config)
+        states, tasks = self._packed(trainer.executor, _LATER, 1)
+        images = int(self.problem.streams[0].train_counts[_LATER])
+
+        def run(times):
+            for _ in range(times):
+                jax.block_until_ready(trainer.after_task(states, tasks))
+
+        return Work(run, 10, images, trainer.executor, training.after_task, has_loops=True)
+
+
+def _remember(method, state, task, data):
+    """The state with images of a task in its memory, any of them."""
+
+    def features(indices, count):
+        return jnp.zeros((len(indices), 1))
+
+    return method.memory.after_task(state, task, data, features)
+
+
+def _describe(config):
+    return {
+        "method": config.method.name,
+        "data": config.data.name,
+        "dtype": config.dtype,
+        "seeds": len(config.seeds),
+    }
+
+
+def whole_run(config) -> dict:
+    """The row of a run from start to end, in a folder that is removed."""
+    measure.forget_host_peak()
+    compiled = measure.num_compilations()
+    start = time.perf_counter()
+    with tempfile.TemporaryDirectory() as folder:
+        results = experiment.run(config, Path(folder) / "run", Console(file=io.StringIO()))
+    seconds = time.perf_counter() - start
+    return {
+        "name": "run",
+        **_describe(config),
+        "sharing": config.execution.seeds,
+        "seconds": seconds,
+        "quartiles": [seconds, seconds],
+        "repetitions": 1,
+        "steps_per_repetition": 1,
+        "seconds_per_seed": seconds / len(config.seeds),
+        "split": results["seconds"],
+        "compile_seconds": results["seconds"]["compile"],
+        "compilations": measure.num_compilations() - compiled,
+        "device_memory": measure.device_peak(),
+        "device_memory_source": "allocator",
+        "host_memory": measure.host_peak(),
+    }

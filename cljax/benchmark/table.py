@@ -1,0 +1,161 @@
+"""Figures of a benchmark as a table and as a file, alone or beside another benchmark's."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from cljax import files
+from cljax.benchmark.plan import FORMAT
+from cljax.errors import UserError
+from cljax.files import read_json
+
+_PLAIN = {"markup": False, "emoji": False, "highlight": False, "soft_wrap": True}
+_WIDTH = 150  # of the table, where the console is no terminal
+# heading: a row's figure, as text
+COLUMNS = {
+    "ms/step": lambda row: _digits(1e3 * row["seconds"]),
+    "spread": lambda row: f"{100 * _spread(row):.0f} %",
+    "ms/seed": lambda row: _digits(1e3 * row["seconds_per_seed"]),
+    "images/s": lambda row: _digits(row["images_per_second"]),
+    "compile\ns": lambda row: f"{row['compile_seconds']:.1f}",
+    "pro-\ngrams": lambda row: str(row["compilations"]),
+    "GFLOP": lambda row: _digits(row["flops"], 1e-9),
+    "GB": lambda row: _digits(row["bytes"], 1e-9),
+    "of\nmatrix": lambda row: _percent(row["matrix_share"]),
+    "of\ncopy": lambda row: _percent(row["copy_share"]),
+    "device\nMB": lambda row: _digits(row["device_memory"], 1e-6),
+    "host\nMB": lambda row: _digits(row["host_memory"], 1e-6),
+}
+LEFT_OUT_WHEN_NARROW = (
+    "GB",
+    "GFLOP",
+    "spread",
+    "host\nMB",
+    "device\nMB",
+    "pro-\ngrams",
+    "of\ncopy",
+    "of\nmatrix",
+)
+_COMPARED = ("name", "method", "data", "dtype", "seeds", "sharing", "images_per_step")
+
+
+def show(record: dict, console: Console | None = None) -> None:
+    """Prints a benchmark's record."""
+    console = console or _console()
+    hardware, rates = record["hardware"], record["rates"]
+    devices = f"{hardware['devices']} x {hardware['device']}, {hardware['platform']}"
+    host = f"{hardware['cores']} cores {hardware['processor']}"
+    versions = ", ".join(f"{name} {version}" for name, version in record["versions"].items())
+    console.print(f"{devices}; {host}; {versions}", **_PLAIN)
+    can = [f"{d} {r / 1e9:,.0f} GFLOP/s" for d, r in rates.items() if d != "copy"]
+    console.print(
+        f"matrix product: {', '.join(can)}; copy: {rates['copy'] / 1e9:.1f} GB/s", **_PLAIN
+    )
+    for n in range(len(LEFT_OUT_WHEN_NARROW) + 1):
+        columns = {k: v for k, v in COLUMNS.items() if k not in LEFT_OUT_WHEN_NARROW[:n]}
+        table = _table(["row", "dtype", "seeds"], columns)
+        for row in record["rows"]:
+            table.add_row(*_labels(row), *(cell(row) for cell in columns.values()))
+        unlimited = console.options.update(width=10_000)
+        if console.measure(table, options=unlimited).maximum <= console.width:
+            break
+    console.print(table)
+    for row in record["rows"]:
+        if split := row.get("split"):
+            parts = ", ".join(f"{name} {value:.1f}" for name, value in split.items())
+            console.print(f"{row['name']}: seconds: {parts}", **_PLAIN)
+    if sources := {r["device_memory_source"] for r in record["rows"] if r["device_memory"]}:
+        what = {"program": "of the compiled program", "allocator": "peak of the process so far"}
+        console.print(f"device MB: {', '.join(what[s] for s in sorted(sources))}", **_PLAIN)
+    console.print(f"measured in {record['seconds']:.0f} s", **_PLAIN)
+
+
+def write(path: Path, record: dict) -> None:
+    """Writes a benchmark's record; UserError if that is impossible."""
+    files.write_json_atomically(path, record)
+
+
+def read(path: Path) -> dict:
+    """A record that `write` wrote; UserError if it is none."""
+    record = read_json(path)
+    rows = record.get("rows", [])
+    whole = all({*_COMPARED, "mesh", "seconds", "quartiles"} <= set(row) for row in rows)
+    if record.get("format") != FORMAT or not whole:
+        raise UserError(f"{path} is no benchmark of this version; write one with --json={path}")
+    return record
+
+
+def compare(record: dict, other: dict, console: Console | None = None) -> None:
+    """Prints how much faster or slower each row is than the same row of another record."""
+    console = console or _console()
+    console.print(f"\nagainst the benchmark of {other['date']}", **_PLAIN)
+    if record["hardware"] != other["hardware"]:
+        console.print("the machines differ", style="bold yellow", **_PLAIN)
+    table = _table(["row", "dtype", "seeds"], ["ms/step then", "ms/step now", "then/now", ""])
+    earlier = {_key(row): row for row in other["rows"]}
+    for row in record["rows"]:
+        before = earlier.pop(_key(row), None)
+        if before is None:
+            table.add_row(*_labels(row), "", _digits(1e3 * row["seconds"]), "", "new")
+            continue
+        times = (_digits(1e3 * r["seconds"]) for r in (before, row))
+        ratio = f"{before['seconds'] / row['seconds']:.2f}"
+        table.add_row(*_labels(row), *times, ratio, verdict(row, before))
+    console.print(table)
+    if earlier:
+        names = ", ".join(" ".join(_labels(row)) for row in earlier.values())
+        console.print(f"not measured now: {names}", **_PLAIN)
+
+
+def verdict(row: dict, before: dict) -> str:
+    """Which of two rows is faster; neither is if the middle halves of their times overlap."""
+    (low, high), (low_before, high_before) = row["quartiles"], before["quartiles"]
+    if low <= high_before and low_before <= high:
+        return "same within the spread"
+    return "now is faster" if row["seconds"] < before["seconds"] else "now is slower"
+
+
+def _console():
+    console = Console()
+    return console if console.is_terminal else Console(width=_WIDTH)
+
+
+def _table(labels: Sequence[str], headings: Sequence[str]) -> Table:
+    table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, collapse_padding=True)
+    for label in labels:
+        table.add_column(label, no_wrap=True, vertical="bottom")
+    for heading in headings:
+        table.add_column(heading, justify="right", no_wrap=True, vertical="bottom")
+    return table
+
+
+def _labels(row):
+    seeds = str(row["seeds"]) if row["seeds"] == 1 else f"{row['seeds']} {row['sharing']}"
+    if mesh := row["mesh"]:
+        seeds += f" on {mesh['seeds']}x{mesh['data']}"
+    return row["name"], row["dtype"], seeds
+
+
+def _key(row):
+    mesh = tuple((row["mesh"] or {}).values())
+    return (*(row[name] for name in _COMPARED), mesh)
+
+
+def _spread(row):
+    low, high = row["quartiles"]
+    return (high - low) / row["seconds"]
+
+
+def _digits(value, unit=1.0):
+    """Three significant digits, or all before the point."""
+    if value is None:
+        return ""
+    value *= unit
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
+
+
+def _percent(share):
+    return "" if share is None else f"{100 * share:.1f} %"

@@ -1,0 +1,1 @@
+"""Devices, programs and processes: how a run computes."""

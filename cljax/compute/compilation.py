@@ -1,0 +1,114 @@
+"""How programs are compiled, and that they are kept on disk for the next start of a run."""
+
+import functools
+import tempfile
+import warnings
+from pathlib import Path
+
+import jax
+from jax.experimental.compilation_cache import compilation_cache
+from rich.console import Console
+
+from cljax import files
+from cljax.errors import UserError
+from cljax.files import writing
+
+MAX_BYTES = 2 * 2**30  # of the folder that "auto" takes; a run's programs are a few megabytes
+
+
+# Of the operations that XLA:CPU hands to the library YNNPACK these two gain by it. JAX 0.10 hands
+# over convolutions as well: YNNPACK's use a single core, where they are faster than XLA's.
+_ON_ALL_CORES = "LIBRARY_FUSION_TYPE_REDUCE,LIBRARY_FUSION_TYPE_INDIVIDUAL_DOT"
+_ON_ONE_CORE = f"{_ON_ALL_CORES},LIBRARY_FUSION_TYPE_INDIVIDUAL_CONVOLUTION"
+
+
+@functools.cache
+def compiler_options(on_one_core: bool) -> dict[str, str] | None:
+    """What `jax.jit` is to tell the compiler of the device at hand, as far as this JAX knows it.
+
+    Args:
+      on_one_core: of a CPU, while other cores have programs of their own.
+    """
+    if jax.default_backend() != "cpu":
+        return None
+    handed_over = _ON_ONE_CORE if on_one_core else _ON_ALL_CORES
+    options = {"xla_cpu_experimental_ynn_fusion_type": handed_over}
+    try:
+        jax.jit(lambda: 0, compiler_options=options)()
+    except jax.errors.JaxRuntimeError:
+        return None  # an experimental option, which may go
+    return options
+
+
+def enable_compilation_cache(place: str, console: Console) -> None:
+    """Switches JAX's persistent compilation cache on; to be called before anything is compiled.
+
+    JAX names a program by what it computes, the versions, the options and the device, so a folder
+    may serve runs of any config. Whoever can write to it can make this program execute anything.
+
+    Args:
+      place: a folder, or one of a bucket (gs://...); "auto": `default_cache_folder`, unless JAX
+        has been told of another (JAX_COMPILATION_CACHE_DIR); "": nothing is kept.
+      console: shows the warning that the folder of "auto" cannot be written.
+
+    Raises:
+      UserError: the folder that `place` names cannot be written.
+    """
+    if place == "auto":
+        if jax.config.jax_compilation_cache_dir:
+            return
+        folder = default_cache_folder()
+        try:
+            _check_writable(folder)
+        except UserError as error:
+            message = f"warning: {error}; compiled programs are not kept for the next start"
+            console.print(message, markup=False, highlight=False, soft_wrap=True)
+            return
+        _shrink(folder)
+    elif place:
+        folder = place if "://" in place else Path(place).expanduser()
+        if isinstance(folder, Path):
+            _check_writable(folder, "config.compilation_cache: ")
+    _set_folder(str(folder) if place else None)
+
+
+def default_cache_folder() -> Path:
+    """`$XDG_CACHE_HOME/cljax/programs`, or `~/.cache/cljax/programs`."""
+    return files.user_cache_folder() / "programs"
+
+
+def _check_writable(folder, where=""):
+    try:
+        with writing(folder):
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            tempfile.TemporaryFile(dir=folder).close()
+    except UserError as error:
+        raise UserError(f"{where}{error}") from error
+
+
+def _shrink(folder):
+    """Removes the programs that were not used for longest, until MAX_BYTES are left.
+
+    JAX would do so itself, but only with a further package, and a lock on every read.
+    """
+    try:
+        found = [(path, path.stat()) for path in folder.glob("*-cache")]
+        found.sort(key=lambda entry: max(entry[1].st_atime, entry[1].st_mtime), reverse=True)
+        total = 0
+        for path, status in found:
+            total += status.st_size
+            if total > MAX_BYTES or not status.st_size:  # empty: the disk was full
+                path.unlink(missing_ok=True)
+    except OSError:
+        pass  # another run removes programs at the same time
+
+
+def _set_folder(folder):
+    if folder:
+        # Even the smallest program takes longer to compile than to read.
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+        # One that can be neither read nor written is compiled again, and nobody has to act.
+        warnings.filterwarnings("ignore", "Error (reading|writing) persistent compilation cache")
+    if folder != jax.config.jax_compilation_cache_dir:
+        jax.config.update("jax_compilation_cache_dir", folder)
+        compilation_cache.reset_cache()  # JAX may have decided by now whether there is one

@@ -1,0 +1,64 @@
+"""Tells what the program runs on: devices, cores, versions and precisions."""
+
+import importlib.metadata
+import os
+import platform
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+
+from cljax import __version__
+from cljax.compute import source
+
+# config.dtype: (dtype of the computation, precision of float32 matrix products)
+PRECISIONS = {
+    "float32": (jnp.float32, "highest"),
+    "tf32": (jnp.float32, "tensorfloat32"),
+    "bfloat16": (jnp.bfloat16, "default"),
+}
+
+
+def device_name() -> str:
+    """The devices that JAX has, such as "cpu: cpu" or "gpu: NVIDIA H100 x 2"."""
+    devices = jax.devices()
+    many = f" x {len(devices)}" if len(devices) > 1 else ""
+    return f"{devices[0].platform}: {devices[0].device_kind}{many}"
+
+
+def versions() -> dict[str, str]:
+    """Returns the versions of Python, this program and the packages that numbers depend on.
+
+    "commit" is among them where `source.commit` knows one.
+    """
+    packages = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
+    found = {"python": platform.python_version(), "cljax": __version__}
+    if commit := source.commit():
+        found["commit"] = commit
+    return found | {name: importlib.metadata.version(name) for name in packages}
+
+
+def num_cores() -> int:
+    """Cores that this process may use, in a container fewer than the machine's."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+
+
+def hardware() -> dict:
+    """The machine that the figures are of."""
+    device = jax.devices()[0]
+    return {
+        "platform": device.platform,
+        "device": device.device_kind,
+        "devices": jax.device_count(),
+        "processor": _processor(),
+        "cores": num_cores(),
+    }
+
+
+def _processor():
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor()
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.machine()

@@ -1,0 +1,148 @@
+"""Which devices do what: rows of them share the seeds, and the devices of a row share a batch.
+
+Programs are written for one seed and whole batches. `Executor` gives every row its seeds, and XLA
+divides a batch that `shard_batch` has marked, with whatever must then be summed over the row, such
+as a batch's statistics and gradients.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import AxisType, Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from cljax.errors import UserError
+
+PyTree = Any
+
+SEEDS, DATA = "seeds", "data"
+
+
+def make_mesh(seeds: int, data: int, num_seeds: int, batch_size: int) -> Mesh | None:
+    """The mesh of all processes' devices with the axes SEEDS and DATA; None for a single device.
+
+    Args:
+      seeds, data: devices along each axis, as `mesh_shape` takes them.
+      num_seeds, batch_size: what the axes divide.
+
+    Raises:
+      UserError: as `mesh_shape`; or a process would be without work.
+    """
+    devices = jax.devices()
+    shape = mesh_shape(len(devices), seeds, data, num_seeds, batch_size)
+    # In their order, so that a row lies within a process where it can; other than
+    # `jax.make_mesh`, this takes any number of devices of a TPU's grid.
+    used = devices[: shape[0] * shape[1]]
+    for process in sorted({d.process_index for d in devices} - {d.process_index for d in used}):
+        raise UserError(
+            f"config.mesh: {shape[0]} x {shape[1]} devices (seeds x data) leave process {process} "
+            "without work; start fewer processes"
+        )
+    if len(used) == 1:
+        return None
+    return Mesh(np.array(used).reshape(shape), (SEEDS, DATA), axis_types=(AxisType.Auto,) * 2)
+
+
+def mesh_shape(
+    num_devices: int, seeds: int, data: int, num_seeds: int, batch_size: int
+) -> tuple[int, int]:
+    """Devices along the seeds and along the data.
+
+    Args:
+      num_devices: that there are.
+      seeds, data: wanted; 0: as many as fit, of seeds first.
+      num_seeds, batch_size: what each must divide.
+
+    Raises:
+      UserError: what is wanted does not fit.
+    """
+    wanted = {"seeds": (seeds, num_seeds), "data": (data, batch_size)}
+    for axis, (count, total) in wanted.items():
+        if count < 0:
+            raise UserError(f"config.mesh.{axis}: {count} must be 0 (as many as fit) or more")
+        if count and total % count:
+            what = f"the {total} seeds"
+            if axis == "data":
+                what = f"both config.batch_size and config.eval.batch_size, as divisors of {total}"
+            raise UserError(f"config.mesh.{axis}: {count} does not divide {what}")
+    if max(seeds, 1) * max(data, 1) > num_devices:
+        raise UserError(
+            f"config.mesh: {max(seeds, 1)} x {max(data, 1)} devices (seeds x data) are wanted, but "
+            f"there are {num_devices}"
+        )
+    seeds = seeds or _largest_divisor(num_seeds, num_devices // max(data, 1))
+    return seeds, data or _largest_divisor(batch_size, num_devices // seeds)
+
+
+def _largest_divisor(number, limit):
+    return max(n for n in range(1, limit + 1) if number % n == 0)
+
+
+def shard_batch(batch: PyTree) -> PyTree:
+    """The same values, which the devices of the row at work share along axis 0.
+
+    To be called where a batch is made. Without a mesh, or where a batch does not divide, it does
+    nothing.
+    """
+    count = jax.sharding.get_abstract_mesh().shape.get(DATA, 1)
+
+    def shard(x):
+        if count == 1 or x.shape[0] % count:
+            return x
+        return jax.lax.with_sharding_constraint(x, P(DATA))
+
+    return jax.tree.map(shard, batch)
+
+
+def replicate(mesh: Mesh | None, tree: PyTree) -> PyTree:
+    """NumPy arrays, equal in every process, on all devices of the mesh; None: on one device."""
+    if mesh is None:
+        return jax.device_put(tree)
+    return jax.tree.map(lambda x: _place(x, NamedSharding(mesh, P())), tree)
+
+
+def by_seed(mesh: Mesh) -> NamedSharding:
+    """How values of seeds stacked along axis 0 lie: every row has its own."""
+    return NamedSharding(mesh, P(SEEDS))
+
+
+def stack_seeds(mesh: Mesh, per_seed: list[PyTree]) -> PyTree:
+    """Values of seeds, equal in every process, stacked along axis 0 and given to the rows."""
+    sharding = by_seed(mesh)
+    return jax.tree.map(lambda *leaves: _place(np.stack(leaves), sharding), *per_seed)
+
+
+def _place(x, sharding):
+    x = x.astype(jax.dtypes.canonicalize_dtype(x.dtype), copy=False)
+    # Other than `jax.device_put`, this does not compare the values of all processes.
+    return jax.make_array_from_callback(x.shape, sharding, x.__getitem__)
+
+
+def map_seeds(mesh: Mesh, function: Callable) -> Callable:
+    """`function(shared, *of one seed)` as a function of seeds stacked along axis 0.
+
+    Every row runs its own seeds; a single one is no mapped axis, as weights per seed would turn
+    its convolutions into grouped ones.
+    """
+
+    def of_row(shared, *args):
+        if jax.tree.leaves(args)[0].shape[0] > 1:
+            return jax.vmap(lambda *one: function(shared, *one))(*args)
+        result = function(shared, *jax.tree.map(lambda x: x[0], args))
+        return jax.tree.map(lambda x: x[None], result)
+
+    def of_all(shared, *args):
+        specs = (P(), *[P(SEEDS)] * len(args))
+        # Within a row the axis DATA stays automatic.
+        return jax.shard_map(
+            of_row,
+            mesh=mesh,
+            in_specs=specs,
+            out_specs=P(SEEDS),
+            axis_names={SEEDS},
+            check_vma=False,
+        )(shared, *args)
+
+    return of_all

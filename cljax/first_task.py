@@ -1,0 +1,58 @@
+"""Takes the first task over from another run."""
+
+from pathlib import Path
+
+from cljax.errors import UserError
+from cljax.files import read_json
+from cljax.output.checkpoints import Checkpoints, unflatten
+from cljax.output.metrics import FORMAT
+from cljax.problem import Problem, model_number
+from cljax.state import LearnerState
+
+
+def adopt_first_task(config, problem: Problem, states: list[LearnerState]) -> list[LearnerState]:
+    """The states with the classifiers that the run in config.first_task_from had after task 1.
+
+    Raises:
+      UserError: there is no such run, its first task is not finished, or it learned other data,
+        other classes or another network.
+    """
+    other = Path(config.first_task_from)
+    where = f"config.first_task_from={other}"
+    if not (other / "results.json").is_file():
+        raise UserError(f"{where}: no run there has finished its first task")
+    results = read_json(other / "results.json")
+    if results.get("format") != FORMAT:
+        raise UserError(
+            f"{where}: results.json is of another program or version: format "
+            f"{results.get('format')} instead of {FORMAT}"
+        )
+    saved = Checkpoints(other / "models", keep=None, read_only=True)
+    arrays, record = saved.read(model_number(0))
+    saved.close()
+    if results["dataset"] != config.data.name:
+        raise UserError(f"{where}: a run on {results['dataset']}, not on {config.data.name}")
+    if read_json(other / "config.json")["data"].get("standardise") != config.data.standardise:
+        raise UserError(f"{where}: config.data.standardise is not the same there")
+    if record["data"] != problem.fingerprint:
+        raise UserError(f"{where}: its data differ from what {config.data.name} holds here")
+    adopted = []
+    for seed, stream, state in zip(config.seeds, problem.streams, states, strict=True):
+        if seed not in results["seeds"]:
+            raise UserError(f"{where}: it has the seeds {results['seeds']}, not {seed}")
+        place = results["seeds"].index(seed)
+        order = results["class_orders"][place]
+        classes = stream.class_order[: stream.task_sizes[0]].tolist()
+        if results["task_sizes"][0] != len(classes) or order[: len(classes)] != classes:
+            raise UserError(f"{where}: its first task has other classes with seed {seed}")
+        if results["test_images"][place][0] != stream.eval_counts[0]:
+            raise UserError(f"{where}: config.data.validation is not the same there")
+        kept = {name: state.params[name] for name in problem.method.own_parameters}
+        params = {name: p for name, p in state.params.items() if name not in kept}
+        try:
+            found = unflatten(state.replace(params=params).variables, f"seed{seed}", arrays)
+        except UserError as error:
+            raise UserError(f"{where}: it has another network: {error}") from error
+        found["params"] |= kept
+        adopted.append(state.replace(**found))
+    return adopted

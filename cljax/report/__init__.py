@@ -1,0 +1,1 @@
+"""Compares runs with each other and with published results."""

@@ -1,0 +1,242 @@
+"""Finished and unfinished runs side by side: what their directories hold, and what to mark."""
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from itertools import accumulate
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from cljax.errors import UserError
+from cljax.files import read_json
+from cljax.output import metrics
+from cljax.report import published
+from cljax.report.published import MeanStd
+
+
+class Mark(NamedTuple):
+    """Why a run is no reproduction.
+
+    Attributes:
+      category: "setting", "unfinished" or "seeds".
+      kind: a word or two, such as "shortened" or "3 of 5 tasks".
+    """
+
+    category: str
+    kind: str
+    detail: str = ""
+
+    def __str__(self):
+        return f"{self.kind}: {self.detail}" if self.detail else self.kind
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run; accuracies in percent, forgetting and backward transfer in points.
+
+    Attributes:
+      name: the learner's, with the directory's where others of the same learner are beside it.
+      exemplars: images of earlier tasks that it keeps in all.
+      split: the tasks, in words.
+      tasks_done, tasks_total: the latter is 0 where no task is finished.
+      final_accuracy, average_incremental_accuracy, forgetting, backward_transfer: over seeds; None
+        where there is none.
+      classes: [t] classes seen after each finished task.
+      seen_accuracy: float [S, t].
+      seconds: of the whole run so far; None where no task is finished.
+      figure: the published final accuracy of the experiment, if there is one.
+      marks: empty if nothing keeps the run from being compared.
+    """
+
+    workdir: Path
+    name: str
+    method: str
+    exemplars: int
+    dataset: str
+    num_tasks: int
+    split: str
+    seeds: tuple[int, ...]
+    figure: MeanStd | None
+    marks: tuple[Mark, ...]
+    tasks_done: int = 0
+    tasks_total: int = 0
+    final_accuracy: MeanStd | None = None
+    average_incremental_accuracy: MeanStd | None = None
+    forgetting: MeanStd | None = None
+    backward_transfer: MeanStd | None = None
+    classes: tuple[int, ...] = ()
+    seen_accuracy: np.ndarray | None = None
+    seconds: float | None = None
+    device: str = ""
+    versions: tuple[tuple[str, str], ...] = ()
+
+    @property
+    def group(self) -> tuple[str, int, str]:
+        """Runs of the same group have learned the same tasks: data set, number of tasks, split."""
+        return self.dataset, self.num_tasks, self.split
+
+
+HEADLINES = ("final_accuracy", "average_incremental_accuracy", "forgetting", "backward_transfer")
+
+
+def collect(directories: Sequence[Path]) -> list[Run]:
+    """All runs in the directories, in the order of the report.
+
+    By data set and split; there without exemplars before with, each in the order of the paper's
+    tables. A directory that holds no run stands for the runs right below it; none counts twice.
+
+    Raises:
+      UserError: a directory holds no run, or a file is damaged.
+    """
+    workdirs = {w.resolve(): w for d in directories for w in find_workdirs(d)}
+    return _tell_apart(sorted(map(read_run, workdirs.values()), key=_place))
+
+
+def find_workdirs(directory: Path) -> list[Path]:
+    """The directory if it holds a run, else those right below it that do.
+
+    Raises:
+      UserError: there is none.
+    """
+    try:
+        if is_workdir(directory):
+            return [directory]
+        below = sorted(path for path in directory.iterdir() if is_workdir(path))
+    except OSError as error:
+        raise UserError(f"cannot read {directory}: {error.strerror}") from error
+    if not below:
+        raise UserError(
+            f"{directory} holds no run, nor do the directories in it: there is no config.json"
+        )
+    return below
+
+
+def is_workdir(directory: Path) -> bool:
+    """Whether a run was begun there."""
+    return (directory / "config.json").is_file()
+
+
+def _place(run):
+    order = list(published.NAMES)
+    rank = order.index(run.method) if run.method in order else len(order)
+    learner = rank, run.method, run.exemplars
+    return *run.group, run.exemplars > 0, *learner, str(run.workdir)
+
+
+def _tell_apart(runs):
+    """Adds directories to the names of runs that are otherwise the same row."""
+    for more in (lambda run: run.workdir.resolve().name, lambda run: run.workdir):
+        counts = Counter((run.group, run.name, run.exemplars) for run in runs)
+        runs = [
+            replace(run, name=f"{published.display_name(run.method, run.exemplars)} ({more(run)})")
+            if counts[run.group, run.name, run.exemplars] > 1
+            else run
+            for run in runs
+        ]
+    return runs
+
+
+def read_run(workdir: Path) -> Run:
+    """A run from its config.json and, where a task is finished, results.json.
+
+    Raises:
+      UserError: a file cannot be read or is none of this program's.
+    """
+    path = workdir / "config.json"
+    config = read_json(path)
+    try:
+        run = _begun(workdir, config)
+        shortcuts = _shortcuts(config, run)
+        path = workdir / "results.json"
+        if not path.exists():
+            return replace(run, marks=(Mark("unfinished", "no task finished"), *shortcuts))
+        results = read_json(path)
+        if results["format"] not in metrics.READABLE_RESULTS:
+            raise ValueError(f"format {results['format']} instead of {metrics.FORMAT}")
+        run = _with_results(run, results)
+        if per_class := published.lookup(config, "exemplars.per_class"):
+            run = replace(run, exemplars=per_class * sum(results["task_sizes"]))
+    except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
+        reason = f"no {error}" if isinstance(error, KeyError) else error
+        raise UserError(
+            f"{path} is damaged, or of another version of this program: {reason}"
+        ) from error
+    return replace(run, marks=(*_progress(run, results["complete"]), *shortcuts))
+
+
+def _begun(workdir, config) -> Run:
+    """What is known of a run before its first task is finished."""
+    method, exemplars = published.learner(config)
+    split, num_tasks = _split(config)
+    return Run(
+        workdir=workdir,
+        name=published.display_name(method, exemplars),
+        method=method,
+        exemplars=int(exemplars),
+        dataset=str(config["data"]["name"]),
+        num_tasks=num_tasks,
+        split=split,
+        seeds=tuple(config["seeds"]),
+        figure=published.figure(config),
+        marks=(),
+    )
+
+
+def _split(config) -> tuple[str, int]:
+    """The tasks in words, and their number; max_tasks does not count, it only stops early."""
+    if sizes := published.lookup(config, "task_sizes"):
+        return f"tasks of {', '.join(map(str, sizes))} classes", len(sizes)
+    tasks = int(config["num_tasks"])
+    words = f"{tasks} tasks" if tasks > 1 else "1 task"
+    if first := published.lookup(config, "first_task_size"):
+        words += f", the first of {first} classes"
+    return words, tasks
+
+
+def _with_results(run, results) -> Run:
+    done = results["tasks_done"]
+    seen = np.array(results["seen_accuracy"], float)
+    if seen.shape != (len(run.seeds), done) or not np.isfinite(seen).all():
+        raise ValueError(f"seen_accuracy is not {done} numbers for each of {len(run.seeds)} seeds")
+    classes = tuple(accumulate(results["task_sizes"]))
+    if len(classes) != results["tasks_total"] or done > len(classes):
+        raise ValueError(f"{done} of {results['tasks_total']} tasks, sizes of {len(classes)}")
+    return replace(
+        run,
+        dataset=results["dataset"],
+        tasks_done=done,
+        tasks_total=results["tasks_total"],
+        classes=classes[:done],
+        seen_accuracy=seen,
+        seconds=float(results["seconds"]["total"]),
+        device=str(results["device"]),
+        versions=tuple((str(k), str(v)) for k, v in results["versions"].items()),
+        **{key: _mean_std(results[key]) for key in HEADLINES},
+    )
+
+
+def _mean_std(value) -> MeanStd | None:
+    if value["mean"] is None:
+        return None
+    return MeanStd(float(value["mean"]), float(value["std"]))
+
+
+def _progress(run, complete) -> list[Mark]:
+    if not run.tasks_done:
+        return [Mark("unfinished", "no task finished")]
+    return [] if complete else [Mark("unfinished", f"{run.tasks_done} of {run.tasks_total} tasks")]
+
+
+def _shortcuts(config, run) -> list[Mark]:
+    """Where the setting is not the published one, or where nothing is published, cut short."""
+    differences = published.differences(config, published.setting(config))
+    marks = []
+    if differences:
+        kind = "shortened" if any(d.shortens for d in differences) else "changed"
+        marks.append(Mark("setting", kind, "; ".join(map(str, differences))))
+    if run.figure and len(run.seeds) < published.SEEDS:
+        kind = "1 seed" if len(run.seeds) == 1 else f"{len(run.seeds)} seeds"
+        marks.append(Mark("seeds", kind))
+    return marks
