@@ -154,12 +154,16 @@ class TrainStage(Stage):
     def step(self, method, data, task, epoch, prepared, i, state):
         """One batch, augmented, and one update."""
         images, labels, weights = self.take(data, task, prepared, i)
+        images = self.augmented(method, state, task, epoch, i, images)
+        batch = Batch(images, labels, prepared.class_counts, weights)
+        key = rng.key(state.streams.generator, f"observe {self.name}", task.index, epoch, i)
+        return update(self, method, state, task, batch, epoch, key)
+
+    def augmented(self, method, state, task, epoch, i, images):
+        """Batch `i`'s images as the network trains on them: uint8 -> float [B, H, W, C]."""
         address = (task.index, epoch, i)
         key = rng.key(state.streams.augmentation, f"augment {self.name}", *address)
-        images = method.preprocessing.train(key, images)
-        batch = Batch(images, labels, prepared.class_counts, weights)
-        key = rng.key(state.streams.generator, f"observe {self.name}", *address)
-        return update(self, method, state, task, batch, epoch, key)
+        return method.preprocessing.train(key, images)
 
     def describe(self, epoch):
         """The learning rate."""

@@ -31,7 +31,6 @@ LUCIR = {
     "rivals": "new",  # or "all"
     "imprinted": True,
     "balance": False,  # class-balanced fine-tuning after each phase
-    "teacher_mode": "eval",  # or "train", as LibContinual's
 }
 
 

@@ -5,9 +5,7 @@ from configs import common
 
 def get_config():
     config = common.cifar(
-        common.experiment(
-            "e2e", mu=1.0, temperature=2.0, teacher_mode="eval", new_class_teacher="previous"
-        ),
+        common.experiment("e2e", mu=1.0, temperature=2.0, new_class_teacher="previous"),
         "cifar10",
     )
     return common.exemplars(config, 2_000, "nearest", "all")

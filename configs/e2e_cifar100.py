@@ -11,9 +11,7 @@ from configs import common
 
 def get_config():
     config = common.cifar(
-        common.experiment(
-            "e2e", mu=1.0, temperature=2.0, teacher_mode="eval", new_class_teacher="previous"
-        ),
+        common.experiment("e2e", mu=1.0, temperature=2.0, new_class_teacher="previous"),
         "cifar100",
     )
     return common.exemplars(config, 2_000, "nearest", "all")

@@ -5,8 +5,6 @@ from configs import common
 
 def get_config():
     config = common.digits(
-        common.experiment(
-            "e2e", mu=1.0, temperature=2.0, teacher_mode="eval", new_class_teacher="previous"
-        )
+        common.experiment("e2e", mu=1.0, temperature=2.0, new_class_teacher="previous")
     )
     return common.exemplars(config, 200, "nearest", "all")

@@ -2,7 +2,7 @@
 
     python main.py --config=configs/ewc_cifar100.py
 
---config.method.form=libcontinual --config.method.lamda=1000 is LibContinual's.
+--config.method.name=libcontinual_ewc --config.method.lamda=1000 is LibContinual's.
 """
 
 from configs import common
@@ -12,7 +12,6 @@ def get_config():
     experiment = common.experiment(
         "ewc",
         lamda=10.0,  # weight of the penalty; much larger ones need a smaller rate
-        form="paper",  # or "libcontinual"
     )
     config = common.cifar(experiment, "cifar100")
     config.drop_last = False

@@ -4,7 +4,7 @@ from configs import common
 
 
 def get_config():
-    experiment = common.experiment("ewc", lamda=10.0, form="paper")
+    experiment = common.experiment("ewc", lamda=10.0)
     config = common.digits(experiment)
     config.drop_last = False
     return config

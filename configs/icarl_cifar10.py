@@ -4,9 +4,7 @@ from configs import common
 
 
 def get_config():
-    experiment = common.experiment(
-        "icarl", loss="sigmoid", mu=1.0, temperature=2.0, teacher_mode="eval"
-    )
+    experiment = common.experiment("icarl", mu=1.0, temperature=2.0)
     config = common.cifar(experiment, "cifar10")
     config.eval.read_outs = ("cnn",)  # the method's own is the nearest mean of exemplars
     return common.exemplars(config, 2_000, "herding", "all")

@@ -2,7 +2,7 @@
 
     python main.py --config=configs/icarl_cifar100.py
 
---config.method.loss=softmax --config.method.teacher_mode=train is LibContinual's.
+--config.method.name=libcontinual_icarl is LibContinual's.
 """
 
 from configs import common
@@ -11,10 +11,8 @@ from configs import common
 def get_config():
     experiment = common.experiment(
         "icarl",
-        loss="sigmoid",  # or "softmax"
-        mu=1.0,  # of the distillation, if the loss is "softmax"
+        mu=1.0,  # of the distillation, of libcontinual_icarl alone
         temperature=2.0,  # likewise
-        teacher_mode="eval",  # or "train"
     )
     config = common.cifar(experiment, "cifar100")
     config.num_tasks = 10

@@ -10,7 +10,7 @@ to the batches of 128, that the paper has.
 
 The teacher's batch norm is in train mode, as LibContinual leaves it. It is no copy for all that:
 the images for imprinting are not augmented, all tasks have one batch size, and herding is the
-correct one (--config.exemplars.strategy=herding_literal is LibContinual's). The published
+correct one (--config.exemplars.strategy=libcontinual_herding is LibContinual's). The published
 accuracies belong to configs/lucir_cifar100.py. docs/libcontinual_keys.md has all keys.
 """
 
@@ -22,5 +22,5 @@ def get_config():
     config.data.std = (0.2675, 0.2565, 0.2761)
     config.data.augmentation.brightness = 63 / 255
     config.eval.update(read_outs=(), mirror="none")
-    config.method.teacher_mode = "train"
+    config.method.name = "libcontinual_lucir"
     return common.exemplars(config, total=2000, strategy="herding", replay="all")

@@ -10,6 +10,4 @@ from configs import common
 
 
 def get_config():
-    return common.cifar(
-        common.experiment("lwf", mu=1.0, temperature=2.0, teacher_mode="eval"), "cifar100"
-    )
+    return common.cifar(common.experiment("lwf", mu=1.0, temperature=2.0), "cifar100")

@@ -4,4 +4,4 @@ from configs import common
 
 
 def get_config():
-    return common.digits(common.experiment("lwf", mu=1.0, temperature=2.0, teacher_mode="eval"))
+    return common.digits(common.experiment("lwf", mu=1.0, temperature=2.0))

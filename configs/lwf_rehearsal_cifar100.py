@@ -10,7 +10,5 @@ from configs import common
 
 
 def get_config():
-    config = common.cifar(
-        common.experiment("lwf", mu=1.0, temperature=2.0, teacher_mode="eval"), "cifar100"
-    )
+    config = common.cifar(common.experiment("lwf", mu=1.0, temperature=2.0), "cifar100")
     return common.exemplars(config, 2_000)

@@ -4,5 +4,5 @@ from configs import common
 
 
 def get_config():
-    config = common.digits(common.experiment("lwf", mu=1.0, temperature=2.0, teacher_mode="eval"))
+    config = common.digits(common.experiment("lwf", mu=1.0, temperature=2.0))
     return common.exemplars(config, 200)

@@ -4,9 +4,7 @@ from configs import common
 
 
 def get_config():
-    experiment = common.experiment(
-        "wa", mu=1.0, temperature=2.0, teacher_mode="eval", trains_head=True
-    )
+    experiment = common.experiment("wa", mu=1.0, temperature=2.0)
     config = common.cifar(experiment, "cifar10")
     config.drop_last = False
     return common.exemplars(config, 2_000, "herding", "all")

@@ -2,7 +2,7 @@
 
     python main.py --config=configs/wa_cifar100.py
 
---config.method.trains_head=False --config.method.teacher_mode=train is LibContinual's.
+--config.method.name=libcontinual_wa is LibContinual's.
 """
 
 from configs import common
@@ -13,8 +13,6 @@ def get_config():
         "wa",
         mu=1.0,  # times the share of old classes: weight of the distillation
         temperature=2.0,
-        teacher_mode="eval",  # or "train"
-        trains_head=True,
     )
     config = common.cifar(experiment, "cifar100")
     config.drop_last = False

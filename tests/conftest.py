@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from jax.experimental.compilation_cache import compilation_cache
 
-from cljax import build, problem, training
+from cljax import build, training
 from cljax.output import plots
 from tests import runs, updates
 from tests.goldens import PRECISIONS
@@ -122,7 +122,7 @@ def fast_runs(compiled, executors):
         return executors[form]
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(problem, "make_executor", make_executor)
+        patch.setattr(build, "make_executor", make_executor)
         patch.setattr(plots, "write_plots", lambda *args: None)
         yield
 

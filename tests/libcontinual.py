@@ -12,11 +12,12 @@ import numpy as np
 from flax import linen as nn
 
 from cljax import stages
+from cljax.methods.teacher import TeacherMixin
 from cljax.models import Classifier, LinearHead
 from cljax.models.norm import BatchNorm
 from cljax.optimizer import SGD
 from cljax.stages import TrainStage
-from cljax.state import Batch, Data, Subset, Task
+from cljax.state import Batch, Data, Subset, Task, hyperparameters
 from tests import lucir, small
 
 KEY = jax.random.key(0)
@@ -196,7 +197,13 @@ def step(method, expected, state, task: Task, name: str):
 
 def loss_with_eval_teacher(method, expected, state, task, name: str) -> None:
     """Compares the loss with the other teacher: that of the paper."""
-    other = dataclasses.replace(method, teacher_mode="eval")
+
+    class EvalTeacher(type(method)):
+        teacher_outputs = TeacherMixin.teacher_outputs
+
+    other = hyperparameters(EvalTeacher)(
+        **{f.name: getattr(method, f.name) for f in dataclasses.fields(method)}
+    )
     prefix = name.split(".")[0]
     loss = _observe(other, state, task, batch_of(expected, name)).loss
     expected.close(f"{prefix}.loss_if_teacher_in_eval", loss)

@@ -15,7 +15,8 @@ from cljax.methods.bic import BiasCorrection, BiC
 from cljax.methods.deep_inversion import DeepInversion, DeepInversionLwF
 from cljax.methods.dreaming import Dreaming
 from cljax.methods.e2e import BalancedFinetuning, EndToEnd
-from cljax.methods.lwf import LearningWithoutForgetting, MultiClassLwF
+from cljax.methods.icarl import MultiClassLwF
+from cljax.methods.lwf import LearningWithoutForgetting
 from cljax.models import LATENT_SIZE, Classifier, Generator, make_classifier
 from cljax.optimizer import SGD
 from cljax.rng import Streams

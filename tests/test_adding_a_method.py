@@ -189,8 +189,13 @@ def test_what_the_variant_changes():
     assert (config.first_task_size, config.num_tasks, config.milestones) == (50, 6, (80, 120))
     assert config.method.to_dict() == {
         **paper.method.to_dict(),
-        **{"name": "lucir", "margin": 0.5, "lamda": 5.0, "num_rivals": 2, "ranking": 1.0},
-        "teacher_mode": "train",
+        **{
+            "name": "libcontinual_lucir",
+            "margin": 0.5,
+            "lamda": 5.0,
+            "num_rivals": 2,
+            "ranking": 1.0,
+        },
     }
     optimizer = {"lr": 0.1, "momentum": 0.9, "weight_decay": 5e-4, "decay": 0.1}
     assert config.optimizer.to_dict() == optimizer

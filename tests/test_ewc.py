@@ -12,7 +12,7 @@ import pytest
 from cljax import losses
 from cljax.build import make_method
 from cljax.errors import UserError
-from cljax.methods.ewc import EWC, Consolidation, ImportanceStage, add_penalties, penalty
+from cljax.methods.ewc import EWC, ImportanceStage, PastTasks, add_penalties, penalty
 from tests import libcontinual, small
 
 DIGITS = SimpleNamespace(
@@ -53,12 +53,12 @@ def test_importance_is_the_mean_of_the_images_squared_gradients():
     ]
     want = jax.tree.map(lambda *squares: sum(squares) / 10, *found)
     close = functools.partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-12)
-    jax.tree.map(close, state.extras.found, want)
+    jax.tree.map(close, state.extras.current, want)
     jax.tree.map(np.testing.assert_array_equal, state.batch_stats, start.batch_stats)
     jax.tree.map(np.testing.assert_array_equal, state.params, start.params)
     merged = method.after_task(state, task, data).extras
-    jax.tree.map(np.testing.assert_array_equal, merged.importance, state.extras.found)
-    assert not any(leaf.any() for leaf in jax.tree.leaves(merged.found))
+    jax.tree.map(np.testing.assert_array_equal, merged.importance, state.extras.current)
+    assert not any(leaf.any() for leaf in jax.tree.leaves(merged.current))
 
 
 def test_one_penalty_pulls_as_those_of_all_tasks_together():
@@ -67,10 +67,10 @@ def test_one_penalty_pulls_as_those_of_all_tasks_together():
     tasks[0][0, :3] = tasks[1][0, 2:4] = 0
     with jax.enable_x64(True):
         zeros = {"w": jnp.zeros(6)}
-        past = Consolidation(zeros, zeros, zeros)
+        past = PastTasks(zeros, zeros, zeros)
         for roots, weights in tasks:
-            past = past.replace(found={"w": jnp.asarray(roots**2)})
-            past = add_penalties(past, {"w": jnp.asarray(weights)}, None)
+            past = past.replace(current={"w": jnp.asarray(roots**2)})
+            past = add_penalties(past, {"w": jnp.asarray(weights)})
         params = random.normal(size=6)
         found = jax.grad(penalty)({"w": jnp.asarray(params)}, past)["w"]
     want = sum(roots**2 * (params - weights) for roots, weights in tasks)
@@ -80,17 +80,16 @@ def test_one_penalty_pulls_as_those_of_all_tasks_together():
 def test_only_the_paper_form_skips_the_last_task():
     """LibContinual's pass moves running statistics, by which the last task is evaluated."""
     names = {}
-    for form in ("paper", "libcontinual"):
-        method = make_method(config_with(method__form=form), DIGITS)
-        names[form] = [[stage.name for stage in method.stages(t, 2)] for t in (0, 1)]
-    assert names["paper"] == [["train", "importance"], ["train"]]
-    assert names["libcontinual"] == [["train", "importance"]] * 2
+    for name in ("ewc", "libcontinual_ewc"):
+        method = make_method(config_with(method__name=name), DIGITS)
+        names[name] = [[stage.name for stage in method.stages(t, 2)] for t in (0, 1)]
+    assert names["ewc"] == [["train", "importance"], ["train"]]
+    assert names["libcontinual_ewc"] == [["train", "importance"]] * 2
 
 
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"method__form": "online"}, "config.method.form: 'online' is none of paper, libcontinual"),
         ({"exemplars__total": 9}, "exemplars.total: 9, but method 'ewc' keeps no images"),
     ],
 )

@@ -9,7 +9,7 @@ import pytest
 
 from cljax.losses import unit_vectors
 from cljax.memory import exemplars as ex
-from cljax.memory import ranking
+from cljax.memory import libcontinual, ranking
 from cljax.state import Subset
 from tests.index_sets import RULES, jit, listed, python_quotas, subset
 
@@ -73,7 +73,7 @@ def test_correct_herding_is_libcontinuals_linear_herding_buffer(lucir_goldens):
 
 def test_literal_herding_is_libcontinuals(lucir_goldens):
     buffers = Buffers(lucir_goldens)
-    memory, update = ex.empty(36, 6), jit(ex.update_herding_literal)
+    memory, update = ex.empty(36, 6), jit(libcontinual.select)
     for t in range(3):
         pool, labels = buffers.pool(t, listed(memory))
         features = buffers.features[np.maximum(pool.indices, 0)]

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from cljax.memory import exemplars as ex
-from cljax.memory import ranking
+from cljax.memory import libcontinual, ranking
 from cljax.state import Exemplars, Subset
 from tests.index_sets import jit, listed, subset
 
@@ -228,7 +228,7 @@ def test_a_task_without_images_leaves_an_empty_memory(seen):
         nothing, labels = Subset(table[0], 0), jnp.full(4, 3)
         drawn = ex.update_balanced(memory, nothing, labels, draws, seen, budget)
         uniform = ex.update_unbalanced(memory, nothing, labels, draws)
-        literal = ex.update_herding_literal(memory, nothing, labels, features[0], seen, budget)
+        literal = libcontinual.select(memory, nothing, labels, features[0], seen, budget)
         turns, slots = ranking.offer(jax.random.key(0), 0, 0, 4, 6)
         offered = ex.update_reservoir(memory, nothing, labels, turns, slots)
         return herded, near, ranked, drawn, uniform, literal, offered
@@ -286,7 +286,7 @@ def test_results_are_int32_at_either_precision(precision):
         drawn = ex.update_balanced(memory, pool, labels, draws, seen, budget)
         uniform = ex.update_unbalanced(memory, pool, labels, draws)
         rows = jnp.ones((11, 3), precision)
-        literal = ex.update_herding_literal(memory, pool, labels, rows, seen, budget)
+        literal = libcontinual.select(memory, pool, labels, rows, seen, budget)
         turns, slots = ranking.offer(key, pool.count, seen, 11, 5)
         offered = ex.update_reservoir(memory, pool, labels, turns, slots)
         ranks = herded, own, near

@@ -9,10 +9,14 @@ import numpy as np
 from cljax import losses
 from cljax.memory.policy import Memory
 from cljax.methods.base import Finetune
-from cljax.methods.ewc import EWC, ImportanceStage, penalty
-from cljax.methods.icarl import ICaRL
-from cljax.methods.lwf import TaskwiseLwF
-from cljax.methods.wa import WeightAligning
+from cljax.methods.ewc import penalty
+from cljax.methods.libcontinual import (
+    BatchImportance,
+    LibContinualEWC,
+    LibContinualICaRL,
+    LibContinualLwF,
+    LibContinualWA,
+)
 from cljax.optimizer import SGD
 from cljax.stages import Epoch
 from tests import libcontinual, small
@@ -52,7 +56,7 @@ def test_finetune(lucir_goldens):
 def test_lwf(lucir_goldens):
     expected = Expected(lucir_goldens, "lib_lwf")
     plain = SGD(0.1, 0.0, 0.0, 0.1, ())
-    method = libcontinual.build(TaskwiseLwF, 7, plain, mu=3.0, teacher_mode="train")
+    method = libcontinual.build(LibContinualLwF, 7, plain, mu=3.0)
     state = start(method, expected, "task0.before.")
     for t, (old, seen) in enumerate([(0, 3), (3, 5)]):
         task = small.task(old, seen, t == 0)
@@ -72,9 +76,7 @@ def test_icarl(lucir_goldens):
     expected = Expected(lucir_goldens, "lib_icarl")
     vectors = expected["vectors"]
     memory = Memory(int(expected["buffer_size"]), "herding", "all", False)
-    method = libcontinual.build(
-        ICaRL, 8, PUBLISHED, memory=memory, loss="softmax", teacher_mode="train"
-    )
+    method = libcontinual.build(LibContinualICaRL, 8, PUBLISHED, memory=memory)
     state, data = start(method, expected, "task0.before."), libcontinual.data_of(vectors)
     for t in range(3):
         task = make_task((4, 2, 2), t, vectors.shape[1])
@@ -102,12 +104,10 @@ def test_wa(lucir_goldens):
     expected = Expected(lucir_goldens, "lib_wa")
     vectors = expected["vectors"]
     method = libcontinual.build(
-        WeightAligning,
+        LibContinualWA,
         8,
         dataclasses.replace(PUBLISHED, weight_decay=2e-4),
         memory=Memory(18, "herding", "all", False),
-        trains_head=False,
-        teacher_mode="train",
     )
     state, data = start(method, expected, "task0.before."), libcontinual.data_of(vectors)
     for t in range(2):
@@ -140,9 +140,9 @@ def test_wa(lucir_goldens):
 def test_ewc(lucir_goldens):
     expected = Expected(lucir_goldens, "lib_ewc")
     vectors, size = expected["vectors"], int(expected["loader_batch_size"])
-    gathering = ImportanceStage("importance", 1, 0, size, PUBLISHED, drop_last=False)
-    options = {"lamda": float(expected["lamda"]), "form": "libcontinual"}
-    method = libcontinual.build(EWC, 9, PUBLISHED, gathering=gathering, **options)
+    gathering = BatchImportance("importance", 1, 0, size, PUBLISHED, drop_last=False)
+    lamda = float(expected["lamda"])
+    method = libcontinual.build(LibContinualEWC, 9, PUBLISHED, gathering=gathering, lamda=lamda)
     state, data = start(method, expected, "task0.before."), libcontinual.data_of(vectors)
     gather = jax.jit(gathering.step, compiler_options=small.HURRY)
     for t in range(3):

@@ -50,7 +50,6 @@ def test_old_weights_stay_unless_scores_are_distilled(fast_runs, tmp_path):
         ({"model__head": "linear"}, "needs the cosine head"),
         ({"method__distillation": "all"}, "'all' is none of features, scores, logits, none"),
         ({"method__rivals": "old"}, "'old' is none of new, all"),
-        ({"method__teacher_mode": "test"}, "'test' is none of eval, train"),
         ({"method__num_rivals": 3}, "3 is more than the 2 classes of a later task"),
         ({"method__balance": True, "exemplars__per_class": 0}, "there is nothing to balance"),
     ],

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from cljax import losses, stages
+from cljax.methods.libcontinual import LibContinualLUCIR
 from cljax.methods.lucir import LUCIR, ClassBalancedFinetuning
 from cljax.models import imprint
 from cljax.optimizer import SGD
@@ -35,9 +36,9 @@ def ranking(scores, labels, old, start, stop):
     return losses.margin_ranking(scores, labels, old, rivals, NUM_RIVALS, MARGIN)
 
 
-def make_method(module, **settings):
+def make_method(module, cls=LUCIR, **settings):
     """LUCIR with its published values."""
-    return LUCIR(
+    return cls(
         classifier=module,
         preprocessing=small.PLAIN,
         training=TrainStage("train", 1, 0, 16, PUBLISHED),
@@ -412,7 +413,7 @@ def test_a_teacher_in_train_mode_is_libcontinuals(lucir_goldens, precision):
         start = {"params": params, "batch_stats": variables["batch_stats"]}
         expected.close("imprint.fc2_weight", np.asarray(kernel).T[OLD:SEEN], 1e-6)
 
-        methods = [make_method(module, teacher_mode=mode) for mode in ("train", "eval")]
+        methods = [make_method(module, cls) for cls in (LibContinualLUCIR, LUCIR)]
         state = small.learner(**start, teacher=start)
         state = state.replace(opt_state=PUBLISHED.init(params))
         task, key = small.task(OLD, SEEN), jax.random.key(0)

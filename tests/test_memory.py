@@ -24,7 +24,7 @@ RANKED = [name for name, strategy in STRATEGIES.items() if strategy.rank]
 BALANCED = [name for name, strategy in STRATEGIES.items() if strategy.shares]
 KEEPING = [name for name in STRATEGIES if name != "none"]
 # Those that list an image twice for a reason.
-UNIQUE = [name for name in KEEPING if name not in ("random_redraw", "herding_literal")]
+UNIQUE = [name for name in KEEPING if name not in ("random_redraw", "libcontinual_herding")]
 
 
 class Problem:
@@ -181,7 +181,7 @@ def test_old_classes_only_shrink(strategy, size, seed):
 
 @pytest.mark.parametrize("strategy", KEEPING)
 def test_the_seed_alone_decides(strategy):
-    draws = not STRATEGIES[strategy].rank and strategy != "herding_literal"
+    draws = not STRATEGIES[strategy].rank and strategy != "libcontinual_herding"
     memory, problem = policy(strategy, 7), Problem(3)
     results = [[listed(kept) for kept in run(memory, problem, seed)] for seed in (0, 0, 1, 2)]
     assert results[0] == results[1]

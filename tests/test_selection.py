@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from cljax.losses import unit_vectors
-from cljax.memory import ranking
+from cljax.memory import libcontinual, ranking
 from tests.index_sets import by_rank, jit
 
 herding, nearest_to_mean = jit(ranking.herding), jit(ranking.nearest_to_mean)
@@ -204,7 +204,7 @@ def test_herding_lucir_of_a_diverged_network_ends(value):
 
 # LibContinual's herding
 
-herding_literal = jit(ranking.herding_literal)
+herding_literal = jit(libcontinual.rank)
 
 
 def python_literal(features, quota):

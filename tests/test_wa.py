@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from cljax.methods.libcontinual import LibContinualWA
 from cljax.methods.wa import WeightAligning, align
 from cljax.stages import update
 from cljax.state import Batch
@@ -25,13 +26,13 @@ def test_the_head_is_trained_up_to_the_classes_seen():
     images = np.random.default_rng(0).normal(size=(6, 12)).astype(np.float32)
     batch, task = Batch(images, np.int32([0, 1, 2, 3, 4, 2]), None), small.task(2, 5)
     moved = {}
-    for trains_head in (True, False):
-        method = libcontinual.build(WeightAligning, 7, small.sgd(), trains_head=trains_head)
+    for cls in (WeightAligning, LibContinualWA):
+        method = libcontinual.build(cls, 7, small.sgd())
         state = method.init(small.ZEROS, (12,))
         state = state.replace(opt_state=method.training.optimizer.init(state.params))
         after, _ = update(method.training, method, state, task, batch, 0, jax.random.key(0))
         heads = after.params["head"]["kernel"], state.params["head"]["kernel"]
-        moved[trains_head] = np.any(heads[0] != heads[1], axis=0)
+        moved[cls] = np.any(heads[0] != heads[1], axis=0)
     # Not even weight decay moves columns of classes to come.
-    assert moved[True].tolist() == [True] * 5 + [False] * 2
-    assert not moved[False].any()
+    assert moved[WeightAligning].tolist() == [True] * 5 + [False] * 2
+    assert not moved[LibContinualWA].any()

@@ -12,7 +12,7 @@ et al., "Always Be Dreaming" (ICCV 2021).
 import jax
 import jax.numpy as jnp
 
-from cljax.memory.ranking import class_counts, herding_literal, ranks_within_class
+from cljax.memory.ranking import class_counts, ranks_within_class
 from cljax.state import Exemplars, Subset, hyperparameters
 
 
@@ -260,20 +260,3 @@ def update_reservoir(
     indices = jnp.concatenate([exemplars.indices, images.indices])
     ranks = ranks_within_class(labels, jnp.arange(labels.shape[0]))
     return choose(indices, labels, ranks, jnp.full(num_classes, size), size)
-
-
-def update_herding_literal(
-    exemplars: Exemplars,
-    pool: Subset,
-    labels: jax.Array,
-    features: jax.Array,
-    seen: jax.Array,
-    budget: Budget,
-) -> Exemplars:
-    """Selects every class anew from a pool as LibContinual does; see `selection.herding_literal`.
-
-    Arguments are those of `update_balanced`, with features float [capacity, D] in place of draws.
-    """
-    quota = budget.quotas(class_counts(labels, exemplars.counts.shape[0]), seen)
-    ranks = herding_literal(features, labels, quota)
-    return choose(pool.indices, labels, ranks, quota, exemplars.indices.shape[0])

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 
 from cljax import rng
 from cljax.losses import unit_vectors
-from cljax.memory import exemplars, ranking
+from cljax.memory import exemplars, libcontinual, ranking
 from cljax.state import Data, Exemplars, LearnerState, Subset, Task, hyperparameters
 
 Features = Callable[[jax.Array, jax.Array], jax.Array]
@@ -32,7 +32,7 @@ STRATEGIES = {
     "herding": Strategy("floor", ranking.herding, unit=True),
     "herding_raw": Strategy("remainder", ranking.herding),
     "herding_lucir": Strategy("ceil", ranking.herding_lucir, unit=True),
-    "herding_literal": Strategy("floor"),
+    "libcontinual_herding": Strategy("floor"),
     "nearest": Strategy("remainder", ranking.nearest_to_mean),
     "random": Strategy(None),
     "equal_random": Strategy("floor"),
@@ -58,8 +58,8 @@ class Memory:
       "random_redraw": from what the task was trained on, as many of each class, as the ABD code
         does. With replay "bootstrap" that has exemplars repeatedly, and so has the memory: its
         different images become fewer from task to task.
-      "herding_literal": LibContinual's "herding", by the mean where its sum belongs, from a list
-        that has stored images twice. For comparison only.
+      "libcontinual_herding": LibContinual's "herding", by the mean where its sum belongs, from a
+        list that has stored images twice. For comparison only.
       "reservoir": every image of all tasks so far is kept with the same probability (Vitter, 1985).
     "none" keeps nothing. How shares are rounded belongs to the strategy, see `exemplars.Budget`.
 
@@ -121,7 +121,7 @@ class Memory:
             return state
         if STRATEGIES[self.strategy].rank is not None:
             kept = self._rank(state.exemplars, task, features)
-        elif self.strategy == "herding_literal":
+        elif self.strategy == "libcontinual_herding":
             kept = self._reselect(state.exemplars, task, data, features)
         else:
             key = rng.key(state.streams.data_order, "exemplars", task.index)
@@ -146,7 +146,7 @@ class Memory:
         stored = exemplars.as_subset(memory)
         pool = exemplars.append(exemplars.append(task.images, stored), stored)
         labels, found = task.labels(data, pool), features(pool.indices, pool.count)
-        return exemplars.update_herding_literal(memory, pool, labels, found, task.seen, self.budget)
+        return libcontinual.select(memory, pool, labels, found, task.seen, self.budget)
 
     def _draw(self, key, state, task, data):
         """A random choice from the pool that the strategy names. The key is consumed."""

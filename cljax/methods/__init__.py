@@ -13,8 +13,7 @@ METHODS = {
     "base": ("cljax.methods.base", "Finetune"),
     "oracle": ("cljax.methods.oracle", "JointTraining"),
     "lwf": ("cljax.methods.lwf", "LearningWithoutForgetting"),
-    "lwf_mc": ("cljax.methods.lwf", "MultiClassLwF"),
-    "lwf_taskwise": ("cljax.methods.lwf", "TaskwiseLwF"),
+    "lwf_mc": ("cljax.methods.icarl", "MultiClassLwF"),
     "deep_inversion": ("cljax.methods.deep_inversion", "DeepInversion"),
     "deep_inversion_lwf": ("cljax.methods.deep_inversion", "DeepInversionLwF"),
     "dgr": ("cljax.methods.dgr", "DeepGenerativeReplay"),
@@ -25,6 +24,11 @@ METHODS = {
     "ewc": ("cljax.methods.ewc", "EWC"),
     "lucir": ("cljax.methods.lucir", "LUCIR"),
     "abd": ("cljax.methods.abd", "AlwaysBeDreaming"),
+    "libcontinual_lucir": ("cljax.methods.libcontinual", "LibContinualLUCIR"),
+    "libcontinual_lwf": ("cljax.methods.libcontinual", "LibContinualLwF"),
+    "libcontinual_icarl": ("cljax.methods.libcontinual", "LibContinualICaRL"),
+    "libcontinual_wa": ("cljax.methods.libcontinual", "LibContinualWA"),
+    "libcontinual_ewc": ("cljax.methods.libcontinual", "LibContinualEWC"),
 }
 
 

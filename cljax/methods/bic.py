@@ -63,7 +63,7 @@ class BiC(Finetune):
         correction = parts.stage(BiasCorrection, "correct", lr_scale=0.01)
         method = super().from_parts(parts, correction=correction, **fields)
         memory = method.memory
-        has_copies = memory.replay != "all" or memory.strategy == "herding_literal"
+        has_copies = memory.replay != "all" or memory.strategy == "libcontinual_herding"
         if has_copies or not (memory.size and memory.is_balanced):
             raise UserError(
                 "config.exemplars: method 'bic' holds some of them out, so it needs some, "

@@ -1,14 +1,35 @@
 """iCaRL: Incremental Classifier and Representation Learning (Rebuffi et al., CVPR 2017)."""
 
-from typing import Literal
-
+import jax
 import jax.numpy as jnp
 
 from cljax import losses
 from cljax.errors import UserError
 from cljax.memory import nearest_mean
-from cljax.methods.lwf import MultiClassLwF
+from cljax.methods.lwf import LearningWithoutForgetting
 from cljax.state import hyperparameters
+
+
+@hyperparameters
+class MultiClassLwF(LearningWithoutForgetting):
+    """LwF.MC (Rebuffi et al., CVPR 2017): one sigmoid per class, old ones aim at the teacher's.
+
+    One sum of binary cross entropies; it has neither weight nor temperature, so `mu` and
+    `temperature` are without effect.
+    """
+
+    def observe(self, state, task, batch, key):
+        """Targets are one-hot, but the teacher's sigmoids in the columns of old classes."""
+        outputs, batch_stats = self.train_forward(state, batch.images)
+        targets = jax.nn.one_hot(batch.labels, self.classifier.num_classes)
+        if not task.is_first:
+            old = self.classes(0, task.old)
+            targets = jnp.where(
+                old, jax.nn.sigmoid(self.teacher_outputs(state, batch).logits), targets
+            )
+        seen = self.classes(0, task.seen)
+        loss = losses.binary_cross_entropy(outputs.logits, targets, seen)
+        return self.observed(task, batch, outputs.logits, {"class": loss}, batch_stats)
 
 
 @hyperparameters
@@ -17,13 +38,7 @@ class ICaRL(MultiClassLwF):
 
     Class means float [D, K] are `state.extras`, taken anew after each task. `forward` still gives
     the network's own logits.
-
-    Attributes:
-      loss: "sigmoid", the paper's; or "softmax", LibContinual's: LwF's cross entropy and
-        distillation, for which alone `mu` and `temperature` count.
     """
-
-    loss: Literal["sigmoid", "softmax"] = "sigmoid"
 
     @classmethod
     def from_parts(cls, parts, **fields):
@@ -40,12 +55,6 @@ class ICaRL(MultiClassLwF):
         """Adds means, not used before the first task is learned."""
         state = super().init(streams, image_shape)
         return state.replace(extras=jnp.zeros_like(state.params["head"]["kernel"]))
-
-    def observe(self, state, task, batch, key):
-        """The paper's loss or LibContinual's."""
-        if self.loss == "sigmoid":
-            return super().observe(state, task, batch, key)
-        return super(MultiClassLwF, self).observe(state, task, batch, key)
 
     def after_task(self, state, task, data):
         """Exemplars, and their means in the features of the network as it is now."""

@@ -55,7 +55,6 @@ class LUCIR(TeacherMixin, Finetune):
       rivals: "new" classes or "all" seen, as in a variant of the code.
       imprinted: whether new classes' weights are taken from features; else they stay random.
       balance: whether a later phase ends with class-balanced fine-tuning.
-      teacher_mode: see `TeacherMixin`.
     """
 
     finetuning: TrainStage
@@ -67,7 +66,6 @@ class LUCIR(TeacherMixin, Finetune):
     rivals: Literal["new", "all"] = "new"
     imprinted: bool = True
     balance: bool = False
-    teacher_mode: Literal["eval", "train"] = "eval"
 
     @classmethod
     def from_parts(cls, parts, **fields):

@@ -1,9 +1,8 @@
-"""Learning without Forgetting (Li & Hoiem, ECCV 2016) in three forms, and what it shares."""
+"""Learning without Forgetting (Li & Hoiem, ECCV 2016) and what it shares."""
 
-from typing import ClassVar, Literal
+from typing import ClassVar
 
 import jax
-import jax.numpy as jnp
 
 from cljax import losses
 from cljax.methods.base import Finetune
@@ -39,14 +38,12 @@ class LearningWithoutForgetting(TeacherMixin, Finetune):
     Attributes:
       mu: weight of the distillation.
       temperature: of the distillation.
-      teacher_mode: see `TeacherMixin`.
     """
 
     takes_incomplete_batches: ClassVar[bool] = False
 
     mu: float = 1.0
     temperature: float = 2.0
-    teacher_mode: Literal["eval", "train"] = "eval"
 
     def after_task(self, state, task, data):
         """The classifier becomes the teacher of the next task."""
@@ -72,35 +69,3 @@ class LearningWithoutForgetting(TeacherMixin, Finetune):
     def term_weights(self, task: Task) -> tuple[jax.Array | float, jax.Array | float]:
         """Weights [] of the cross entropy and of the distillation."""
         return 1.0, self.mu
-
-
-@hyperparameters
-class TaskwiseLwF(TaskwiseLoss, LearningWithoutForgetting):
-    """LwF with the paper's cross entropy over the new classes, as LibContinual has it.
-
-    LibContinual has mu=3 and teacher_mode="train".
-    """
-
-    takes_incomplete_batches: ClassVar[bool] = True
-
-
-@hyperparameters
-class MultiClassLwF(LearningWithoutForgetting):
-    """LwF.MC (Rebuffi et al., CVPR 2017): one sigmoid per class, old ones aim at the teacher's.
-
-    One sum of binary cross entropies; it has neither weight nor temperature, so `mu` and
-    `temperature` are without effect.
-    """
-
-    def observe(self, state, task, batch, key):
-        """Targets are one-hot, but the teacher's sigmoids in the columns of old classes."""
-        outputs, batch_stats = self.train_forward(state, batch.images)
-        targets = jax.nn.one_hot(batch.labels, self.classifier.num_classes)
-        if not task.is_first:
-            old = self.classes(0, task.old)
-            targets = jnp.where(
-                old, jax.nn.sigmoid(self.teacher_outputs(state, batch).logits), targets
-            )
-        seen = self.classes(0, task.seen)
-        loss = losses.binary_cross_entropy(outputs.logits, targets, seen)
-        return self.observed(task, batch, outputs.logits, {"class": loss}, batch_stats)

@@ -16,24 +16,14 @@ class WeightAligning(GrowingHead, LearningWithoutForgetting):
 
     Attributes:
       mu: multiplies the weight of the distillation, which is the share of old classes.
-      trains_head: False as in LibContinual, whose optimiser is never given the head.
     """
 
     takes_incomplete_batches: ClassVar[bool] = True
-
-    trains_head: bool = True
 
     def term_weights(self, task):
         """The larger the share of old classes, the more counts distillation (section 4.1)."""
         old_share = task.old / task.seen
         return 1 - old_share, self.mu * old_share
-
-    def get_parameters(self, params, task):
-        """The network, with the head's columns of the classes seen if the head is trained."""
-        trained = super().get_parameters(params, task)
-        if self.trains_head:
-            return trained
-        return trained | {"head": jax.tree.map(lambda _: False, params["head"])}
 
     def after_task(self, state, task, data):
         """Aligns the head, from the second task on, before it becomes the teacher's."""
