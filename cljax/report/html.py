@@ -22,7 +22,8 @@ th { font-size: .8rem; font-weight: 600; color: #59636e; vertical-align: bottom;
 td { border-bottom: 1px solid #eaeef2; white-space: nowrap; }
 .left { text-align: left; } td.marks { white-space: normal; min-width: 11rem; }
 tr.group td { background: #f6f8fa; font-weight: 600; text-align: left; }
-td.learner { font-weight: 600; } td.published { color: #59636e; }
+td.learner { font-weight: 600; white-space: normal; overflow-wrap: anywhere; min-width: 8rem; }
+td.published { color: #59636e; }
 .badge { display: inline-block; border-radius: 1em; padding: 0 .65em; font-size: .8rem;
   font-weight: 600; }
 .badge.setting { background: #fff1c2; color: #7a4b00; }
@@ -35,8 +36,8 @@ footer ul, details { margin: .8rem 0; padding-left: 1.2rem; } details { padding:
 details td { white-space: normal; text-align: left; font-size: .85rem; overflow-wrap: anywhere; }
 @media (max-width: 1000px) {
   body { margin: 1.2rem auto; padding: 0 .8rem; font-size: 14px; }
-  th, td { padding: .35rem .4rem; } td.learner { white-space: normal; }
-  .time { display: none; } td.marks { min-width: 8rem; }
+  th, td { padding: .35rem .36rem; }
+  .time { display: none; } td.marks { min-width: 7rem; }
 }
 """
 

@@ -123,7 +123,7 @@ def _table(runs, hidden) -> Table:
     for name, heading in zip(names, headings, strict=True):
         heading = "\n" * (lines - heading.count("\n")) + heading  # they stand on the rule
         justify = "left" if name in LEFT_COLUMNS else "right"
-        table.add_column(heading, justify=justify, no_wrap=name != "learner")
+        table.add_column(heading, justify=justify, no_wrap=name != "learner", overflow="fold")
     for group in grouped(runs):
         table.add_section()
         table.add_row(Text(describe_group(group[0]), "bold"))
