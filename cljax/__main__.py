@@ -8,7 +8,7 @@ from pathlib import Path
 from absl import flags, logging
 from ml_collections import config_flags
 
-from cljax import cli
+from cljax import __version__, cli
 
 DESCRIPTION = """Trains a class-incremental method on a stream of tasks, or a table of methods.
 
@@ -47,6 +47,11 @@ def run(argv: list[str]) -> None:
     # program that it reads from the disk; their errors arrive as exceptions all the same.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     logging.set_verbosity(logging.FATAL)
+    values = flags.FLAGS
+    path, _, _ = config_flags.get_config_filename(values["config"]).partition(":")
+    config, workdir = values.config, values.workdir or str(Path("runs") / Path(path).stem)
+    if not values.process_id:  # the imports below take a second or two
+        print(f"cljax {__version__}: {Path(path).stem} in {workdir}", flush=True)
     # Imported here: `--help` needs neither JAX nor data.
     from cljax import errors, experiment, table
     from cljax.compute import processes
@@ -54,9 +59,6 @@ def run(argv: list[str]) -> None:
     # TensorStore's threads complain once more of a write that has failed, such as on a full disk.
     sys.unraisablehook = lambda _: None
     stdlib_logging.raiseExceptions = False  # nor of log.txt
-    values = flags.FLAGS
-    path, _, _ = config_flags.get_config_filename(values["config"]).partition(":")
-    config, workdir = values.config, values.workdir or str(Path("runs") / Path(path).stem)
     start = table.run if "runs" in config else experiment.run
     together = values.coordinator, values.num_processes, values.process_id
     try:

@@ -7,6 +7,7 @@ import sys
 import numpy as np
 import pytest
 
+import cljax
 from cljax.data.cifar import load_cifar
 from cljax.data.cifar_files import CIFAR
 from tests import runs
@@ -66,6 +67,7 @@ def test_the_first_command_on_a_fresh_machine(archive, tfds_dir, tmp_path, compi
 
     with Server(archive.parent) as server:
         out = run("downloaded", server=server)
+        assert out.startswith(f"cljax {cljax.__version__}: abd_cifar100 in ")
         assert out.index("downloading") < out.index("reading the images") < out.index("train 1/1")
         assert server.url in out
         assert len(server.requests) == 1
