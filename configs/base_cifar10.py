@@ -1,4 +1,9 @@
-"""Plain fine-tuning on CIFAR-10, 5 tasks of 2 classes."""
+"""Plain fine-tuning on CIFAR-10, 5 tasks of 2 classes.
+
+    python main.py --config=configs/base_cifar10.py --config.seeds="(0,1,2)"
+
+All settings but the dataset are those of base_cifar100.py.
+"""
 
 from configs import common
 

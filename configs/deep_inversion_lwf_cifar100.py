@@ -1,8 +1,8 @@
-"""LwF on dreamed images on CIFAR-100, 5 tasks of 20 classes.
+"""LwF that also distills on dreamed images: CIFAR-100, 5 tasks of 20 classes.
 
     python main.py --config=configs/deep_inversion_lwf_cifar100.py --config.seeds="(0,1,2)"
 
-In the scripts of the original code, but not in its tables.
+The scripts of the reference code run it, but the paper's tables do not contain it.
 """
 
 from configs import common

@@ -1,4 +1,9 @@
-"""Deep generative replay on CIFAR-10, 5 tasks of 2 classes."""
+"""Deep generative replay on CIFAR-10, 5 tasks of 2 classes.
+
+    python main.py --config=configs/dgr_cifar10.py --config.seeds="(0,1,2)"
+
+All settings but the dataset are those of dgr_cifar100.py.
+"""
 
 from configs import common
 

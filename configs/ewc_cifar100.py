@@ -2,7 +2,7 @@
 
     python main.py --config=configs/ewc_cifar100.py
 
---config.method.name=libcontinual_ewc --config.method.lamda=1000 is LibContinual's.
+--config.method.name=libcontinual_ewc --config.method.lamda=1000 gives LibContinual's variant.
 """
 
 from configs import common

@@ -2,7 +2,7 @@
 
     python main.py --config=configs/icarl_cifar100.py
 
---config.method.name=libcontinual_icarl is LibContinual's.
+--config.method.name=libcontinual_icarl gives LibContinual's variant.
 """
 
 from configs import common
@@ -19,8 +19,8 @@ def get_config():
     config.data.augmentation.update(brightness=0.0, contrast=0.0)
     config.epochs = 70
     config.milestones = (49, 63)
-    # The released code's rate of 2 is of a mean over 100 outputs and its decay of 1e-5 of a square;
-    # the loss here is a sum over outputs.
+    # The reference code averages the loss over 100 outputs; here it is a sum, so lr is 2 / 100. Its
+    # penalty of 1e-5 w^2 has the gradient 2e-5 w, so weight_decay is 100 times 2e-5.
     config.optimizer.update(lr=0.02, decay=0.2, weight_decay=2e-3)
     config.eval.read_outs = ("cnn",)  # the method's own is the nearest mean of exemplars
     return common.exemplars(config, 2_000, "herding", "all")

@@ -1,4 +1,9 @@
-"""iCaRL with 200 exemplars on scanned digits, 5 tasks of 2 classes."""
+"""iCaRL with 200 exemplars on scanned digits, 5 tasks of 2 classes.
+
+    python main.py --config=configs/icarl_digits.py
+
+docs/experiments.md has results with 4 classes first, then 3 tasks of 2.
+"""
 
 from configs import common
 

@@ -1,4 +1,9 @@
-"""LUCIR on CIFAR-10: 4 classes, then 3 phases of 2."""
+"""LUCIR on CIFAR-10: 4 classes, then 3 phases of 2.
+
+    python main.py --config=configs/lucir_cifar10.py --config.seeds="(0,1,2)"
+
+Network, schedule and losses are those of lucir_cifar100.py.
+"""
 
 from configs import common
 

@@ -2,7 +2,7 @@
 
     python main.py --config=configs/lucir_cifar100.py
 
---config.num_tasks=11 has 10 phases of 5 classes, 26 has 25 phases of 2, 3 has 2 phases of 25.
+--config.num_tasks=11 gives 10 phases of 5 classes, 26 gives 25 phases of 2, 3 gives 2 phases of 25.
 Published average incremental accuracy of the network's own classifier: 63.4 with 5 phases, 60.2
 with 10 (Hou et al., CVPR 2019).
 """

@@ -1,4 +1,9 @@
-"""LUCIR on scanned digits: 4 classes, then 3 phases of 2."""
+"""LUCIR on scanned digits: 4 classes, then 3 phases of 2.
+
+    python main.py --config=configs/lucir_digits.py
+
+docs/experiments.md has the results of three seeds.
+"""
 
 from configs import common
 

@@ -1,4 +1,4 @@
-"""The upper bound, trained anew on all images so far, on CIFAR-100, 5 tasks of 20 classes.
+"""The upper bound, trained from scratch on all images so far: CIFAR-100, 5 tasks of 20 classes.
 
     python main.py --config=configs/oracle_cifar100.py --config.seeds="(0,1,2)"
 

@@ -1,8 +1,9 @@
-"""Both tables of the ABD paper: twelve learners on CIFAR-100 in 5, 10 and 20 tasks, three seeds.
+"""Both tables of the ABD paper: twelve methods on CIFAR-100 in 5, 10 and 20 tasks, three seeds.
 
     python main.py --config=configs/table_cifar100.py
 
-Runs what is not complete in the workdir, one after another, and ends with the report. A part:
+Runs what is not complete in the workdir, one run after another, and ends with the report, which
+shows the published result beside each row. Runs a part:
 --config.splits="(5,)" --config.learners="('abd','bic')".
 """
 

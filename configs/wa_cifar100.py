@@ -2,7 +2,7 @@
 
     python main.py --config=configs/wa_cifar100.py
 
---config.method.name=libcontinual_wa is LibContinual's.
+--config.method.name=libcontinual_wa gives LibContinual's variant.
 """
 
 from configs import common

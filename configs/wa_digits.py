@@ -1,4 +1,9 @@
-"""Weight Aligning with 200 exemplars on scanned digits, 5 tasks of 2 classes."""
+"""Weight Aligning with 200 exemplars on scanned digits, 5 tasks of 2 classes.
+
+    python main.py --config=configs/wa_digits.py
+
+A small network and a short schedule, to try the method on a CPU.
+"""
 
 from configs import common
 
