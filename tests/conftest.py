@@ -15,8 +15,8 @@ from jax.experimental.compilation_cache import compilation_cache
 
 from cljax import build, training
 from cljax.output import plots
-from tests import runs, updates
-from tests.goldens import PRECISIONS
+from tests.helpers import golden_updates, tiny_runs
+from tests.helpers.goldens import PRECISIONS
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 GOLDENS = Path(os.environ.get("CLJAX_GOLDENS", SHARED / "goldens"))
@@ -56,8 +56,8 @@ def _golden_folder(name):
 
 @pytest.fixture(scope="module", params=PRECISIONS)
 def original(goldens, request):
-    """The original's networks and inputs, once per precision; see `updates.make_original`."""
-    return updates.make_original(goldens, request.param)
+    """The original's networks and inputs, once per precision: `golden_updates.make_original`."""
+    return golden_updates.make_original(goldens, request.param)
 
 
 @pytest.fixture(scope="session")
@@ -131,7 +131,7 @@ def fast_runs(compiled, executors):
 def reference(compiled, tmp_path_factory):
     """The workdir of the tiny experiment, run without an interruption by its user's command."""
     workdir = tmp_path_factory.mktemp("reference") / "run"
-    status, _, err = runs.command(*runs.arguments(workdir), cache=compiled)
+    status, _, err = tiny_runs.command(*tiny_runs.arguments(workdir), cache=compiled)
     assert status == 0, err
     assert err == ""
     return workdir
@@ -180,7 +180,7 @@ def failed_run(fast_runs, tmp_path_factory):
 
     with pytest.MonkeyPatch.context() as patch, pytest.raises(Failure):
         patch.setattr(training.Trainer, "run_epoch", failing)
-        runs.run(runs.make_config(), workdir)
+        tiny_runs.run(tiny_runs.make_config(), workdir)
     return workdir
 
 

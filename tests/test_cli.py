@@ -11,7 +11,7 @@ from absl import flags
 import cljax
 from cljax import cli, config_files, experiment
 from cljax.errors import UserError
-from tests import runs
+from tests.helpers import tiny_runs
 
 
 @pytest.mark.parametrize(
@@ -36,7 +36,7 @@ def test_help_loads_nothing_large(tmp_path, program, words):
         [sys.executable, *program],
         capture_output=True,
         text=True,
-        cwd=runs.ROOT,
+        cwd=tiny_runs.ROOT,
         env=os.environ | {"PYTHONPATH": str(tmp_path)},
         timeout=60,
     )
@@ -53,13 +53,13 @@ def test_huge_pages_unless_the_user_has_settings(tmp_path, own):
     path.write_text("import os\ndef get_config(): raise ValueError(os.environ['GLIBC_TUNABLES'])\n")
     environment = {k: v for k, v in os.environ.items() if k != "GLIBC_TUNABLES"}
     process = subprocess.run(
-        [sys.executable, runs.ROOT / "main.py", f"--config={path}"],
+        [sys.executable, tiny_runs.ROOT / "main.py", f"--config={path}"],
         capture_output=True,
         text=True,
         env=environment | ({"GLIBC_TUNABLES": own} if own else {}),
         timeout=60,
     )
-    runs.assert_one_line(process.returncode, process.stderr, own or "glibc.malloc.hugetlb=1")
+    tiny_runs.assert_one_line(process.returncode, process.stderr, own or "glibc.malloc.hugetlb=1")
 
 
 @pytest.mark.parametrize(
@@ -80,8 +80,8 @@ def test_huge_pages_unless_the_user_has_settings(tmp_path, own):
     ],
 )
 def test_wrong_flag(tmp_path, flag, words):
-    status, out, err = runs.command(flag, cwd=tmp_path)
-    runs.assert_one_line(status, err, *words)
+    status, out, err = tiny_runs.command(flag, cwd=tmp_path)
+    tiny_runs.assert_one_line(status, err, *words)
     assert out == ""
     assert list(tmp_path.iterdir()) == []
 
@@ -102,8 +102,8 @@ def test_wrong_config_file(tmp_path, content, words):
     path = tmp_path / "mine.py"
     if content is not None:
         path.write_text(content)
-    status, _, err = runs.command(f"--config={path}", "--config.epochs=3", cwd=tmp_path)
-    runs.assert_one_line(status, err, str(path), *words)
+    status, _, err = tiny_runs.command(f"--config={path}", "--config.epochs=3", cwd=tmp_path)
+    tiny_runs.assert_one_line(status, err, str(path), *words)
     assert not (tmp_path / "runs").exists()
 
 
@@ -112,23 +112,23 @@ def test_user_mistakes_end_the_command(tmp_path, compiled):
     blocked = tmp_path / "file"
     blocked.write_text("no directory")
     # As an unwritable directory, but also for root.
-    status, _, err = runs.command(*runs.arguments(blocked / "run"))
-    runs.assert_one_line(status, err, "cannot write", str(blocked), "Not a directory")
+    status, _, err = tiny_runs.command(*tiny_runs.arguments(blocked / "run"))
+    tiny_runs.assert_one_line(status, err, "cannot write", str(blocked), "Not a directory")
     assert blocked.read_text() == "no directory"
-    status, _, err = runs.command(*runs.arguments(tmp_path / "run", num_tasks=3))
-    runs.assert_one_line(status, err, "cannot be split into num_tasks=3", "use num_tasks of")
-    status, _, err = runs.command(
-        *runs.arguments(tmp_path / "run", optimizer__lr=1e30), cache=compiled
+    status, _, err = tiny_runs.command(*tiny_runs.arguments(tmp_path / "run", num_tasks=3))
+    tiny_runs.assert_one_line(status, err, "cannot be split into num_tasks=3", "use num_tasks of")
+    status, _, err = tiny_runs.command(
+        *tiny_runs.arguments(tmp_path / "run", optimizer__lr=1e30), cache=compiled
     )
-    runs.assert_one_line(status, err, "not finite in task 1, train epoch 1, seed 0: loss")
+    tiny_runs.assert_one_line(status, err, "not finite in task 1, train epoch 1, seed 0: loss")
 
 
 @pytest.mark.parametrize("value", ["abd_cifar1000", "abd_cifar100.py", "my/abd_cifar100.py"])
 def test_unknown_config_names_the_nearest(tmp_path, value):
-    status, _, err = runs.command(f"--config={value}", cwd=tmp_path)
+    status, _, err = tiny_runs.command(f"--config={value}", cwd=tmp_path)
     kind = "file" if value.endswith(".py") else "config"
     words = [f"--config={value}: no such {kind}", "did you mean abd_cifar100", "--help lists"]
-    runs.assert_one_line(status, err, *words)
+    tiny_runs.assert_one_line(status, err, *words)
 
 
 @pytest.mark.parametrize("value", ["abd_digits", "configs/abd_digits.py"])
@@ -139,7 +139,7 @@ def test_the_programs_config_from_any_directory(tmp_path, monkeypatch, value, fl
     assert cli.config_path(argv) == value
     monkeypatch.setattr(flags, "FLAGS", list)
     parsed = cli.parse(argv, default="base_digits")
-    assert cli.config_path(parsed) == str(runs.ROOT / "configs" / "abd_digits.py")
+    assert cli.config_path(parsed) == str(tiny_runs.ROOT / "configs" / "abd_digits.py")
     assert parsed[:2] == ["cljax", "--workdir=x"]
 
 
@@ -154,8 +154,10 @@ def test_a_file_of_the_working_directory_goes_before_the_programs_config(tmp_pat
 
 
 def test_argument_of_a_named_config(tmp_path):
-    status, _, err = runs.command("--config=abd_digits:x", cwd=tmp_path)
-    runs.assert_one_line(status, err, "get_config() takes 0 positional arguments but 1 was given")
+    status, _, err = tiny_runs.command("--config=abd_digits:x", cwd=tmp_path)
+    tiny_runs.assert_one_line(
+        status, err, "get_config() takes 0 positional arguments but 1 was given"
+    )
 
 
 def test_names_are_those_of_experiments():
@@ -174,10 +176,10 @@ def test_configs_are_importable_where_another_folder_has_the_name(tmp_path):
         capture_output=True,
         text=True,
         cwd=tmp_path,
-        env=os.environ | {"PYTHONPATH": str(runs.ROOT)},
+        env=os.environ | {"PYTHONPATH": str(tiny_runs.ROOT)},
         timeout=60,
     )
-    assert process.stdout == f"{runs.ROOT / 'configs' / 'common.py'}\n", process.stderr
+    assert process.stdout == f"{tiny_runs.ROOT / 'configs' / 'common.py'}\n", process.stderr
 
 
 def test_own_config_file_and_default_workdir(tmp_path, compiled):
@@ -185,11 +187,11 @@ def test_own_config_file_and_default_workdir(tmp_path, compiled):
     content += "    config = abd_digits.get_config()\n"
     content += "    config.max_tasks = int(tasks)\n    return config\n"
     (tmp_path / "mine.py").write_text(content)
-    flags = [flag for flag in runs.arguments(tmp_path) if "workdir" not in flag]
+    flags = [flag for flag in tiny_runs.arguments(tmp_path) if "workdir" not in flag]
     flags = [flag for flag in flags if "max_tasks" not in flag]
-    status, out, err = runs.command("--config=mine.py:1", *flags, cwd=tmp_path, cache=compiled)
+    status, out, err = tiny_runs.command("--config=mine.py:1", *flags, cwd=tmp_path, cache=compiled)
     assert (status, err) == (0, "")
-    assert runs.results(tmp_path / "runs" / "mine")["tasks_total"] == 1
+    assert tiny_runs.results(tmp_path / "runs" / "mine")["tasks_total"] == 1
     assert "1 of 1 tasks" in out
 
 
@@ -255,14 +257,14 @@ MISTAKES = {
 def test_wrong_setting_is_one_line_and_leaves_nothing(tmp_path, name):
     settings, words = MISTAKES[name]
     with pytest.raises(UserError) as error:
-        experiment.run(runs.make_config(**settings), tmp_path)
+        experiment.run(tiny_runs.make_config(**settings), tmp_path)
     assert words in str(error.value)
     assert "\n" not in str(error.value)
     assert [path.name for path in tmp_path.iterdir()] in ([], [".lock"])
 
 
 def test_unknown_method_setting_names_the_nearest(tmp_path):
-    config = runs.make_config()
+    config = tiny_runs.make_config()
     with config.unlocked():
         config.method.muu = 0.5
     with pytest.raises(UserError, match=r"config\.method\.muu.*did you mean mu\?"):
@@ -270,14 +272,14 @@ def test_unknown_method_setting_names_the_nearest(tmp_path):
 
 
 def test_method_without_its_settings(tmp_path):
-    config = runs.make_config("base")
+    config = tiny_runs.make_config("base")
     config.method.name = "abd"
     with pytest.raises(UserError, match=r"config\.inversion is missing"):
         experiment.run(config, tmp_path)
 
 
 def test_nothing_is_unpickled(pickled, tmp_path):
-    config = runs.make_config(data__name="npz", data__path=str(pickled))
+    config = tiny_runs.make_config(data__name="npz", data__path=str(pickled))
     with pytest.raises(UserError, match="cannot read x_train as a plain array"):
         experiment.run(config, tmp_path / "run")
     assert not (tmp_path / "sprung").exists()

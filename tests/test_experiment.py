@@ -12,7 +12,7 @@ import pytest
 from cljax import experiment, rng, training
 from cljax import problem as problem_lib
 from cljax.errors import UserError
-from tests import runs
+from tests.helpers import tiny_runs
 
 # TensorStore complains once more, from a thread of its own, of a file that it could not read.
 pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
@@ -54,7 +54,7 @@ def test_results_and_files(reference):
         "results.json",
         "tensorboard",
     }
-    rows = [(row["task"], row["stage"], row["epoch"]) for row in runs.metrics(reference)]
+    rows = [(row["task"], row["stage"], row["epoch"]) for row in tiny_runs.metrics(reference)]
     assert rows == [
         (1, "train", 1),
         (1, "train", 2),
@@ -63,43 +63,49 @@ def test_results_and_files(reference):
         (2, "train", 1),
         (2, "train", 2),
     ]
-    axis = [row["global_epoch"] for row in runs.metrics(reference) if row["stage"] == "train"]
+    axis = [row["global_epoch"] for row in tiny_runs.metrics(reference) if row["stage"] == "train"]
     assert axis == [1, 2, 3, 4]
     assert {path.name for path in (reference / "models").iterdir()} == {"1", "2"}
     assert [path.name for path in reference.rglob("dreamed*")] == ["dreamed_task1_seed0.png"]
 
 
 def test_in_process_run_is_the_users(fast_runs, reference, tmp_path):
-    runs.run(runs.make_config(), tmp_path)
-    runs.assert_same_run(tmp_path, reference)
+    tiny_runs.run(tiny_runs.make_config(), tmp_path)
+    tiny_runs.assert_same_run(tmp_path, reference)
 
 
 def test_seeds_together_are_the_seeds_alone(fast_runs, tmp_path):
-    runs.run(runs.make_config(seeds=(3, 1)), tmp_path / "both")
-    together, both = runs.results(tmp_path / "both"), runs.arrays(tmp_path / "both")
+    tiny_runs.run(tiny_runs.make_config(seeds=(3, 1)), tmp_path / "both")
+    together, both = tiny_runs.results(tmp_path / "both"), tiny_runs.arrays(tmp_path / "both")
     for place, seed in enumerate((3, 1)):
         workdir = tmp_path / str(seed)
-        runs.run(runs.make_config(seeds=(seed,)), workdir)
-        alone = runs.results(workdir)
+        tiny_runs.run(tiny_runs.make_config(seeds=(seed,)), workdir)
+        alone = tiny_runs.results(workdir)
         for key in ("accuracy", "accuracy_within_task", "class_orders", "test_images"):
             assert together[key][place] == alone[key][0]
-        rows = [row for row in runs.metrics(tmp_path / "both") if row["seed"] == seed]
-        assert rows == runs.metrics(workdir)
+        rows = [row for row in tiny_runs.metrics(tmp_path / "both") if row["seed"] == seed]
+        assert rows == tiny_runs.metrics(workdir)
         own = {name: array for name, array in both.items() if name.startswith(f"seed{seed}.")}
-        runs.assert_same_arrays(own, runs.arrays(workdir))
+        tiny_runs.assert_same_arrays(own, tiny_runs.arrays(workdir))
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("name", "max_tasks"), [("base", 1), ("rehearsal", 2)])
 def test_vmapped_seeds_are_the_seeds_alone(fast_runs, tmp_path, name, max_tasks):
     settings = {"max_tasks": max_tasks, "epochs": 1, "seeds": (3, 1)}
-    runs.run(runs.make_config(name, execution__seeds="vmap", **settings), tmp_path / "vmap")
-    runs.run(runs.make_config(name, **settings), tmp_path / "sequential")
-    pairs = zip(runs.metrics(tmp_path / "vmap"), runs.metrics(tmp_path / "sequential"), strict=True)
+    tiny_runs.run(
+        tiny_runs.make_config(name, execution__seeds="vmap", **settings), tmp_path / "vmap"
+    )
+    tiny_runs.run(tiny_runs.make_config(name, **settings), tmp_path / "sequential")
+    pairs = zip(
+        tiny_runs.metrics(tmp_path / "vmap"),
+        tiny_runs.metrics(tmp_path / "sequential"),
+        strict=True,
+    )
     for mapped, plain in pairs:
         assert mapped["seed"] == plain["seed"]
         assert mapped["loss"] == pytest.approx(plain["loss"], rel=1e-4)
-    mapped, plain = (runs.arrays(tmp_path / name) for name in ("vmap", "sequential"))
+    mapped, plain = (tiny_runs.arrays(tmp_path / name) for name in ("vmap", "sequential"))
     assert mapped.keys() == plain.keys()
     for name, array in mapped.items():
         np.testing.assert_allclose(array, plain[name], rtol=1e-3, atol=1e-4, err_msg=name)
@@ -123,16 +129,16 @@ def draws(config, task, place: int = 0) -> dict[str, np.ndarray]:
 
 
 def test_one_stream_can_change_alone(compiled):
-    config = runs.make_config()
+    config = tiny_runs.make_config()
     task = problem_lib.make_problem(config).tasks(0)[0]
     before = draws(config, task)
     assert before.keys() == set(config.streams)
     for name in config.streams:
-        config = runs.make_config(**{f"streams__{name}": 1})
+        config = tiny_runs.make_config(**{f"streams__{name}": 1})
         after = draws(config, task)
         changed = {key for key in before if not np.array_equal(before[key], after[key])}
         assert changed == {name}
-    everything = draws(runs.make_config(seeds=(1,)), task)
+    everything = draws(tiny_runs.make_config(seeds=(1,)), task)
     assert all(not np.array_equal(before[key], everything[key]) for key in before)
 
 
@@ -148,11 +154,11 @@ def test_class_order(fast_runs, tmp_path, form):
             (tmp_path / f"order.{form}").write_text(
                 "[7, 2, 9, 4]" if form == "json" else "7 2\n9,4"
             )
-    config = runs.make_config("base", data__class_order=spec, num_tasks=2)
+    config = tiny_runs.make_config("base", data__class_order=spec, num_tasks=2)
     if form == "list":
         config.update({"max_tasks": 1, "epochs": 1})
-        runs.run(config, tmp_path / "run")
-        assert runs.results(tmp_path / "run")["class_orders"] == [[7, 2]]
+        tiny_runs.run(config, tmp_path / "run")
+        assert tiny_runs.results(tmp_path / "run")["class_orders"] == [[7, 2]]
     else:
         (stream,) = problem_lib.make_problem(config).streams
         assert stream.class_order.tolist() == order and stream.task_sizes == (2, 2)
@@ -168,7 +174,7 @@ def test_own_images_and_a_larger_first_task(compiled, tmp_path):
         images = labels[:, None, None, None] * 50 + random.integers(0, 20, (count, 6, 6, 3))
         arrays |= {f"x_{split}": images.astype(np.uint8), f"y_{split}": labels}
     np.savez(tmp_path / "mine.npz", **arrays)
-    config = runs.make_config(
+    config = tiny_runs.make_config(
         "base",
         data__name="npz",
         data__path=str(tmp_path / "mine.npz"),
@@ -179,8 +185,8 @@ def test_own_images_and_a_larger_first_task(compiled, tmp_path):
         epochs=8,
         milestones=(),
     )
-    runs.run(config, tmp_path / "run")
-    content = runs.results(tmp_path / "run")
+    tiny_runs.run(config, tmp_path / "run")
+    content = tiny_runs.results(tmp_path / "run")
     assert content["dataset"] == "npz" and content["class_orders"] == [[0, 1, 2, 3]]
     assert content["task_sizes"] == [3, 1] and content["test_images"] == [[15, 5]]
     assert content["accuracy"][0][0][0] > 60
@@ -188,14 +194,14 @@ def test_own_images_and_a_larger_first_task(compiled, tmp_path):
     arrays["x_test"][0] += 1
     np.savez(tmp_path / "mine.npz", **arrays)
     with pytest.raises(UserError, match="other data"):
-        runs.run(config, tmp_path / "run")
+        tiny_runs.run(config, tmp_path / "run")
 
 
 @pytest.mark.slow
 def test_validation_mode(compiled, tmp_path):
-    config = runs.make_config("base", data__validation=True, data__per_class=20, max_tasks=1)
-    runs.run(config, tmp_path)
-    content = runs.results(tmp_path)
+    config = tiny_runs.make_config("base", data__validation=True, data__per_class=20, max_tasks=1)
+    tiny_runs.run(config, tmp_path)
+    content = tiny_runs.results(tmp_path)
     (stream,) = problem_lib.make_problem(config).streams
     assert content["test_images"] == [stream.eval_counts.tolist()]
     assert stream.eval_counts[0] + stream.train_counts[0] == 40
@@ -208,16 +214,16 @@ def test_infinite_loss_stops_the_run(fast_runs, spoil, reference, tmp_path):
 
     mend = spoil(6, change)
     with pytest.raises(UserError) as error:
-        runs.run(runs.make_config(), tmp_path)
+        tiny_runs.run(tiny_runs.make_config(), tmp_path)
     message = str(error.value)
     assert "not finite in task 2, train epoch 2, seed 0: loss" in message
     assert "local nan" in message and "head" in message and "\n" not in message
-    content = runs.results(tmp_path)
+    content = tiny_runs.results(tmp_path)
     assert content["tasks_done"] == 1 and not content["complete"]
-    assert all(np.isfinite(array).all() for array in runs.arrays(tmp_path).values())
+    assert all(np.isfinite(array).all() for array in tiny_runs.arrays(tmp_path).values())
     mend()  # as if a lower rate had been there from the start
-    runs.run(runs.make_config(), tmp_path)
-    runs.assert_same_run(tmp_path, reference)
+    tiny_runs.run(tiny_runs.make_config(), tmp_path)
+    tiny_runs.assert_same_run(tmp_path, reference)
 
 
 @pytest.mark.parametrize("epoch", [5, 6])  # the second is the task's last
@@ -228,16 +234,16 @@ def test_weights_that_are_not_finite_are_not_saved(fast_runs, spoil, reference, 
 
     mend = spoil(epoch, change)
     with pytest.raises(UserError, match="state is not finite in task 2"):
-        runs.run(runs.make_config(), tmp_path)
-    assert runs.results(tmp_path)["tasks_done"] == 1
+        tiny_runs.run(tiny_runs.make_config(), tmp_path)
+    assert tiny_runs.results(tmp_path)["tasks_done"] == 1
     mend()
-    runs.run(runs.make_config(), tmp_path)
-    runs.assert_same_run(tmp_path, reference)
+    tiny_runs.run(tiny_runs.make_config(), tmp_path)
+    tiny_runs.assert_same_run(tmp_path, reference)
 
 
 def test_large_rate_is_told(fast_runs, tmp_path):
     with pytest.raises(UserError, match="not finite in task 1, train epoch 1, seed 0: loss"):
-        runs.run(runs.make_config(optimizer__lr=1e30), tmp_path)
+        tiny_runs.run(tiny_runs.make_config(optimizer__lr=1e30), tmp_path)
 
 
 def listing(folder):
@@ -250,36 +256,39 @@ def listing(folder):
 
 def test_first_task_of_another_run(fast_runs, reference, tmp_path):
     before = listing(reference)
-    config = runs.make_config(first_task_from=str(reference))
-    runs.run(config, tmp_path)
+    config = tiny_runs.make_config(first_task_from=str(reference))
+    tiny_runs.run(config, tmp_path)
     assert listing(reference) == before
     # The rest of the run is that of the run it was taken from.
-    assert runs.results(tmp_path) == runs.results(reference)
-    assert runs.metrics(tmp_path) == runs.metrics(reference)[2:]
-    found = runs.arrays(tmp_path)
-    runs.assert_same_arrays(found, runs.arrays(reference))
+    assert tiny_runs.results(tmp_path) == tiny_runs.results(reference)
+    assert tiny_runs.metrics(tmp_path) == tiny_runs.metrics(reference)[2:]
+    found = tiny_runs.arrays(tmp_path)
+    tiny_runs.assert_same_arrays(found, tiny_runs.arrays(reference))
 
 
 def test_first_task_of_another_method_and_a_seed_of_many(fast_runs, reference, tmp_path):
     shutil.copytree(reference, tmp_path / "abd")
-    config = runs.make_config("base", first_task_from=str(tmp_path / "abd"), max_tasks=1)
-    runs.run(config, tmp_path / "base")
-    content, other = runs.results(tmp_path / "base"), runs.results(reference)
+    config = tiny_runs.make_config("base", first_task_from=str(tmp_path / "abd"), max_tasks=1)
+    tiny_runs.run(config, tmp_path / "base")
+    content, other = tiny_runs.results(tmp_path / "base"), tiny_runs.results(reference)
     assert content["accuracy"][0][0] == other["accuracy"][0][0]
-    assert runs.metrics(tmp_path / "base") == []
+    assert tiny_runs.metrics(tmp_path / "base") == []
     shutil.rmtree(tmp_path / "abd")  # it was needed once only
-    runs.run(config, tmp_path / "base")
+    tiny_runs.run(config, tmp_path / "base")
 
 
 def test_bias_layers_start_anew_after_the_first_task_of_another_method(
     fast_runs, reference, tmp_path
 ):
-    config = runs.make_config(
+    config = tiny_runs.make_config(
         "bic", first_task_from=str(reference), max_tasks=1, batch_size=8, eval__batch_size=64
     )
-    runs.run(config, tmp_path)
-    assert runs.results(tmp_path)["accuracy"][0][0] == runs.results(reference)["accuracy"][0][0]
-    alpha = runs.arrays(tmp_path)["seed0.params['bias_layers']['alpha']"]
+    tiny_runs.run(config, tmp_path)
+    assert (
+        tiny_runs.results(tmp_path)["accuracy"][0][0]
+        == tiny_runs.results(reference)["accuracy"][0][0]
+    )
+    alpha = tiny_runs.arrays(tmp_path)["seed0.params['bias_layers']['alpha']"]
     np.testing.assert_array_equal(alpha, np.ones(10))
 
 
@@ -296,7 +305,7 @@ def test_bias_layers_start_anew_after_the_first_task_of_another_method(
     ],
 )
 def test_first_task_that_does_not_fit(reference, tmp_path, settings, words):
-    config = runs.make_config(first_task_from=str(reference), **settings)
+    config = tiny_runs.make_config(first_task_from=str(reference), **settings)
     with pytest.raises(UserError, match=words) as error:
         experiment.run(config, tmp_path)
     assert f"config.first_task_from={reference}" in str(error.value)
@@ -345,7 +354,7 @@ def test_first_task_that_is_not_there(reference, tmp_path, change, words):
     other = shutil.copytree(reference, tmp_path / "other")
     change(other)
     before = listing(other)
-    config = runs.make_config(first_task_from=str(other))
+    config = tiny_runs.make_config(first_task_from=str(other))
     with pytest.raises(UserError, match=words) as error:
         experiment.run(config, tmp_path / "run")
     assert "\n" not in str(error.value)

@@ -11,12 +11,12 @@ from jax.test_util import check_grads
 from cljax import inversion as inversion_lib
 from cljax import losses, rng
 from cljax.inversion import Inversion
-from tests import small
-from tests.goldens import enable
-from tests.small import HURRY, fresh
+from tests.helpers import tiny
+from tests.helpers.goldens import enable
+from tests.helpers.tiny import FAST_COMPILE, fresh
 
 step_at = jax.jit(inversion_lib.step_at, static_argnums=1)
-invert = jax.jit(inversion_lib.invert, static_argnums=1, compiler_options=HURRY)
+invert = jax.jit(inversion_lib.invert, static_argnums=1, compiler_options=FAST_COMPILE)
 
 
 def test_smoothing_is_a_convolution_with_reflected_borders():
@@ -69,10 +69,10 @@ def test_gradients_of_the_terms():
 @pytest.fixture(scope="module")
 def dream():
     """A small inversion in float64: arguments of `invert` up to `seen`, all in numpy."""
-    generator, classifier = small.generator(np.float64), small.classifier(np.float64)
+    generator, classifier = tiny.generator(np.float64), tiny.classifier(np.float64)
     with enable("float64"):
-        state = fresh(small.variables(generator, seed=0, dtype=np.float64))
-        teacher = small.variables(classifier, seed=1, dtype=np.float64)
+        state = fresh(tiny.variables(generator, seed=0, dtype=np.float64))
+        teacher = tiny.variables(classifier, seed=1, dtype=np.float64)
     return Inversion(generator, steps=4, batch_size=6), classifier, state, teacher
 
 
@@ -113,7 +113,7 @@ def test_seeds_may_be_an_axis_of_vmap(dream):
     with enable("float64"):
         run = functools.partial(inversion_lib.invert, inversion, classifier)
         axes = (None, None, None, 0, None)
-        together = jax.jit(jax.vmap(run, in_axes=axes), compiler_options=HURRY)
+        together = jax.jit(jax.vmap(run, in_axes=axes), compiler_options=FAST_COMPILE)
         got = together(state, teacher, 7, jnp.array(seeds), 1)
         for place, seed in enumerate(seeds):
             want = invert(*dream, 7, seed, 1)
@@ -145,9 +145,9 @@ def test_confidence_is_over_seen_classes_only(dream):
 
 
 def test_a_new_generator():
-    inversion = Inversion(small.generator(), batch_size=3)
+    inversion = Inversion(tiny.generator(), batch_size=3)
 
-    @functools.partial(jax.jit, compiler_options=HURRY)
+    @functools.partial(jax.jit, compiler_options=FAST_COMPILE)
     def start(key):
         state = inversion_lib.init_generator(inversion, key)
         return state, jax.vmap(lambda k: inversion_lib.sample(inversion, state, k, 5))(
@@ -157,5 +157,5 @@ def test_a_new_generator():
     state, images = start(rng.key(0, "generator"))
     assert int(state.opt_state.count) == 0
     assert not any(leaf.any() for leaf in jax.tree.leaves(state.opt_state.mu))
-    assert images.shape == (2, 5, *small.IMAGE_SHAPE)
+    assert images.shape == (2, 5, *tiny.IMAGE_SHAPE)
     assert len(np.unique(images[..., 0, 0, 0])) == 10

@@ -14,9 +14,9 @@ from cljax.optimizer import SGD
 from cljax.rng import Streams
 from cljax.stages import InversionStage, TrainStage
 from cljax.state import Batch, Data, GeneratorState, Subset
-from tests import small
-from tests.goldens import PRECISIONS, Expected, enable
-from tests.small import ZEROS, learner
+from tests.helpers import tiny
+from tests.helpers.goldens import PRECISIONS, Expected, enable
+from tests.helpers.tiny import ZEROS, learner
 
 precisions = pytest.mark.parametrize("precision", PRECISIONS)
 
@@ -119,7 +119,7 @@ def make_task(images=50, padding=0, index=1):
     # Padding repeats an index that is not of the task, so that any use of it would show.
     indices = jnp.concatenate([jnp.asarray(indices), jnp.full(padding, 7, jnp.int32)])
     subset = Subset(indices, jnp.int32(images))
-    return small.task(2, 4, index=index, images=subset, label_map=(3, 1, 4, 0, 2))
+    return tiny.task(2, 4, index=index, images=subset, label_map=(3, 1, 4, 0, 2))
 
 
 def stage(batch_size=16):
@@ -230,13 +230,13 @@ def test_random_numbers_of_a_step():
 
 
 def test_inversion_steps_are_cut_into_epochs():
-    dreaming = InversionStage("dream", 3, 0, 40, Inversion(small.generator(), steps=100))
+    dreaming = InversionStage("dream", 3, 0, 40, Inversion(tiny.generator(), steps=100))
     assert [dreaming.num_steps(epoch, 5000) for epoch in range(3)] == [40, 40, 20]
 
 
 def test_inversion_takes_the_classifier_as_teacher():
     """A copy: the classifier's own buffers may be donated to the next step."""
-    dreaming = InversionStage("dream", 1, 0, 1, Inversion(small.generator(), steps=1))
+    dreaming = InversionStage("dream", 1, 0, 1, Inversion(tiny.generator(), steps=1))
     state = learner({"W": jnp.ones(3)}).replace(batch_stats={"mean": jnp.zeros(2)})
     state = dreaming.begin(None, state, None, None)
     np.testing.assert_array_equal(state.teacher["params"]["W"], np.ones(3))

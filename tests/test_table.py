@@ -9,7 +9,7 @@ from rich.console import Console
 from cljax import experiment, table
 from cljax.errors import UserError
 from configs import common
-from tests import runs
+from tests.helpers import tiny_runs
 
 TINY = {
     "seeds": (0,),
@@ -109,7 +109,7 @@ def test_a_run_that_fails_does_not_end_the_table(fast_runs, monkeypatch, tmp_pat
         run(config, tmp_path)
     assert "1 of 2 runs failed" in str(error.value)
     assert "rehearsal_5tasks: config.exemplars.strategy" in str(error.value)
-    assert runs.results(tmp_path / "base_5tasks")["complete"]
+    assert tiny_runs.results(tmp_path / "base_5tasks")["complete"]
     assert "Base" in (tmp_path / "report.md").read_text()
 
     def break_down(*args):
@@ -140,11 +140,11 @@ def test_every_learner_on_real_cifar100(tmp_path, tfds_dir, compiled):
         arguments.append(f"--config.runs.{name}.inversion.steps=3")
     for name in ("rehearsal", "lwf_rehearsal", "e2e", "bic"):
         arguments.append(f"--config.runs.{name}.exemplars.total=160")
-    process = runs.start(
+    process = tiny_runs.start(
         "--config=configs/table_cifar100.py",
         f"--workdir={tmp_path}",
         *arguments,
-        cwd=runs.ROOT,
+        cwd=tiny_runs.ROOT,
         variables={"XLA_FLAGS": "--xla_backend_optimization_level=0"},
     )
     out, err = process.communicate(timeout=1200)
@@ -154,5 +154,5 @@ def test_every_learner_on_real_cifar100(tmp_path, tfds_dir, compiled):
         results = json.loads((tmp_path / f"{name}_20tasks" / "results.json").read_text())
         assert results["complete"] and results["task_sizes"] == [5, 5]
         assert 0 < results["final_accuracy"]["mean"] <= 100
-        rows = runs.metrics(tmp_path / f"{name}_20tasks")
+        rows = tiny_runs.metrics(tmp_path / f"{name}_20tasks")
         assert {row["task"] for row in rows} == {1, 2}

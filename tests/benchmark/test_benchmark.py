@@ -1,0 +1,307 @@
+"""The benchmark: what it counts, says, writes and refuses; never how long anything takes."""
+
+import copy
+import io
+import json
+import math
+import os
+import subprocess
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from rich.console import Console
+
+from cljax import build
+from cljax.benchmark import measure, plan, table
+from cljax.benchmark import rows as rows_lib
+from cljax.benchmark.plan import Options, Part
+from cljax.compute.executor import Executor
+from cljax.errors import UserError
+from cljax.output import plots
+from tests.helpers import tiny_runs
+
+M, N, K = 24, 40, 56
+BATCH = 8
+
+
+def multiply(a, b):
+    return a @ b
+
+
+def power(a, b, i, x):
+    return a @ x
+
+
+@pytest.mark.parametrize("loop", [False, True])
+def test_cost_of_a_matrix_product(loop):
+    executor = Executor(compiled_loop=loop)
+    a, x = jnp.ones((M, K)), [jnp.ones((K, N))]
+    executor.call(multiply, a, x)
+    square = jnp.ones((N, N))
+    executor.repeat(power, square, [0], [jnp.ones((N, M))], [0], [3])
+    compiled = measure.num_compilations()
+    cost = measure.cost(executor.lower(multiply))
+    of_repeated = measure.cost(executor.lower(power))
+    assert measure.num_compilations() == compiled  # it is JAX's own program
+    assert cost["flops"] == 2 * M * N * K
+    sizes = 4 * (M * K + K * N + M * N)
+    assert cost["bytes"] == sizes
+    assert sizes <= cost["memory"] < 1.1 * sizes
+    # A loop's steps are counted once; its counter takes an operation or two.
+    assert 2 * M * N * N <= of_repeated["flops"] <= 2 * M * N * N + 10
+    # The carry is donated, so that it is there once.
+    assert of_repeated["memory"] < 4 * (N * N + 3 * M * N)
+
+
+def test_the_newest_program_is_the_one_analysed():
+    executor = Executor()
+    for rows in (M, 2 * M):
+        executor.call(multiply, jnp.ones((rows, K)), [jnp.ones((K, N))])
+    assert measure.cost(executor.lower(multiply))["flops"] == 2 * 2 * M * N * K
+
+
+def test_num_compilations():
+    before = measure.num_compilations()
+    function = jax.jit(lambda x: 3 * x - 1)
+    x = np.arange(7.0, dtype=np.float32)
+    function(x).block_until_ready()
+    assert measure.num_compilations() == before + 1
+    function(x).block_until_ready()
+    assert measure.num_compilations() == before + 1
+
+
+def test_time_calls():
+    calls = []
+    assert len(measure.time_calls(lambda: calls.append(0), 0.0, least=4)) == 4 == len(calls)
+    assert len(measure.time_calls(lambda: None, math.inf, most=7)) == 7
+    summary = measure.summarise([5.0, 1.0, 2.0, 3.0, 4.0])
+    assert summary == {"seconds": 3.0, "quartiles": [2.0, 4.0], "repetitions": 5}
+
+
+def test_rates_and_memory():
+    assert measure.matrix_rate("float32", 0.0) > 1e6
+    assert measure.copy_rate(0.0) > 1e6
+    held = np.ones(2**24)
+    assert measure.host_peak() > held.nbytes
+
+
+@pytest.fixture(scope="module")
+def record(tmp_path_factory):
+    """Of tiny networks: all rows of ABD, more seeds for one of them, LUCIR's herding, and a run."""
+    folder = tmp_path_factory.mktemp("profile")
+    abd, lucir = tiny_runs.make_config("abd", batch_size=BATCH), tiny_runs.make_config("lucir")
+    parts = [
+        Part(abd, ("plain_step",)),
+        Part(abd, ("abd_step", "inversion_step", "evaluation")),
+        Part(lucir, ("herding",)),
+        Part(tiny_runs.make_config("base"), ("run",), is_run=True),
+    ]
+    told = Console(file=io.StringIO())
+    monkeypatch = pytest.MonkeyPatch()
+    monkeypatch.setattr(plots, "write_plots", lambda *args: None)
+    jax.config.update("jax_disable_most_optimizations", True)  # they take longer than they save
+    only = {"plain_step"}
+    several = Options(0.01, (1, 2), ("float32",), folder)
+    result = plan.measure_all(parts, only, several, told)
+    single = Options(0.01, (), ("float32",))
+    rest = {name for part in parts[1:] for name in part.names}
+    result["rows"] += plan.measure_all(parts, rest, single, told)["rows"]
+    monkeypatch.undo()
+    jax.config.update("jax_disable_most_optimizations", False)
+    return result, folder
+
+
+@pytest.mark.slow
+def test_rows(record):
+    rows = record[0]["rows"]
+    forms = [(row["name"], row["seeds"], row["sharing"]) for row in rows[:-1]]
+    assert forms == [
+        ("plain_step", 1, "sequential"),
+        ("plain_step", 2, "sequential"),
+        ("plain_step", 2, "vmap"),
+        *((f"{name}_step", 1, "sequential") for name in ("abd", "inversion")),
+        ("evaluation", 1, "sequential"),
+        ("herding", 1, "sequential"),
+    ]
+    assert rows[-1]["name"] == "run"
+    assert len({tuple(sorted(set(row) - {"split"})) for row in rows}) == 1
+    for row in rows[:-1]:
+        assert row["seconds"] > 0 and row["repetitions"] >= 3
+        assert row["quartiles"][0] <= row["seconds"] <= row["quartiles"][1]
+        assert row["seconds_per_seed"] == row["seconds"] / row["seeds"]
+        assert row["images_per_second"] == row["images_per_step"] / row["seconds"]
+        assert row["flops"] > 0 and row["bytes"] > 0
+        assert row["device_memory"] > 0 and row["host_memory"] > 2**20
+        known = not row["has_loops"]
+        assert (row["matrix_share"] is not None) == (row["copy_share"] is not None) == known
+
+
+@pytest.mark.slow
+def test_what_rows_count(record):
+    rows = record[0]["rows"]
+    plain, twice, side_by_side, abd, inversion, evaluation, herding, run = rows
+    # Two seeds one after the other are the one seed's program; side by side they are another.
+    assert plain["compilations"] > 0 and plain["compile_seconds"] > 0
+    assert twice["compilations"] == 0 == twice["compile_seconds"]
+    assert side_by_side["compilations"] > 0
+    assert twice["flops"] == 2 * plain["flops"]
+    assert side_by_side["flops"] == pytest.approx(2 * plain["flops"], rel=0.02)
+    # Twice the images, a teacher's pass over all and a generator's over half of them besides.
+    assert abd["flops"] > 2.6 * plain["flops"]
+    steps = (plain, abd, inversion)
+    assert [row["images_per_step"] for row in steps] == [BATCH] * 3
+    assert twice["images_per_step"] == 2 * BATCH
+    # Digits hold 36 or so test images of each class; a task has two classes of ten images.
+    assert 60 < evaluation["images_per_step"] < 80
+    assert herding["images_per_step"] == 20 and herding["has_loops"]
+    assert run["split"]["total"] <= run["seconds"] and run["compilations"] > 0
+
+
+@pytest.mark.slow
+def test_profile(record):
+    folder = record[1]
+    assert [path.name for path in folder.iterdir()] == ["plain_step_float32"]
+    [traces] = (folder / "plain_step_float32" / "plugins" / "profile").iterdir()
+    names = [path.name for path in traces.iterdir()]
+    assert "perfetto_trace.json.gz" in names
+    assert any(name.endswith(".xplane.pb") for name in names)
+
+
+@pytest.mark.slow
+def test_written_and_read(record, tmp_path):
+    table.write(tmp_path / "b.json", record[0])
+    assert table.read(tmp_path / "b.json") == json.loads(json.dumps(record[0]))
+    for key in ("date", "hardware", "versions", "rates", "seconds"):
+        assert record[0][key]
+
+
+def shown(function, *records, width=200):
+    console = Console(file=io.StringIO(), width=width)
+    function(*records, console)
+    return console.file.getvalue()
+
+
+@pytest.mark.slow
+def test_shown(record):
+    text = shown(table.show, record[0])
+    for word in ("plain_step", "2 vmap", "images/s", "GFLOP", "run: seconds: compile"):
+        assert word in text
+    narrow = shown(table.show, record[0], width=80)
+    assert "images/s" in narrow and "…" not in narrow
+    assert "grams" in text and "grams" not in narrow  # the column that goes last
+
+
+@pytest.mark.slow
+def test_compared(record):
+    now = copy.deepcopy(record[0])
+    for row in now["rows"]:
+        row |= {"seconds": 1.0, "quartiles": [0.9, 1.1]}
+    then = copy.deepcopy(now)
+    then["rows"][0] |= {"seconds": 2.5, "quartiles": [2.4, 2.6]}
+    then["rows"][1] |= {"seconds": 0.5, "quartiles": [0.4, 0.6]}
+    then["rows"][2]["dtype"] = "bfloat16"
+    text = shown(table.compare, now, then)
+    lines = {tuple(line.split()[:4]): line for line in text.splitlines() if "_step" in line}
+    first = lines["plain_step", "float32", "1", "2,500"]
+    assert "2.50" in first and first.endswith("now is faster")
+    second = lines["plain_step", "float32", "2", "sequential"]
+    assert "0.50" in second and second.endswith("now is slower")
+    assert lines["plain_step", "float32", "2", "vmap"].rstrip().endswith("new")
+    assert lines["abd_step", "float32", "1", "1,000"].endswith("same within the spread")
+    assert "not measured now: plain_step bfloat16 2 vmap" in text
+    assert "machines differ" not in text
+    then["hardware"] = then["hardware"] | {"cores": 1000}
+    assert "machines differ" in shown(table.compare, now, then)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "word"),
+    [
+        ({"seeds": ["1", "x"]}, "--seeds=1,x"),
+        ({"seeds": ["0"]}, "--seeds=0"),
+        ({"seconds": 0.0}, "--seconds"),
+        ({"dtypes": ["float31"]}, "float31"),
+        ({"dtypes": ["tf32"]}, "only GPUs have tf32"),
+    ],
+)
+def test_wrong_options(arguments, word):
+    with pytest.raises(UserError, match=word):
+        plan.make_options(**{"seconds": 1.0} | arguments)
+
+
+def test_unknown_row():
+    parts = [Part(tiny_runs.make_config("lucir"))]
+    options = Options(0.01, (), ("float32",))
+    with pytest.raises(UserError, match="no row 'abd_step'; there are plain_step, lucir_step"):
+        plan.measure_all(parts, {"abd_step"}, options)
+
+
+@pytest.mark.parametrize(
+    ("name", "rows"),
+    [
+        ("bic", ["plain_step", "bic_step", "correct_step", "evaluation", "herding"]),
+        ("rehearsal", ["plain_step", "base_step", "evaluation", "exemplars"]),
+        ("icarl", ["plain_step", "icarl_step", "evaluation", "herding"]),
+        ("base", ["plain_step", "base_step", "evaluation"]),
+    ],
+)
+def test_rows_of_other_methods(name, rows):
+    config = tiny_runs.make_config(name)
+    assert plan.names_of_rows(config) == rows
+
+
+def test_random_images_stand_for_cifar():
+    config = tiny_runs.make_config("abd")
+    config.data.update(name="cifar100", per_class=3)
+    dataset = rows_lib.load(config)
+    assert dataset.train_images.shape == (300, 32, 32, 3)
+    assert dataset.test_images.shape == (10_000, 32, 32, 3)
+    assert np.bincount(dataset.train_labels).tolist() == [3] * 100
+    assert build.preprocessing(config, dataset).mean == dataset.mean
+    assert 120 < dataset.train_images.mean() < 135
+
+
+def command(*args, **environment):
+    process = subprocess.run(
+        [sys.executable, "-m", "cljax.benchmark", *args],
+        capture_output=True,
+        text=True,
+        cwd=tiny_runs.ROOT,
+        env=os.environ | {"JAX_PLATFORMS": "cpu"} | environment,
+        timeout=120,
+    )
+    return process.returncode, process.stdout, process.stderr
+
+
+def test_help_needs_no_jax(tmp_path):
+    (tmp_path / "jax.py").write_text("raise ImportError('jax was imported')")
+    status, out, err = command("--help", PYTHONPATH=str(tmp_path))
+    assert (status, err) == (0, "")
+    assert out.startswith("Measures") and "--against" in out and "abd_cifar100" in out
+
+
+def test_damaged_file(tmp_path):
+    damaged = {"format": plan.FORMAT, "rows": [{"name": "plain_step"}]}
+    (tmp_path / "b.json").write_text(json.dumps(damaged))
+    with pytest.raises(UserError, match="no benchmark"):
+        table.read(tmp_path / "b.json")
+
+
+def test_foreign_file(tmp_path):
+    (tmp_path / "other.json").write_text('{"format": "something else"}')
+    status, out, err = command(f"--against={tmp_path / 'other.json'}")
+    tiny_runs.assert_one_line(status, err, "other.json", "no benchmark")
+    assert out == ""
+
+
+@pytest.mark.parametrize(
+    ("flag", "word"),
+    [("--only=nothing", "lucir_step"), ("--config.epoch=1", "epochs"), ("stray", "stray")],
+)
+def test_wrong_flag(flag, word):
+    status, out, err = command(flag)
+    tiny_runs.assert_one_line(status, err, word)
+    assert out == ""

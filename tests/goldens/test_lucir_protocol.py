@@ -1,0 +1,44 @@
+"""Class orders, schedules and weights of LUCIR's experiments against the original's."""
+
+import numpy as np
+import pytest
+
+from cljax import build, problem
+from cljax.build import make_method
+from cljax.data.streams import class_order
+from configs import lucir_cifar100
+from tests.test_build import CIFAR
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2, 1993])
+def test_class_orders(lucir_goldens, seed):
+    arrays = lucir_goldens("protocol")
+    for run in range(3):
+        want = arrays[f"class_order.seed{seed}_run{run}"]
+        np.testing.assert_array_equal(class_order(f"numpy:{seed}:runs", 100, run), want)
+    want = arrays[f"class_order_libcontinual.seed{seed}"]
+    np.testing.assert_array_equal(class_order(f"numpy:{seed}", 100, 7), want)
+
+
+def test_learning_rates(lucir_goldens):
+    arrays = lucir_goldens("protocol")
+    method = make_method(lucir_cifar100.get_config(), CIFAR)
+    for stage, name in (
+        (method.training, "original_cifar"),
+        (method.finetuning, "original_class_balanced_finetuning"),
+        (method.training, "libcontinual_lucir"),
+    ):
+        rates = [stage.optimizer.rate(epoch) for epoch in range(stage.epochs)]
+        np.testing.assert_allclose(rates, arrays[f"lr.{name}"], rtol=1e-6)
+
+
+@pytest.mark.parametrize("phases", [1, 2, 5, 10, 25, 50])
+def test_phases_and_weights(lucir_goldens, phases):
+    arrays = lucir_goldens("protocol")
+    config = lucir_cifar100.get_config()
+    sizes = problem.streams.split_sizes(100, phases + 1, config.first_task_size)
+    seen = np.cumsum(sizes)
+    np.testing.assert_array_equal(seen, arrays[f"classes_seen.{phases}_phases"])
+    weights = config.method.lamda * np.sqrt(seen[:-1] / np.array(sizes[1:]))
+    np.testing.assert_allclose(weights, arrays[f"cur_lamda.{phases}_phases"], rtol=1e-6)
+    assert build.scaled(config, config.epochs) == 160

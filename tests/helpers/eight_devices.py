@@ -1,0 +1,102 @@
+"""Tests for a process with eight devices, which tests/compute/test_mesh.py starts."""
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import PartitionSpec as P
+
+from cljax.compute import mesh as mesh_lib
+from cljax.compute.executor import Executor
+from cljax.output import plots
+from tests.compute.test_executor import FORMS, affine, double, expected
+from tests.compute.test_lowering import check, lower, record
+from tests.helpers import tiny_runs
+
+SHAPES = [(4, 1), (4, 2), (2, 4), (1, 8)]  # devices along seeds and data
+
+
+def make_executor(shape, vmap=False, loop=False):
+    return Executor(vmap, loop, mesh_lib.make_mesh(*shape, num_seeds=4, batch_size=16))
+
+
+def centre(shared, batch):
+    """Rows of a batch without their mean, whose making the devices share."""
+    batch = mesh_lib.shard_batch(shared * batch)
+    return batch - batch.mean(0)
+
+
+@pytest.mark.parametrize(("vmap", "loop"), FORMS)
+@pytest.mark.parametrize("shape", SHAPES)
+def test_executor(shape, vmap, loop):
+    executor = make_executor(shape, vmap, loop)
+    constants = [np.float32(c) for c in (1, 2, -3, 4)]
+    vectors = [np.arange(4, dtype=np.float32) + s for s in range(4)]
+    for starts, stops in (([0] * 4, [5] * 4), ([2, 0, 5, 1], [5, 4, 5, 1])):
+        carry = executor.pack([(vector, jnp.int32(0)) for vector in vectors])
+        packed = executor.pack(constants)
+        carry, ends = executor.repeat(affine, jnp.float32(0.5), packed, carry, starts, stops)
+        assert ends == stops
+        right = expected(0.5, constants, vectors, starts, stops)
+        for (vector, count), (number, steps) in zip(executor.unpack(carry), right, strict=True):
+            np.testing.assert_allclose(vector, number, rtol=1e-6)
+            assert count == steps
+    assert executor.num_compilations() == {"affine": 1 if shape[0] == 1 and not vmap else 2}
+    values = [{"x": jnp.arange(3) + 10 * s} for s in range(4)]
+    packed = executor.pack(values)
+    assert executor.describe(packed)["x"].shape == (3,)
+    for value, result in zip(
+        values, executor.unpack(executor.call(double, 7, packed)), strict=True
+    ):
+        np.testing.assert_array_equal(result["twice"], 2 * value["x"])
+        np.testing.assert_array_equal(result["shifted"], value["x"] + 7)
+
+
+@pytest.mark.parametrize("vmap", [False, True])
+@pytest.mark.parametrize("shape", SHAPES)
+def test_rows_share_seeds_and_batches(shape, vmap):
+    executor = make_executor(shape, vmap)
+    seeds = [np.random.default_rng(s).normal(size=(16, 3)).astype(np.float32) for s in range(4)]
+    shared = mesh_lib.replicate(executor.mesh, np.float32([2]))
+    packed = executor.pack(seeds)
+    for seed, result in zip(
+        seeds, executor.unpack(executor.call(centre, shared, packed)), strict=True
+    ):
+        np.testing.assert_allclose(result, 2 * (seed - seed.mean(0)), atol=1e-6)
+    for group in packed:
+        assert group.sharding.spec == P("seeds")
+        assert group.addressable_shards[0].data.shape[0] == (4 if vmap else shape[0]) / shape[0]
+    # Each device has its part of a batch, and must tell the others of its sum.
+    program = executor.lower(centre).compile().as_text()
+    assert ("all-reduce(" in program) == (shape[1] > 1)
+    assert f"f32[{16 // shape[1]},3]" in program.replace("f32[1,", "f32[") or vmap
+
+
+@pytest.mark.parametrize(
+    ("name", "shape", "execution"),
+    [
+        ("abd", (2, 4), "auto"),
+        ("lucir", (2, 2), "auto"),
+        ("bic", (1, 4), "vmap"),
+    ],
+)
+def test_run(name, shape, execution, tmp_path, monkeypatch):
+    monkeypatch.setattr(plots, "write_plots", lambda *args: None)
+    settings = {"seeds": (0, 1), "mesh__seeds": shape[0], "mesh__data": shape[1]}
+    settings |= {"compilation_cache": "", "execution__seeds": execution}
+    settings |= tiny_runs.STABLE if name == "abd" else {}
+    tiny_runs.run(tiny_runs.make_config(name, **settings), tmp_path / "many")
+    settings |= {"mesh__seeds": 1, "mesh__data": 1, "execution__seeds": "sequential"}
+    tiny_runs.run(tiny_runs.make_config(name, **settings), tmp_path / "one")
+    tiny_runs.assert_near_run(tmp_path / "many", tmp_path / "one")
+
+
+@pytest.mark.parametrize("name", ["abd", "lucir"])
+def test_run_lowers_for_accelerators(name, tmp_path, monkeypatch):
+    settings = {"seeds": (0, 1), "epochs": 1, "milestones": (), "compilation_cache": ""}
+    mesh = mesh_lib.make_mesh(2, 4, num_seeds=2, batch_size=8)
+    executor = record(tiny_runs.make_config(name, **settings), tmp_path, monkeypatch, mesh)
+    texts = [lower(program, args) for program, args in executor.programs]
+    for text in texts:
+        check(text)
+    # A program that only makes constants is lowered for one device.
+    assert sum("num_partitions = 8" in text for text in texts) >= len(texts) - 1 >= 13

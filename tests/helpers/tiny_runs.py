@@ -1,0 +1,188 @@
+"""A tiny experiment, run in this process or as its user runs it, and what it leaves behind."""
+
+import importlib
+import io
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from types import MappingProxyType
+
+import numpy as np
+import pytest
+from rich.console import Console
+
+from cljax import experiment
+from cljax.output.checkpoints import Checkpoints
+
+ROOT = Path(__file__).resolve().parents[2]
+
+# Two tasks of two epochs with an inversion of two stretches between them, two steps each.
+TINY = {
+    "model.width": 4,
+    "epochs": 2,
+    "milestones": (1,),
+    "batch_size": 8,
+    "max_tasks": 2,
+    "data.per_class": 10,
+    "eval.batch_size": 64,
+    "checkpoint.every_epochs": 1,
+    "checkpoint.every_inversion_steps": 2,
+}
+TINY_INVERSION = {"inversion.steps": 4, "inversion.steps_per_epoch": 2}
+STABLE = {"inversion__lr": 1e-5}  # for `assert_near_run`
+# Of 20 images a task, BiC holds out 2 x 2 of each class: a batch.
+TINY_MEMORY = {"exemplars.total": 40, "batch_size": 4}
+
+
+def make_config(name: str = "abd", **settings):
+    """The tiny config of configs/NAME_digits.py; settings have __ for dots: optimizer__lr=0.5."""
+    config = importlib.import_module(f"configs.{name}_digits").get_config()
+    tiny = TINY | (TINY_INVERSION if "inversion" in config else {})
+    if config.exemplars.total:
+        tiny |= TINY_MEMORY
+    config.update_from_flattened_dict(
+        tiny | {key.replace("__", "."): value for key, value in settings.items()}
+    )
+    return config
+
+
+def run(config, workdir: Path) -> str:
+    """Runs a config in this process; returns what the console showed."""
+    console = Console(file=io.StringIO(), width=200)
+    experiment.run(config, workdir, console)
+    return console.file.getvalue()
+
+
+def arguments(workdir: Path, **settings) -> list[str]:
+    """The command line of the tiny config."""
+    settings = TINY | TINY_INVERSION | {k.replace("__", "."): v for k, v in settings.items()}
+    return [f"--workdir={workdir}", *(f"--config.{key}={value}" for key, value in settings.items())]
+
+
+def start(
+    *args,
+    cache: str | None = None,
+    fault: tuple[str, ...] = (),
+    devices: int = 1,
+    variables: Mapping[str, str] = MappingProxyType({}),
+    **kwargs,
+):
+    """Starts main.py, or tests/helpers/faults.py with main.py inside, with so many virtual devices.
+
+    `variables` are added to its environment.
+    """
+    environment = os.environ | {"JAX_PLATFORMS": "cpu"} | variables
+    if devices > 1:
+        # Programs take longer to compile than to run.
+        environment["XLA_FLAGS"] = (
+            f"--xla_force_host_platform_device_count={devices} --xla_backend_optimization_level=0"
+        )
+    if cache:
+        environment |= {
+            "JAX_COMPILATION_CACHE_DIR": cache,
+            "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+            "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
+        }
+    program = [ROOT / "tests" / "helpers" / "faults.py", *fault] if fault else [ROOT / "main.py"]
+    return subprocess.Popen(
+        [sys.executable, *program, *args],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=environment,
+        **kwargs,
+    )
+
+
+def command(*args, timeout: float = 300, **kwargs) -> tuple[int, str, str]:
+    """Runs main.py to its end: (exit status, standard output, standard error)."""
+    process = start(*args, **kwargs)
+    try:
+        out, err = process.communicate(timeout=timeout)
+    finally:
+        process.kill()
+    return process.returncode, out, err
+
+
+def assert_one_line(status: int, err: str, *words: str) -> None:
+    """A user's mistake: exit status 1 and one line on standard error that has the words."""
+    lines = err.splitlines()
+    assert len(lines) == 1 and lines[0].startswith("error: "), err
+    assert status == 1
+    for word in words:
+        assert word in err, err
+
+
+def results(workdir: Path) -> dict:
+    """results.json without what differs from run to run."""
+    content = json.loads((workdir / "results.json").read_text())
+    del content["seconds"]
+    content["versions"].pop("commit", None)  # someone may commit while tests run
+    return content
+
+
+def metrics(workdir: Path) -> list[dict]:
+    """The rows of metrics.jsonl without what differs from run to run."""
+    rows = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+    for row in rows:
+        del row["images_per_second"]
+    return rows
+
+
+def arrays(workdir: Path) -> dict[str, np.ndarray]:
+    """The arrays of the newest checkpoint."""
+    saved = Checkpoints(workdir / "checkpoints", keep=None, read_only=True)
+    found, _ = saved.restore()
+    saved.close()
+    return found
+
+
+def models(workdir: Path, task: int = 1) -> dict[str, np.ndarray]:
+    """The arrays of the classifiers after a task, counted from 1."""
+    saved = Checkpoints(workdir / "models", keep=None, read_only=True)
+    found, _ = saved.read(task)
+    saved.close()
+    return found
+
+
+def assert_same_arrays(one: dict[str, np.ndarray], other: dict[str, np.ndarray]) -> None:
+    """Bit for bit."""
+    assert one.keys() == other.keys()
+    for name, array in one.items():
+        assert array.dtype == other[name].dtype, name
+        np.testing.assert_array_equal(array, other[name], err_msg=name)
+
+
+def assert_near_run(workdir: Path, reference: Path) -> None:
+    """Two runs differ by no more than the order of their sums.
+
+    After few steps that is a matter of 1e-6; later a ReLU that switches makes more of it, so
+    parameters are compared after the first task only. Adam's first steps are as long on gradients
+    that are zero but for rounding, such as those of biases before batch norm, as on all others:
+    STABLE keeps them short.
+    """
+    one, other = metrics(workdir), metrics(reference)
+    assert len(one) == len(other)
+    for row, right in zip(one, other, strict=True):
+        assert row.keys() == right.keys()
+        for name, value in right.items():
+            if isinstance(value, float):
+                value = pytest.approx(value, rel=2e-3, abs=2e-4)
+            assert row[name] == value, (name, right)
+    one, other = models(workdir), models(reference)
+    assert one.keys() == other.keys()
+    for name, array in other.items():
+        assert one[name].dtype == array.dtype, name
+        np.testing.assert_allclose(one[name], array, rtol=1e-4, atol=1e-5, err_msg=name)
+
+
+def assert_same_run(workdir: Path, reference: Path) -> None:
+    """Two runs have left the same, bit for bit, but for what a clock says."""
+    assert results(workdir) == results(reference)
+    assert metrics(workdir) == metrics(reference)
+    assert_same_arrays(arrays(workdir), arrays(reference))
+    dreamed = [{path.name for path in run.rglob("dreamed*.png")} for run in (workdir, reference)]
+    assert dreamed[0] == dreamed[1]

@@ -1,0 +1,140 @@
+"""One run at a time in a directory, and one config for its whole life."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from cljax.errors import UserError
+from cljax.output import workdir
+from tests.helpers import tiny_runs
+
+
+def claim(path, begin=True, **settings):
+    config = tiny_runs.make_config(**settings)
+    with workdir.claim(path, config):
+        if begin:
+            workdir.begin(path, config)
+
+
+def test_writes_config(tmp_path):
+    claim(tmp_path / "a" / "b", seeds=(3, 4))
+    content = json.loads((tmp_path / "a" / "b" / "config.json").read_text())
+    assert content["seeds"] == [3, 4]
+    assert content["inversion"]["steps"] == 4
+
+
+def test_same_config_again(tmp_path):
+    claim(tmp_path)
+    claim(tmp_path)
+
+
+def test_other_config_is_refused_with_every_difference(tmp_path):
+    claim(tmp_path)
+    before = (tmp_path / "config.json").read_text()
+    with pytest.raises(UserError) as error:
+        claim(tmp_path, optimizer__lr=0.5, seeds=(1,), method__mu=0.2)
+    message = str(error.value)
+    assert "method.mu: 0.1 -> 0.2; optimizer.lr: 0.1 -> 0.5; seeds: [0] -> [1]" in message
+    assert "--config.overwrite=True" in message and "\n" not in message
+    assert (tmp_path / "config.json").read_text() == before
+
+
+def test_absent_keys_are_differences():
+    assert workdir.differences({"a": {"b": 1}}, {"a": {}, "c": None}) == [
+        "a.b: 1 -> absent",
+        "c: absent -> None",
+    ]
+
+
+def test_places_and_checkpoints_are_free(tmp_path):
+    claim(tmp_path)
+    claim(tmp_path, data__dir="x", data__path="y", checkpoint__keep=5, checkpoint__every_epochs=9)
+    with pytest.raises(UserError, match=r"data\.per_class"):
+        claim(tmp_path, data__per_class=9)
+
+
+def test_nothing_changes_before_begin(tmp_path):
+    (tmp_path / "checkpoints").mkdir()
+    (tmp_path / "config.json").write_text("{}")
+    claim(tmp_path, begin=False, overwrite=True)
+    assert (tmp_path / "config.json").read_text() == "{}"
+    assert (tmp_path / "checkpoints").exists()
+
+
+def test_mistake_does_not_bind_the_directory(tmp_path):
+    claim(tmp_path, begin=False, num_tasks=3)
+    claim(tmp_path)
+
+
+def test_overwrite_removes_a_run_and_nothing_else(tmp_path):
+    claim(tmp_path)
+    for name in ("checkpoints/0/arrays", "models/0", "plots", "tensorboard", "mine"):
+        (tmp_path / name).mkdir(parents=True)
+    for name in ("results.json", "metrics.jsonl", "log.txt", "mine/notes", "notes"):
+        (tmp_path / name).write_text("x")
+    claim(tmp_path, overwrite=True, epochs=7)
+    left = {path.name for path in tmp_path.iterdir()}
+    assert left == {".lock", "config.json", "mine", "notes"}
+    assert (tmp_path / "mine" / "notes").read_text() == "x"
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_foreign_directory_is_left_alone(tmp_path, overwrite):
+    (tmp_path / "checkpoints").mkdir()
+    (tmp_path / "thesis.tex").write_text("x")
+    with pytest.raises(UserError, match=r"holds no run of this program \(checkpoints, thesis\.tex"):
+        claim(tmp_path, overwrite=overwrite)
+    assert {path.name for path in tmp_path.iterdir()} == {"checkpoints", "thesis.tex"}
+
+
+def test_leftovers_of_a_killed_run_are_removed(tmp_path):
+    claim(tmp_path)
+    (tmp_path / "plots").mkdir()
+    for name in (".results.json.123.tmp", "plots/.loss_curves.png.9.tmp"):
+        (tmp_path / name).write_text("half")
+    claim(tmp_path)
+    assert {p.name for p in tmp_path.rglob("*")} == {".lock", "config.json", "plots"}
+
+
+def test_second_process_is_refused_while_the_first_is_at_work(tmp_path):
+    code = (
+        "import sys, pathlib; from cljax.output import workdir\n"
+        "from tests.helpers import tiny_runs\n"
+        "with workdir.claim(pathlib.Path(sys.argv[1]), tiny_runs.make_config()):\n"
+        "    print('at work', flush=True); sys.stdin.read()"
+    )
+    first = subprocess.Popen(
+        [sys.executable, "-c", code, str(tmp_path)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        cwd=tiny_runs.ROOT,
+    )
+    assert first.stdout.readline() == b"at work\n"
+    for overwrite in (False, True):
+        with pytest.raises(UserError, match="another run is at work"):
+            claim(tmp_path, overwrite=overwrite)
+    first.kill()  # however it ends, the directory is free
+    first.communicate()
+    claim(tmp_path)
+
+
+@pytest.mark.parametrize("content", ["", "{", "[1]", "\x00"])
+def test_damaged_config(tmp_path, content):
+    (tmp_path / "config.json").write_text(content)
+    with pytest.raises(UserError, match=r"config\.json"):
+        claim(tmp_path)
+    claim(tmp_path, overwrite=True)
+
+
+def test_unwritable(tmp_path):
+    (tmp_path / "file").write_text("")
+    for path in (tmp_path / "file", tmp_path / "file" / "run"):
+        with pytest.raises(UserError, match="Not a directory"):
+            claim(path)
+
+
+def test_first_task_from_itself(tmp_path):
+    with pytest.raises(UserError, match="the --workdir itself"):
+        claim(tmp_path / "run", first_task_from=str(tmp_path / "x" / ".." / "run"))

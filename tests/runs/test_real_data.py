@@ -1,0 +1,92 @@
+"""ABD on real CIFAR-100 as a user runs it, cut down to two minutes, stopped and gone on with."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+SMALL = (
+    "--config=configs/abd_cifar100.py",
+    "--config.num_tasks=20",
+    "--config.max_tasks=2",
+    "--config.model.name=resnet20",
+    "--config.data.per_class=128",
+    "--config.batch_size=32",
+    "--config.epochs=3",
+    "--config.milestones=(2,)",
+    "--config.optimizer.lr=0.02",
+    "--config.inversion.steps=24",
+    "--config.inversion.steps_per_epoch=6",
+)
+
+
+@pytest.mark.slow
+@pytest.mark.real_data
+def test_two_tasks_of_cifar100_with_a_stop_within_the_inversion(tmp_path, tfds_dir):
+    workdir = tmp_path / "run"
+    command = [sys.executable, "main.py", *SMALL, f"--workdir={workdir}"]
+    command.append(f"--config.data.dir={tfds_dir}")
+    cache = {"JAX_COMPILATION_CACHE_DIR": str(tmp_path / "cache")}
+    process = {"cwd": ROOT, "env": os.environ | cache, "text": True}
+
+    first = subprocess.Popen(command, stdout=subprocess.PIPE, **process)
+    metrics = workdir / "metrics.jsonl"
+    deadline = time.monotonic() + 300
+    while not (metrics.exists() and '"invert"' in metrics.read_text()):
+        assert first.poll() is None and time.monotonic() < deadline, "no inversion was reached"
+        time.sleep(0.1)
+    first.send_signal(signal.SIGTERM)
+    output, _ = first.communicate(timeout=120)
+    assert first.returncode == 128 + signal.SIGTERM, output
+    assert "the same command goes on" in output
+
+    second = subprocess.run(command, capture_output=True, timeout=600, **process)
+    assert second.returncode == 0, second.stderr
+    assert "going on in" in second.stdout
+    rows = [json.loads(line) for line in metrics.read_text().splitlines()]
+    addresses = [(row["task"], row["stage"], row["epoch"]) for row in rows]
+    train, invert = [(1, "train", e) for e in (1, 2, 3)], [(1, "invert", e) for e in (1, 2, 3, 4)]
+    assert addresses == train + invert + [(2, "train", e) for e in (1, 2, 3)]
+
+    results = json.loads((workdir / "results.json").read_text())
+    assert results["complete"] and results["task_sizes"] == [5, 5]
+    assert results["accuracy"][0][0][0] > 30, "five classes: chance is 20 %"
+    assert len(results["accuracy"][0][1]) == 2
+    assert (workdir / "plots" / "dreamed_task1_seed0.png").stat().st_size > 10_000
+
+
+@pytest.mark.slow
+@pytest.mark.real_data
+def test_two_phases_of_lucir_on_cifar100(tmp_path, tfds_dir):
+    """Ten classes, then ten more, with all read-outs."""
+    command = [
+        sys.executable,
+        "main.py",
+        "--config=configs/lucir_cifar100.py",
+        "--config.first_task_size=10",
+        "--config.num_tasks=10",
+        "--config.max_tasks=2",
+        "--config.model.name=resnet8_lucir",
+        "--config.data.per_class=60",
+        "--config.exemplars.per_class=10",
+        "--config.batch_size=32",
+        "--config.epochs=6",
+        "--config.milestones=(4,)",
+        f"--config.data.dir={tfds_dir}",
+        f"--workdir={tmp_path / 'run'}",
+    ]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=600)
+    assert done.returncode == 0, done.stderr
+    results = json.loads((tmp_path / "run" / "results.json").read_text())
+    assert results["complete"] and results["class_orders"][0][:3] == [68, 56, 78]
+    found = {"own": results, **results["read_outs"]}
+    assert list(found) == ["own", "nme", "ncm"]
+    for one in found.values():
+        assert one["seen_accuracy"][0][0] > 20, "ten classes: chance is 10 %"
+        assert one["seen_accuracy"][0][1] > 8, "twenty classes: chance is 5 %"

@@ -1,0 +1,233 @@
+"""However a run ends, the same command goes on to the same bits."""
+
+import json
+import os
+import shutil
+import signal
+
+import pytest
+
+from cljax import experiment, files, training
+from cljax.errors import UserError
+from cljax.output import logs
+from cljax.output.checkpoints import Checkpoints
+from tests.helpers import tiny_runs
+
+# TensorStore complains once more, from a thread of its own, of a file that it could not read.
+pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+
+
+@pytest.mark.parametrize(
+    ("number", "epoch", "step"),
+    [
+        (signal.SIGTERM, 0, 0),  # before the first step
+        (signal.SIGINT, 1, 1),
+        (signal.SIGTERM, 3, 1),  # within the inversion
+        (signal.SIGINT, 4, 0),  # in the second task, before its first step
+    ],
+)
+def test_signal_saves_and_run_goes_on(
+    fast_runs, interrupt, reference, tmp_path, number, epoch, step
+):
+    handler = signal.getsignal(number)
+    interrupt(number, epoch, step)
+    with pytest.raises(experiment.Stopped) as stopped:
+        tiny_runs.run(tiny_runs.make_config(), tmp_path)
+    assert stopped.value.number == number
+    assert signal.getsignal(number) == handler
+    assert len(tiny_runs.metrics(tmp_path)) == epoch
+    shown = tiny_runs.run(tiny_runs.make_config(), tmp_path)
+    assert "going on" in shown
+    tiny_runs.assert_same_run(tmp_path, reference)
+
+
+@pytest.mark.slow
+def test_stopped_at_every_step(fast_runs, monkeypatch, reference, tmp_path):
+    # Each start does one step only.
+    run_epoch = training.Trainer.run_epoch
+
+    def one_step(self, *args):
+        *args, stopped = args
+        calls = []
+
+        def asked():
+            calls.append(None)
+            if len(calls) == 2:
+                signal.raise_signal(signal.SIGTERM)
+            return stopped()
+
+        return run_epoch(self, *args, asked)
+
+    monkeypatch.setattr(training.Trainer, "run_epoch", one_step)
+    starts = 0
+    while True:
+        starts += 1
+        try:
+            tiny_runs.run(tiny_runs.make_config(), tmp_path)
+            break
+        except experiment.Stopped:
+            assert starts < 20
+    assert starts > 6
+    tiny_runs.assert_same_run(tmp_path, reference)
+
+
+def test_second_signal_acts_at_once(fast_runs, interrupt, monkeypatch, reference, tmp_path):
+    interrupt(signal.SIGINT, 3, 1)
+    save = Checkpoints.save
+
+    def impatient(self, *args, **kwargs):
+        signal.raise_signal(signal.SIGINT)
+        return save(self, *args, **kwargs)
+
+    write = experiment.Run._stop_here
+
+    def stop_here(self):
+        monkeypatch.setattr(Checkpoints, "save", impatient)
+        write(self)
+
+    monkeypatch.setattr(experiment.Run, "_stop_here", stop_here)
+    with pytest.raises(KeyboardInterrupt):
+        tiny_runs.run(tiny_runs.make_config(), tmp_path)
+    monkeypatch.setattr(Checkpoints, "save", save)
+    tiny_runs.run(tiny_runs.make_config(), tmp_path)
+    tiny_runs.assert_same_run(tmp_path, reference)
+
+
+def test_crash_leaves_a_resumable_run(half, reference):
+    assert len(tiny_runs.metrics(half)) == 5
+    tiny_runs.run(tiny_runs.make_config(), half)
+    tiny_runs.assert_same_run(half, reference)
+
+
+def test_several_seeds_go_on(fast_runs, interrupt, tmp_path):
+    config = tiny_runs.make_config(seeds=(1, 0))
+    tiny_runs.run(config, tmp_path / "whole")
+    interrupt(signal.SIGTERM, 2, 3)  # the second seed's second step; the first seed is through
+    with pytest.raises(experiment.Stopped):
+        tiny_runs.run(config, tmp_path / "stopped")
+    tiny_runs.run(config, tmp_path / "stopped")
+    tiny_runs.assert_same_run(tmp_path / "stopped", tmp_path / "whole")
+
+
+def test_metrics_after_the_checkpoint_are_cut(half, reference):
+    with (half / "metrics.jsonl").open("a") as file:
+        file.write('{"seed": 0, "stage": "train", "epoch": 99}\n{"seed": 0, "st')
+    tiny_runs.run(tiny_runs.make_config(), half)
+    tiny_runs.assert_same_run(half, reference)
+
+
+def test_shorter_metrics_are_refused(half):
+    os.truncate(half / "metrics.jsonl", 10)
+    with pytest.raises(UserError, match=r"metrics\.jsonl"):
+        tiny_runs.run(tiny_runs.make_config(), half)
+
+
+def newest(workdir):
+    return max((workdir / "checkpoints").iterdir(), key=lambda path: int(path.name))
+
+
+def truncate(path):
+    os.truncate(path, path.stat().st_size // 2)
+
+
+def flip_bit(path):
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize(
+    ("victim", "damage"),
+    [
+        ("arrays/**/d/*", truncate),
+        ("arrays/**/d/*", flip_bit),
+        ("arrays/**/d/*", os.unlink),
+        ("record/metadata", truncate),
+    ],
+)
+def test_damaged_checkpoint_falls_back(half, reference, victim, damage):
+    broken = newest(half)
+    # The largest file holds the numbers.
+    damage(max(broken.glob(victim), key=lambda path: path.stat().st_size))
+    shown = tiny_runs.run(tiny_runs.make_config(), half)
+    assert "warning: checkpoint" in shown and str(broken) in shown
+    tiny_runs.assert_same_run(half, reference)
+
+
+def test_every_checkpoint_damaged(half):
+    for checkpoint in (half / "checkpoints").iterdir():
+        truncate(checkpoint / "record" / "metadata")
+    before = sorted(path.name for path in (half / "checkpoints").iterdir())
+    with pytest.raises(UserError, match="no checkpoint can be read"):
+        tiny_runs.run(tiny_runs.make_config(), half)
+    assert sorted(path.name for path in (half / "checkpoints").iterdir()) == before
+
+
+def test_complete_run_only_reports(fast_runs, monkeypatch, reference, tmp_path):
+    workdir = tmp_path / "copy"
+    shutil.copytree(reference, workdir)
+    monkeypatch.setattr(training.Trainer, "run_epoch", None)  # a call would fail
+    shown = tiny_runs.run(tiny_runs.make_config(), workdir)
+    assert "complete" in shown and "2 of 2 tasks" in shown
+    tiny_runs.assert_same_run(workdir, reference)
+    content = (workdir / "results.json").read_text()
+    assert content == (reference / "results.json").read_text()
+
+
+def test_other_data_are_refused(half):
+    record = newest(half) / "record" / "metadata"
+    content = json.loads(record.read_text())
+    content["record"]["data"] += 1
+    record.write_text(json.dumps(content))
+    with pytest.raises(UserError, match="other data"):
+        tiny_runs.run(tiny_runs.make_config(), half)
+
+
+def test_a_run_of_an_older_version_is_refused(half):
+    for checkpoint in (half / "checkpoints").iterdir():
+        record = checkpoint / "record" / "metadata"
+        content = json.loads(record.read_text())
+        assert content["record"].pop("format") == 2
+        record.write_text(json.dumps(content))
+    lines = tiny_runs.metrics(half)
+    with pytest.raises(UserError, match=r"another version.*--config\.overwrite=True") as error:
+        tiny_runs.run(tiny_runs.make_config(), half)
+    assert "\n" not in str(error.value) and str(half) in str(error.value)
+    assert tiny_runs.metrics(half) == lines
+
+
+def test_free_keys_may_change(half, reference):
+    config = tiny_runs.make_config(
+        checkpoint__every_epochs=0, checkpoint__keep=1, data__dir="elsewhere"
+    )
+    tiny_runs.run(config, half)
+    assert tiny_runs.results(half) == tiny_runs.results(reference)
+    assert len(list((half / "checkpoints").iterdir())) == 1
+
+
+def test_overwrite_starts_over(half, reference):
+    (half / "mine.txt").write_text("kept")
+    tiny_runs.run(tiny_runs.make_config(overwrite=True), half)
+    tiny_runs.assert_same_run(half, reference)
+    assert (half / "mine.txt").read_text() == "kept"
+
+
+def test_overwrite_with_a_mistake_removes_nothing(half, reference):
+    with pytest.raises(UserError, match="cannot be split"):
+        tiny_runs.run(tiny_runs.make_config(num_tasks=3, overwrite=True), half)
+    tiny_runs.run(tiny_runs.make_config(), half)
+    tiny_runs.assert_same_run(half, reference)
+
+
+def test_full_disk_at_a_line_of_metrics(half, monkeypatch, reference):
+    def full(self, row):
+        with files.writing(self.path):
+            raise OSError(28, os.strerror(28))
+
+    append = logs.RunLog.append
+    monkeypatch.setattr(logs.RunLog, "append", full)
+    with pytest.raises(UserError, match=r"metrics\.jsonl.*No space left"):
+        tiny_runs.run(tiny_runs.make_config(), half)
+    monkeypatch.setattr(logs.RunLog, "append", append)
+    tiny_runs.run(tiny_runs.make_config(), half)
+    tiny_runs.assert_same_run(half, reference)
