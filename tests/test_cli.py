@@ -27,9 +27,7 @@ from tests.helpers import tiny_runs
 )
 def test_help_loads_nothing_large(tmp_path, program, words):
     # Packages that cannot be imported stand in the way.
-    large = "jax flax optax orbax sklearn matplotlib tensorboardX tensorflow_datasets"
-    if "cljax.report" not in program:
-        large += " numpy rich"
+    large = "jax flax optax orbax numpy sklearn matplotlib rich tensorboardX tensorflow_datasets"
     for name in large.split():
         (tmp_path / f"{name}.py").write_text(f"raise ImportError('{name} was imported')")
     process = subprocess.run(

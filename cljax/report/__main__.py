@@ -6,7 +6,6 @@ from pathlib import Path
 
 from cljax import cli
 from cljax.errors import UserError
-from cljax.report.tables import write_report
 
 DESCRIPTION = """Prints a table of runs beside the published figures of CIFAR-100, and writes it as
 report.md, report.csv and report.html (with accuracy curves). Runs that are shortened or incomplete
@@ -36,6 +35,9 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
 def main(argv: Sequence[str] | None = None) -> None:
     """Writes the report that the command line asks for."""
     args = parse(argv)
+    # Imported here: `--help` needs neither NumPy nor Matplotlib.
+    from cljax.report.tables import write_report
+
     try:
         write_report(args.workdirs, args.out)
     except UserError as error:
