@@ -1,3 +1,3 @@
-"""Class-incremental learning in JAX, made for compiled speed."""
+"""Class-incremental learning in JAX and Flax."""
 
 __version__ = "0.2.0"

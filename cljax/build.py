@@ -1,4 +1,4 @@
-"""From a config to the parts of a method."""
+"""Builds the parts of a run from its config, and checks the settings."""
 
 import functools
 import math

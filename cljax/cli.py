@@ -1,4 +1,4 @@
-"""The command line: absl flags and ml-collections configs, whose mistakes are one line each."""
+"""Parses the command line: absl flags and ml-collections configs; a mistake is one line."""
 
 import difflib
 import functools

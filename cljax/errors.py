@@ -1,4 +1,4 @@
-"""Mistakes that are the user's to mend."""
+"""Defines UserError, the error for wrong settings, paths and files."""
 
 
 class UserError(Exception):

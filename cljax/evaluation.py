@@ -1,4 +1,4 @@
-"""Accuracy on the test images of all tasks seen, in one compiled pass."""
+"""Computes the accuracy on the test images of all seen tasks, in one compiled pass."""
 
 import dataclasses
 from typing import Any

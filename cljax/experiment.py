@@ -1,4 +1,4 @@
-"""The story of a run: data, tasks, training, evaluation, saving, report."""
+"""Runs one experiment: data, tasks, training, evaluation, checkpoints and results."""
 
 import contextlib
 import dataclasses

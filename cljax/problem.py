@@ -1,4 +1,4 @@
-"""What a run is made of, built from its config."""
+"""Puts a run's problem together: data, task streams, method and first states."""
 
 import dataclasses
 import functools

@@ -1,4 +1,4 @@
-"""A table of experiments: many learners and splits, one after another, into one directory."""
+"""Runs a table: many methods and numbers of tasks, one run after another, in one directory."""
 
 import traceback
 from collections.abc import Iterator

@@ -1,4 +1,4 @@
-"""Epochs of a stage, for all seeds, whatever the method."""
+"""Trains the epochs of a stage for all seeds, whatever the method."""
 
 import functools
 from collections.abc import Callable, Sequence

@@ -1,4 +1,4 @@
-"""Seconds, work and memory of compiled programs, and what the device can do at most."""
+"""Measures time, work and memory of compiled programs, and the peak rates of the device."""
 
 import resource
 import statistics

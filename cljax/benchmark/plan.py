@@ -1,4 +1,4 @@
-"""Which rows a benchmark has, and in which precisions and numbers of seeds."""
+"""Chooses the rows of a benchmark, with their precisions and numbers of seeds."""
 
 import dataclasses
 import datetime

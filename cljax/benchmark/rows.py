@@ -1,4 +1,4 @@
-"""What the benchmark times: steps, evaluation and memory of a config, on the path of a run."""
+"""Measures the rows of a benchmark: steps, evaluation and memory of a config, as a run has them."""
 
 import dataclasses
 import io

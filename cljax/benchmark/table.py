@@ -1,4 +1,4 @@
-"""Figures of a benchmark as a table and as a file, alone or beside another benchmark's."""
+"""Shows and writes the results of a benchmark, alone or compared with another benchmark."""
 
 from collections.abc import Sequence
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""How programs are compiled, and that they are kept on disk for the next start of a run."""
+"""Sets compiler options, and caches compiled programs on disk for the next start."""
 
 import functools
 import tempfile

@@ -6,7 +6,7 @@ long), so there the host loops over steps; elsewhere an epoch is one compiled lo
 not wait for each other, as those of an evaluation, are faster on CPU if every core has its own
 (`Executor.add_up`). Seeds follow one another through the same programs unless they are asked to be
 a `vmap`ped axis: weights per seed turn convolutions into grouped ones, about twice as slow per seed
-on CPU. With many devices, seeds run side by side on rows of them; see `cljax.mesh`.
+on CPU. With many devices, seeds run side by side on rows of them; see `cljax.compute.mesh`.
 """
 
 import concurrent.futures
@@ -40,7 +40,7 @@ class Executor:
     Attributes:
       vmap_seeds: whether seeds on one device are a `vmap`ped axis (else one follows the other).
       compiled_loop: whether repeated steps are one compiled loop (otherwise the host loops).
-      mesh: see `cljax.mesh`; None: one device.
+      mesh: see `cljax.compute.mesh`; None: one device.
       cores: of a CPU, to take steps of their own in `add_up`; 0: the device takes them in turn.
       compile_seconds: time spent in calls that traced and compiled a program.
       programs: (compiled function, shapes and dtypes of its arguments) of each.

@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM as a question that a run asks at its own pace."""
+"""Turns SIGINT and SIGTERM into a request that a run reads between steps."""
 
 import logging
 import signal

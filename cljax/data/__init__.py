@@ -1,1 +1,1 @@
-"""Data: where images come from, which task holds which of them, and how they are augmented."""
+"""Datasets, task streams and augmentation."""

@@ -1,4 +1,4 @@
-"""Reads a folder of images per class at one size, and keeps the pixels for the next run."""
+"""Reads a folder of images per class at one size, and caches the decoded images."""
 
 import os
 import warnings

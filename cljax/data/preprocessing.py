@@ -1,4 +1,4 @@
-"""From stored pixels to what networks see."""
+"""Turns stored images into the inputs of a network."""
 
 import dataclasses
 

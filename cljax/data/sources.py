@@ -1,4 +1,4 @@
-"""Datasets in memory: digits, CIFAR, an .npz file, a folder of images, TFDS, or a user's source."""
+"""Loads datasets into memory: digits, CIFAR, an .npz file, a folder, TFDS, or a user's source."""
 
 import zipfile
 import zlib

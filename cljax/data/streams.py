@@ -1,4 +1,4 @@
-"""Task streams: the order in which classes come, and which images belong to which task."""
+"""Task streams: the class order of a seed, and the images of each task."""
 
 import json
 import random

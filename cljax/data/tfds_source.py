@@ -1,4 +1,4 @@
-"""Reads data sets that TensorFlow Datasets has prepared as ArrayRecord, without TensorFlow."""
+"""Reads datasets that TensorFlow Datasets has prepared as ArrayRecord, without TensorFlow."""
 
 import difflib
 import functools

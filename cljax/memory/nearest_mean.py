@@ -1,4 +1,4 @@
-"""Class means of features, and classification by the nearest of them."""
+"""Class means of features, and classification by the nearest mean."""
 
 from collections.abc import Callable
 

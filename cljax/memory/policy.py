@@ -1,4 +1,4 @@
-"""Exemplar memory: what a learner keeps of earlier tasks, and how it comes back."""
+"""The exemplar policy: which images a method stores, and how it replays them."""
 
 from collections.abc import Callable
 from typing import NamedTuple

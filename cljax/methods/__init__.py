@@ -1,4 +1,4 @@
-"""Methods by name; a method's module is imported when it is asked for."""
+"""Finds methods by name; a method's module is imported when it is asked for."""
 
 import importlib
 import os

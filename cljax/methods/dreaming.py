@@ -1,4 +1,4 @@
-"""What methods share that replay old classes as dreamed images (ABD paper, section 4)."""
+"""What methods share that replay dreamed images of old classes (ABD paper, section 4)."""
 
 from typing import ClassVar, NamedTuple
 

@@ -1,4 +1,4 @@
-"""Elastic Weight PastTasks (Kirkpatrick et al., PNAS 2017)."""
+"""Elastic Weight Consolidation (Kirkpatrick et al., PNAS 2017)."""
 
 import dataclasses
 from typing import ClassVar

@@ -1,4 +1,4 @@
-"""The files a run writes as it goes: metrics.jsonl, TensorBoard events, log.txt, and JSON files."""
+"""Writes metrics.jsonl, TensorBoard events and log.txt while a run trains."""
 
 import errno
 import json

@@ -1,4 +1,4 @@
-"""The look that all plots share, and how they become files."""
+"""The style of all plots, and how they are saved."""
 
 import contextlib
 import io

@@ -1,4 +1,4 @@
-"""Plots of a run and pictures of images, drawn without a display and without global state."""
+"""Draws the plots of a run and grids of images, without a display and without global state."""
 
 import math
 import os

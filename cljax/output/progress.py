@@ -1,4 +1,4 @@
-"""The progress of a run: two live lines in a terminal, now and then a plain line elsewhere."""
+"""Shows the progress of a run: live in a terminal, a plain line from time to time elsewhere."""
 
 import time
 from collections.abc import Callable, Mapping, Sequence

@@ -1,4 +1,4 @@
-"""What a run has to show for itself: metrics, accuracies, seconds, and where it stands."""
+"""Records metrics, accuracies and times of a run, and shows its progress."""
 
 import contextlib
 import dataclasses

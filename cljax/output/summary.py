@@ -1,4 +1,4 @@
-"""What a finished run shows in the terminal."""
+"""Prints the summary of a finished run."""
 
 import os
 import statistics

@@ -1,4 +1,4 @@
-"""The directory of a run: one run at a time, and one config for its whole life."""
+"""The workdir of a run: one run at a time, and one config for its whole life."""
 
 import contextlib
 import fcntl

@@ -1,4 +1,4 @@
-"""What the table of a report says, whatever it is written as."""
+"""The cells of a report's table, the same for terminal, Markdown and HTML."""
 
 from collections.abc import Sequence
 from itertools import groupby

@@ -1,4 +1,4 @@
-"""A report as one HTML page that needs nothing from anywhere."""
+"""Writes a report as one self-contained HTML page."""
 
 import base64
 from collections.abc import Sequence

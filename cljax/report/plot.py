@@ -1,4 +1,4 @@
-"""Accuracy curves of many runs in one figure."""
+"""Draws the accuracy curves of many runs in one plot."""
 
 import math
 from collections.abc import Sequence

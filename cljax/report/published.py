@@ -1,4 +1,4 @@
-"""The published CIFAR-100 figures of Smith et al. (ICCV 2021), and the setting they belong to."""
+"""Published results on CIFAR-100 (Smith et al., ICCV 2021), and the settings they belong to."""
 
 from typing import NamedTuple
 

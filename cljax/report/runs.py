@@ -1,4 +1,4 @@
-"""Finished and unfinished runs side by side: what their directories hold, and what to mark."""
+"""Reads runs from their workdirs, and says what keeps a run from being compared."""
 
 from collections import Counter
 from collections.abc import Sequence

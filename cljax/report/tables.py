@@ -1,4 +1,4 @@
-"""Compares runs: `python -m cljax.report WORKDIR [WORKDIR ...]`."""
+"""Prints a report, and writes it as Markdown, CSV and HTML."""
 
 import csv
 import io
