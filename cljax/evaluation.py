@@ -16,13 +16,6 @@ from cljax.state import Data, Subset, hyperparameters
 
 PyTree = Any
 
-# Ways to classify besides a method's own.
-READ_OUTS = {
-    "cnn": "the network's own logits",
-    "nme": "nearest mean of exemplars",
-    "ncm": "nearest class mean of all training images (an oracle)",
-}
-
 # Test images per step where the config names no number: what a core's cache holds, if cores have
 # steps of their own, or what makes many cores busy.
 BATCH_ON_ONE_CORE, BATCH = 32, 256
@@ -58,7 +51,7 @@ class Settings:
     Attributes:
       batch_size: test images per step; 0: what is fast on the device at hand.
       top_k: an answer is right if it is among the k likeliest (5 for ImageNet, otherwise 1).
-      read_outs: keys of READ_OUTS, to be tried besides the method's own classifier.
+      read_outs: keys of `metrics.READ_OUTS`, to be tried besides the method's own classifier.
       mirror: of their class means, a key of `prototypes.MIRRORS`.
     """
 

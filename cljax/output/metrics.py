@@ -12,6 +12,12 @@ from collections.abc import Sequence
 FORMAT = 2
 READABLE_RESULTS = (1, 2)
 
+# Ways to classify other than the method's own. They are here because a summary must not load JAX.
+READ_OUTS = {
+    "cnn": "the network's own logits",
+    "nme": "nearest mean of exemplars",
+    "ncm": "nearest class mean of all training images (an oracle)",
+}
 
 Matrix = Sequence[Sequence[float]]
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from cljax.evaluation import READ_OUTS
+from cljax.output.metrics import READ_OUTS
 from cljax.output.plots import accuracy_name, mean_matrix
 
 HEADLINES = {

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from cljax import build, problem
+from cljax import build
 from cljax.compute.executor import Executor
 from cljax.output import plots
 from tests.helpers import tiny_runs
@@ -18,7 +18,7 @@ PLATFORMS = "tpu", "cuda"
 def record(config, directory, monkeypatch, mesh=None) -> Executor:
     """The executor of a small run, which knows its programs."""
     executor = Executor(config.execution.seeds == "vmap", compiled_loop=True, mesh=mesh)
-    monkeypatch.setattr(problem, "make_executor", lambda config: executor)
+    monkeypatch.setattr(build, "make_executor", lambda config: executor)
     monkeypatch.setattr(plots, "write_plots", lambda *args: None)
     tiny_runs.run(config, directory)
     return executor

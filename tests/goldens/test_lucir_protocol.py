@@ -3,8 +3,9 @@
 import numpy as np
 import pytest
 
-from cljax import build, problem
+from cljax import build
 from cljax.build import make_method
+from cljax.data import streams
 from cljax.data.streams import class_order
 from configs import lucir_cifar100
 from tests.test_build import CIFAR
@@ -36,7 +37,7 @@ def test_learning_rates(lucir_goldens):
 def test_phases_and_weights(lucir_goldens, phases):
     arrays = lucir_goldens("protocol")
     config = lucir_cifar100.get_config()
-    sizes = problem.streams.split_sizes(100, phases + 1, config.first_task_size)
+    sizes = streams.split_sizes(100, phases + 1, config.first_task_size)
     seen = np.cumsum(sizes)
     np.testing.assert_array_equal(seen, arrays[f"classes_seen.{phases}_phases"])
     weights = config.method.lamda * np.sqrt(seen[:-1] / np.array(sizes[1:]))

@@ -3,7 +3,7 @@
 import jax
 import pytest
 
-from cljax import experiment, problem
+from cljax import build, experiment
 from cljax.compute import compilation
 from cljax.compute.executor import Executor
 from cljax.output import plots
@@ -60,7 +60,7 @@ def test_programs_of_four_tasks_and_three_seeds(compiled, monkeypatch, tmp_path,
         run_task(run)
         after_tasks.append((executor.num_compilations(), len(everything)))
 
-    monkeypatch.setattr(problem, "make_executor", lambda config: executor)
+    monkeypatch.setattr(build, "make_executor", lambda config: executor)
     monkeypatch.setattr(plots, "write_plots", lambda *args: None)
     monkeypatch.setattr(experiment.Run, "_run_task", counted)
     settings = {"exemplars__total": 120, "data__per_class": 20} if name == "bic" else {}
