@@ -52,7 +52,7 @@ class Settings:
       batch_size: test images per step; 0: what is fast on the device at hand.
       top_k: an answer is right if it is among the k likeliest (5 for ImageNet, otherwise 1).
       read_outs: keys of `metrics.READ_OUTS`, to be tried besides the method's own classifier.
-      mirror: of their class means, a key of `prototypes.MIRRORS`.
+      mirror: of their class means, a key of `nearest_mean.MIRRORS`.
     """
 
     batch_size: int

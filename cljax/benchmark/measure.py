@@ -98,7 +98,7 @@ def host_peak() -> int:
 
 
 def matrix_rate(dtype: str, seconds: float) -> float:
-    """Operations a second of a large matrix product; `dtype` is a key of configure.PRECISIONS."""
+    """Operations a second of a large matrix product; `dtype` is a key of `device.PRECISIONS`."""
     kind, precision = device_lib.PRECISIONS[dtype]
     size = 2048 if jax.default_backend() == "cpu" else 8192
     a, b = (jax.random.normal(jax.random.key(i), (size, size), kind) for i in range(2))

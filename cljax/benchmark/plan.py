@@ -25,7 +25,7 @@ class Options:
     Attributes:
       seconds: that the repetitions of a row take, about.
       seeds: numbers of seeds whose training steps are timed, besides one seed.
-      dtypes: keys of configure.PRECISIONS; several seeds are timed with the first.
+      dtypes: keys of `device.PRECISIONS`; several seeds are timed with the first.
       profile: the folder of traces, or None.
     """
 
