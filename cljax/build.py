@@ -15,13 +15,13 @@ from cljax.compute.executor import Executor
 from cljax.data.augment import Augmentation
 from cljax.data.preprocessing import Preprocessing
 from cljax.errors import UserError
+from cljax.evaluation import READ_OUTS
 from cljax.inversion import Inversion
 from cljax.memory import nearest_mean
 from cljax.memory.policy import REPLAYS, STRATEGIES, Memory
 from cljax.methods.base import Finetune, Parts
 from cljax.models import AutoEncoder, Classifier, make_autoencoder, make_classifier, make_generator
 from cljax.optimizer import SGD
-from cljax.output.metrics import READ_OUTS
 from cljax.stages import InversionStage, TrainStage
 
 _PLAIN = (bool, float, int, str)

@@ -16,6 +16,9 @@ from cljax.state import Data, Subset, hyperparameters
 
 PyTree = Any
 
+# Read-outs other than the method's own; `output.metrics` describes them.
+READ_OUTS = ("cnn", "nme", "ncm")
+
 # Test images per step where the config names no number: what a core's cache holds, if cores have
 # steps of their own, or what makes many cores busy.
 BATCH_ON_ONE_CORE, BATCH = 32, 256
@@ -51,7 +54,7 @@ class Settings:
     Attributes:
       batch_size: test images per step; 0: what is fast on the device at hand.
       top_k: an answer is right if it is among the k likeliest (5 for ImageNet, otherwise 1).
-      read_outs: keys of `metrics.READ_OUTS`, to be tried besides the method's own classifier.
+      read_outs: of READ_OUTS, to be tried besides the method's own classifier.
       mirror: of their class means, a key of `nearest_mean.MIRRORS`.
     """
 

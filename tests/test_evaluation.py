@@ -6,11 +6,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from cljax import evaluation
 from cljax.compute.executor import Executor
 from cljax.data import streams
 from cljax.data.sources import Dataset
 from cljax.evaluation import Evaluator, Settings, make_exam
 from cljax.losses import top_k
+from cljax.output import metrics
 from cljax.state import Data, hyperparameters
 
 NUM_CLASSES = 7
@@ -126,3 +128,7 @@ def test_nobody_is_right_by_padding(dataset):
     first = int((dataset.test_labels == made[0].class_order[0]).sum())
     np.testing.assert_array_equal(found[0], [first, 0, 0])
     assert found[1, 1] == made[0].eval_counts[1]  # the only class of its task
+
+
+def test_every_read_out_is_described():
+    assert tuple(metrics.READ_OUTS) == evaluation.READ_OUTS

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 FORMAT = 2
 READABLE_RESULTS = (1, 2)
 
-# Ways to classify other than the method's own. They are here because a summary must not load JAX.
+# Read-outs other than the method's own, in words; a summary must not load JAX to print them.
 READ_OUTS = {
     "cnn": "the network's own logits",
     "nme": "nearest mean of exemplars",
