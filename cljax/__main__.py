@@ -50,7 +50,7 @@ def run(argv: list[str]) -> None:
     values = flags.FLAGS
     path, _, _ = config_flags.get_config_filename(values["config"]).partition(":")
     config, workdir = values.config, values.workdir or str(Path("runs") / Path(path).stem)
-    if not values.process_id:  # the imports below take a second or two
+    if not (values.process_id or values.distributed):  # the imports below take a second or two
         print(f"cljax {__version__}: {Path(path).stem} in {workdir}", flush=True)
     # Imported here: `--help` needs neither JAX nor data.
     from cljax import errors, experiment, table
