@@ -18,6 +18,7 @@ The folder of `dfcil/` is explained in its README, from which the three toleranc
 
 import functools
 import json
+import re
 
 import jax
 import numpy as np
@@ -49,7 +50,7 @@ class Expected:
     def __init__(self, goldens, file: str, precision: str):
         self.arrays = goldens(file)
         self.precision = precision
-        self._deviations = _json(goldens, "tolerance")[file]
+        self._deviation = functools.partial(deviation, goldens, file)
         prefix = f"{file}/"
         every = goldens("float64")
         self._wide = {k[len(prefix) :]: v for k, v in every.items() if k.startswith(prefix)}
@@ -96,9 +97,6 @@ class Expected:
             want, slack = self.arrays[name], self._deviation(name)
         self._within(name, got, want, slack + FLOAT64 * max(scale, np.abs(want).max()))
 
-    def _deviation(self, name):
-        return self._deviations[name]["max_abs_dev"]
-
     def _within(self, name, got, want, bound):
         self._compared.add(name)
         assert np.shape(got) == want.shape, f"{name}: {np.shape(got)} instead of {want.shape}"
@@ -111,9 +109,28 @@ def _json(goldens, name):
     return json.loads((goldens.folder / f"{name}.json").read_text())
 
 
+def deviation(goldens, file: str, name: str) -> float:
+    """The largest difference between the original's float32 and float64 runs, of one array."""
+    return _json(goldens, "tolerance")[file][name]["max_abs_dev"]
+
+
 def counts(goldens) -> dict:
     """Parameter counts and tensor shapes by network, as in counts.json."""
     return _json(goldens, "counts")
+
+
+def harness_seed(goldens) -> int:
+    """Reads the seed that the original code ran with from the README of its numbers."""
+    return _number_in_readme(goldens, r"^# .*\(harness seed (\d+)\)")
+
+
+def bootstrap_seed(goldens) -> int:
+    """Reads the base of numpy's seed before each task's replay: the base plus the task's index."""
+    return _number_in_readme(goldens, r"global numpy generator is seeded with (\d+)\+task")
+
+
+def _number_in_readme(goldens, pattern):
+    return int(re.search(pattern, (goldens.folder / "README.md").read_text())[1])
 
 
 def recipe(goldens, name: str) -> np.ndarray:

@@ -8,10 +8,8 @@ import pytest
 from cljax.memory import exemplars as ex
 from cljax.memory import libcontinual, ranking
 from cljax.state import Exemplars, Subset
+from tests.helpers.goldens import bootstrap_seed, harness_seed
 from tests.helpers.padded_sets import jit, listed, subset
-
-HARNESS_SEED = 0  # trial seed of the golden files
-
 
 # The original's three tasks
 
@@ -102,6 +100,7 @@ def test_ranked_memory_is_the_originals(goldens, variant):
 
 def test_random_memory_is_the_originals(goldens):
     original = Original(goldens, "random")
+    trial, replays = harness_seed(goldens), bootstrap_seed(goldens)
     memory = ex.empty(original.size, original.num_classes)
     update, replay, append = jit(ex.update_balanced), jit(ex.replay), jit(ex.append)
     budget = ex.Budget(original.size, "remainder")
@@ -109,7 +108,7 @@ def test_random_memory_is_the_originals(goldens):
         _, seen, images, _, _ = original.task(t)
         places = np.zeros(original.capacity, np.int32)
         if t > 0:
-            bootstrap = np.random.RandomState(100 * HARNESS_SEED + 100 + t)
+            bootstrap = np.random.RandomState(replays + t)
             total, count = len(listed(memory)), int(images.count)
             places[:count] = bootstrap.choice(total, count)
         pool = append(images, replay(memory, places, images.count))
@@ -117,7 +116,7 @@ def test_random_memory_is_the_originals(goldens):
 
         labels = original.labels_in(pool)
         draws = np.zeros(labels.shape, np.uint32)
-        random = np.random.RandomState(10_000 * HARNESS_SEED + t)
+        random = np.random.RandomState(10_000 * trial + t)
         for label in reversed(range(seen)):
             members = np.flatnonzero(labels == label)
             draws[members[random.permutation(len(members))]] = np.arange(len(members))
