@@ -65,7 +65,7 @@ def run(argv: list[str]) -> None:
         processes.initialize(*together, values.distributed)
         start(config, workdir)
     except errors.UserError as error:
-        if not processes.is_first():
+        if not processes.is_main():
             sys.exit(1)  # the first process says why
         cli.fail(error)
     except RuntimeError as error:
@@ -74,7 +74,7 @@ def run(argv: list[str]) -> None:
         cli.fail("out of device memory; give a smaller --config.batch_size or a smaller model")
     except experiment.Stopped as stopped:
         but = " without --config.overwrite" if config.overwrite else ""
-        if processes.is_first():
+        if processes.is_main():
             print(f"stopped and saved; the same command{but} goes on from here (workdir {workdir})")
         sys.exit(128 + stopped.number)
 

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 import jax.numpy as jnp
 
-from cljax import evaluation, methods
+from cljax import config_files, evaluation, methods
 from cljax.compute import mesh
 from cljax.compute.device import PRECISIONS
 from cljax.compute.executor import Executor
@@ -18,7 +18,7 @@ from cljax.errors import UserError
 from cljax.evaluation import READ_OUTS
 from cljax.inversion import Inversion
 from cljax.memory import nearest_mean
-from cljax.memory.policy import REPLAYS, STRATEGIES, Memory
+from cljax.memory.policy import REPLAYS, STRATEGIES, MemoryPolicy
 from cljax.methods.base import Finetune, Parts
 from cljax.models import AutoEncoder, Classifier, make_autoencoder, make_classifier, make_generator
 from cljax.optimizer import SGD
@@ -76,7 +76,7 @@ def preprocessing(config, dataset) -> Preprocessing:
     return Preprocessing(augmentation, mean, std, compute_dtype(config))
 
 
-def memory(config, takes_exemplars: bool) -> Memory:
+def memory(config, supports_exemplars: bool) -> MemoryPolicy:
     """The exemplar policy.
 
     Raises:
@@ -94,20 +94,20 @@ def memory(config, takes_exemplars: bool) -> Memory:
             f"config.exemplars: total={settings.total} and per_class={settings.per_class} exclude "
             "each other; set one of them to 0"
         )
-    result = Memory(
+    result = MemoryPolicy(
         size=settings.total or settings.per_class,
         strategy=settings.strategy,
         replay=settings.replay,
         class_weighting=settings.class_weighting,
         per_class=settings.per_class > 0,
     )
-    _check_memory(config, result, takes_exemplars)
+    _check_memory(config, result, supports_exemplars)
     return result
 
 
-def _check_memory(config, memory, takes_exemplars):
+def _check_memory(config, memory, supports_exemplars):
     key = "config.exemplars.per_class" if memory.per_class else "config.exemplars.total"
-    if memory.size and not takes_exemplars:
+    if memory.size and not supports_exemplars:
         raise UserError(
             f"{key}: {memory.size}, but method {config.method.name!r} keeps no images; set it to 0 "
             "or take another method"
@@ -217,7 +217,7 @@ def make_method(config, dataset) -> Finetune:
     """
     cls = methods.find_class(config.method.name)
     own = method_settings(config, cls)
-    if not (config.drop_last or cls.takes_incomplete_batches):
+    if not (config.drop_last or cls.supports_partial_batches):
         raise UserError(
             f"config.drop_last: method {config.method.name!r} takes complete batches only; set it "
             "to True"
@@ -226,7 +226,7 @@ def make_method(config, dataset) -> Finetune:
         classifier=classifier(config, dataset),
         preprocessing=preprocessing(config, dataset),
         training=training(config),
-        memory=memory(config, cls.takes_exemplars),
+        memory=memory(config, cls.supports_exemplars),
         stage=functools.partial(training, config),
         inversion_stage=functools.partial(dreaming, config, dataset),
         autoencoder=functools.partial(autoencoder, config, dataset),
@@ -251,6 +251,8 @@ def method_settings(config, cls: type[Finetune]) -> dict[str, Any]:
     settings = {key: value for key, value in config.method.items() if key != "name"}
     for key, value in settings.items():
         if key not in types:
+            if new := config_files.RENAMED.get(f"method.{key}"):
+                raise UserError(f"config.method.{key}: this key is gone; use config.{new}")
             near = get_close_matches(key, types, n=3) or sorted(types)
             raise UserError(
                 f"config.method.{key}: method {config.method.name!r} has no such setting"

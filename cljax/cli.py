@@ -128,6 +128,9 @@ def check_keys(argv, config):
     for arg in argv:
         match = re.match(r"--?(?:no)?config\.([^=]+)", arg)
         if match and match[1] not in keys:
+            if match[1] in config_files.RENAMED:
+                new = config_files.RENAMED[match[1]]
+                fail(f"--config.{match[1]}: this key is gone; use config.{new}")
             near = nearest(match[1], keys)
             hint = f"did you mean {', '.join(near)}?" if near else f"there are {', '.join(config)}"
             fail(f"--config.{match[1]}: the config has no such key; {hint}")

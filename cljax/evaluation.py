@@ -25,7 +25,7 @@ BATCH_ON_ONE_CORE, BATCH = 32, 256
 
 
 @struct.dataclass
-class Exam:
+class EvaluationSet:
     """One seed's test images, sorted by task, so that those of the tasks seen are a prefix.
 
     Attributes:
@@ -64,7 +64,7 @@ class Settings:
     mirror: str = "none"
 
 
-def find_means(shared, state, exam):
+def find_means(shared, state, evaluation_set):
     """The class means of each read-out, as the executor calls it.
 
     Args:
@@ -78,8 +78,8 @@ def find_means(shared, state, exam):
         if name == "nme":
             means[name] = nearest_mean.exemplar_means(method, state, data, settings.mirror)
             continue
-        images = exam.train_images
-        labels = exam.label_map[data.train_labels[images.indices]]
+        images = evaluation_set.train_images
+        labels = evaluation_set.label_map[data.train_labels[images.indices]]
         is_image = jnp.arange(labels.shape[0]) < images.count
         labels = jnp.where(is_image, labels, method.classifier.num_classes)
         means[name] = nearest_mean.class_means(method, state, data, images, labels, settings.mirror)
@@ -91,20 +91,22 @@ def score_batch(shared, constant, i, right):
 
     Args:
       shared: (method, settings, data).
-      constant: (the learner's state, the seed's exam, the class means of its read-outs).
+      constant: (the learner's state, the seed's evaluation_set, the class means of its read-outs).
       i: int32 [], the batch.
       right: int32 [1 + read-outs, 2, T], right answers so far: with all seen classes to choose
         from, and with those of the image's own task only.
     """
     method, settings, data = shared
-    state, exam, means = constant
+    state, evaluation_set, means = constant
     rows = shard_batch(i * settings.batch_size + jnp.arange(settings.batch_size))
-    indices, tasks = exam.indices[rows], exam.tasks[rows]
-    labels = exam.label_map[data.eval_labels[indices]]
+    indices, tasks = evaluation_set.indices[rows], evaluation_set.tasks[rows]
+    labels = evaluation_set.label_map[data.eval_labels[indices]]
     images = method.preprocessing.test(data.eval_images[indices])
     classes = jnp.arange(method.classifier.num_classes)
-    among_seen = jnp.broadcast_to(classes < exam.seen, (settings.batch_size, classes.size))
-    first, end = exam.boundaries[tasks, None], exam.boundaries[tasks + 1, None]
+    among_seen = jnp.broadcast_to(
+        classes < evaluation_set.seen, (settings.batch_size, classes.size)
+    )
+    first, end = evaluation_set.boundaries[tasks, None], evaluation_set.boundaries[tasks + 1, None]
     within_task = (classes >= first) & (classes < end)
     valid = jnp.stack([among_seen, within_task])
     answers = [method.inference(state, images, valid, settings.top_k)]
@@ -115,7 +117,7 @@ def score_batch(shared, constant, i, right):
             features = method.classifier.apply(state.variables, images).features
             scores = nearest_mean.similarities(features, means[name])
         answers.append(losses.top_k(scores, valid, settings.top_k))
-    correct = (jnp.stack(answers) == labels[:, None]).any(-1) & (rows < exam.stop)
+    correct = (jnp.stack(answers) == labels[:, None]).any(-1) & (rows < evaluation_set.stop)
     return right.at[:, :, tasks].add(correct.astype(jnp.int32))
 
 
@@ -150,11 +152,19 @@ class Evaluator:
           with all seen classes to choose from and with those of the image's own task only; by the
           method's own classifier, then by each read-out.
         """
-        exams = [make_exam(stream, task, self.settings.batch_size) for stream in self.streams]
-        batches = max(-(-int(exam.stop) // self.settings.batch_size) for exam in exams)
+        evaluation_sets = [
+            make_evaluation_set(stream, task, self.settings.batch_size) for stream in self.streams
+        ]
+        batches = max(
+            -(-int(evaluation_set.stop) // self.settings.batch_size)
+            for evaluation_set in evaluation_sets
+        )
         ways = 1 + len(self.settings.read_outs)
         zeros = [np.zeros((ways, 2, stream.num_tasks), np.int32) for stream in self.streams]
-        shared, packed = (self.method, self.settings, self.data), self.executor.pack(exams)
+        shared, packed = (
+            (self.method, self.settings, self.data),
+            self.executor.pack(evaluation_sets),
+        )
         means = self.executor.each(lambda _: {}, packed)
         if self.settings.read_outs:
             means = self.executor.call(find_means, shared, states, packed)
@@ -163,12 +173,12 @@ class Evaluator:
         return [one[..., : task + 1] for one in right]
 
 
-def make_exam(stream, task: int, batch_size: int) -> Exam:
+def make_evaluation_set(stream, task: int, batch_size: int) -> EvaluationSet:
     """The test images of the tasks up to `task` (from 0) of one seed's TaskStream."""
     tasks = np.repeat(np.arange(stream.num_tasks), stream.eval_counts)
     padding = -len(stream.eval_indices) % batch_size
     tasks = np.pad(tasks, (0, len(stream.eval_indices) + padding - len(tasks)))
-    exam = Exam(
+    evaluation_set = EvaluationSet(
         indices=np.pad(stream.eval_indices, (0, padding)),
         stop=np.int32(stream.eval_counts[: task + 1].sum()),
         tasks=tasks.astype(np.int32),
@@ -177,7 +187,7 @@ def make_exam(stream, task: int, batch_size: int) -> Exam:
         label_map=stream.label_map,
         train_images=_train_images(stream, task),
     )
-    return jax.device_put(exam)
+    return jax.device_put(evaluation_set)
 
 
 def _train_images(stream, task):

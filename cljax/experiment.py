@@ -46,16 +46,16 @@ def run(config, directory: str | Path, console: Console | None = None) -> dict:
         finite.
       Stopped: by SIGINT or SIGTERM; the run can be continued.
     """
-    directory, console = Path(directory), processes.quiet_unless_first(console)
+    directory, console = Path(directory), processes.main_console(console)
     logs.log_to_console(console)
-    with processes.alike():
+    with processes.raise_together():
         build.check(config)
         compilation.enable_compilation_cache(config.compilation_cache, console)
     precision = jax.default_matmul_precision(build.matmul_precision(config))
     with precision, contextlib.ExitStack() as claims:
         # Mistakes show here, before anything is written or removed.
-        with processes.alike():
-            if processes.is_first():
+        with processes.raise_together():
+            if processes.is_main():
                 claims.enter_context(workdir.claim(directory, config))
             line = f"loading dataset {config.data.name}, setting up method {config.method.name}"
             console.print(line, markup=False, emoji=False, highlight=False, soft_wrap=True)
@@ -64,13 +64,13 @@ def run(config, directory: str | Path, console: Console | None = None) -> dict:
                 config.overwrite or not (directory / "checkpoints").exists()
             ):
                 first_task.adopt_first_task(config, problem, problem.states)
-        with processes.alike():
-            if processes.is_first():
+        with processes.raise_together():
+            if processes.is_main():
                 workdir.begin(directory, config)
                 logs.log_to_file(directory)
             this = Run(config, problem, directory, console)
         results = this.go()
-        processes.on_first(summary.print_summary, results, directory, console)
+        processes.on_main(summary.print_summary, results, directory, console)
     return results
 
 
@@ -95,7 +95,7 @@ class Run:
         )
         self.recorder = Recorder(config, problem, self.executor, directory, console)
         self.checkpoints = self.models = None  # where others write
-        if processes.is_first():
+        if processes.is_main():
             self.checkpoints = Checkpoints(directory / "checkpoints", config.checkpoint.keep)
             self.models = Checkpoints(directory / "models", keep=None)
         self.cursor = Cursor()
@@ -105,7 +105,7 @@ class Run:
         """Runs all tasks that are left; returns the results."""
         try:
             self._restore()
-            processes.on_first(self.recorder.announce, self.cursor)
+            processes.on_main(self.recorder.announce, self.cursor)
             with StopRequest() as self.stop, self.recorder.progress(self.cursor):
                 while self.cursor.task < self.problem.num_tasks:
                     self._run_task()
@@ -133,7 +133,7 @@ class Run:
             self.recorder.add_accuracy(self.evaluator.evaluate(self.states, cursor.task))
         self.recorder.start("save", cursor)
         self._save_model(cursor.task)
-        processes.on_first(self.recorder.write_results)
+        processes.on_main(self.recorder.write_results)
         self.cursor = Cursor(cursor.task + 1)
         self._save(True)
 
@@ -151,18 +151,18 @@ class Run:
             self.states = self.trainer.begin(stage, self.states, tasks)
         tasks, counts = self.trainer.choose_images(stage, self.states, tasks)
         if not any(stage.num_steps(0, count) for count in counts):
-            processes.on_first(self.recorder.warn_of_no_batch, cursor, stage, max(counts))
+            processes.on_main(self.recorder.warn_of_no_batch, cursor, stage, max(counts))
             cursor.epoch = stage.epochs
         while cursor.epoch < stage.epochs:
             self._run_epoch(stage, tasks, counts)
             cursor.epoch += 1
             if cursor.epoch < stage.epochs:
                 self._save(stage.save_every and cursor.epoch % stage.save_every == 0)
-        if stage.has_pictures:
+        if stage.has_samples:
             self.recorder.start("draw", cursor)
-            drawn = self.trainer.draw_pictures(stage, self.states, tasks)
+            drawn = self.trainer.write_samples(stage, self.states, tasks)
             drawn = self.executor.unpack(drawn)
-            processes.on_first(self.recorder.draw_pictures, cursor.task, drawn)
+            processes.on_main(self.recorder.write_samples, cursor.task, drawn)
         cursor.stage, cursor.epoch = cursor.stage + 1, 0
         self._save(cursor.stage < len(stages))
 
@@ -184,7 +184,7 @@ class Run:
             self._stop_here()
         cursor.reached = None
         seconds = self.recorder.seconds[stage.name] - before
-        processes.on_first(self.recorder.add_epoch, cursor, stage, sums, stops, seconds)
+        processes.on_main(self.recorder.add_epoch, cursor, stage, sums, stops, seconds)
 
     def _save_model(self, task: int):
         """The classifiers after a task, for whoever wants to use or share them."""
@@ -192,11 +192,11 @@ class Run:
         arrays = self._flatten(variables, "seed")
         self._check_finite(arrays)
         record, number = {"data": self.problem.fingerprint}, problem_lib.model_number(task)
-        processes.on_first(lambda: self.models.save(arrays, record, number))
+        processes.on_main(lambda: self.models.save(arrays, record, number))
 
     def _save(self, due: bool):
         """Saves a checkpoint if it is due, or if a signal to any process asks to stop here."""
-        if number := processes.largest(self.stop.number or 0):
+        if number := processes.max_over_processes(self.stop.number or 0):
             self.stop.number = number
             self._stop_here()
         if due:
@@ -212,7 +212,7 @@ class Run:
         if self.cursor.reached is not None:
             arrays |= self._flatten(self.sums, "sums")
         self._check_finite(arrays)
-        processes.on_first(self._save_checkpoint, arrays)
+        processes.on_main(self._save_checkpoint, arrays)
         self.recorder.seconds["save"] += time.perf_counter() - start
 
     def _save_checkpoint(self, arrays):
@@ -236,15 +236,15 @@ class Run:
     def _restore(self):
         """The state of the newest good checkpoint, or the state before the first task."""
         states = self.problem.states
-        restored = processes.on_first(lambda: self.checkpoints.restore())
-        restored = processes.from_first(restored)
+        restored = processes.on_main(lambda: self.checkpoints.restore())
+        restored = processes.broadcast_from_main(restored)
         if restored is None:
-            with processes.alike():
+            with processes.raise_together():
                 self.recorder.restore(None)
             self.states = self.executor.pack(states)
             return
         arrays, record = restored
-        with processes.alike():
+        with processes.raise_together():
             self._check_record(record)
             self.recorder.restore(record["recorder"])
         self.cursor = Cursor(**record["cursor"])

@@ -47,7 +47,7 @@ def adopt_first_task(config, problem: Problem, states: list[LearnerState]) -> li
             raise UserError(f"{where}: its first task has other classes with seed {seed}")
         if results["test_images"][place][0] != stream.eval_counts[0]:
             raise UserError(f"{where}: config.data.validation is not the same there")
-        kept = {name: state.params[name] for name in problem.method.own_parameters}
+        kept = {name: state.params[name] for name in problem.method.extra_parameters}
         params = {name: p for name, p in state.params.items() if name not in kept}
         try:
             found = unflatten(state.replace(params=params).variables, f"seed{seed}", arrays)

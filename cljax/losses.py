@@ -224,24 +224,24 @@ def margin_ranking(
     scores: jax.Array,
     labels: jax.Array,
     old: jax.Array | int,
-    rivals: jax.Array,
-    num_rivals: int,
+    negatives: jax.Array,
+    num_hard_negatives: int,
     margin: float,
 ) -> jax.Array:
-    """Keeps images of old classes a margin away from their hardest rivals (LUCIR, section 3.4).
+    """Keeps images of old classes a margin away from their hard negatives (LUCIR, section 3.4).
 
     The mean of `max(0, margin - scores_b,label + scores_b,rival)` over the rows b of old classes
-    and each one's `num_rivals` rivals of largest score. The paper has a sum over the rivals, its
-    code the mean. Computed in float32 at least.
+    and each one's `num_hard_negatives` negatives of largest score. The paper has a sum over them,
+    its code the mean. Computed in float32 at least.
 
     Args:
       scores: float [B, K], cosines.
       labels: int32 [B].
       old: int32 [], rows with labels from `old` on do not count.
-      rivals: bool [K], the classes that may be rivals: the new ones, in a variant of the code all
-        classes seen. A row's own class never is. Where there are fewer than `num_rivals`, those
-        that lack count as zeros.
-      num_rivals: 1 to K.
+      negatives: bool [K], the classes that may be hard negatives: the new ones, in a variant of
+        the code all seen classes. A row's own class never is. Where there are fewer than
+        `num_hard_negatives`, those that lack count as zeros.
+      num_hard_negatives: 1 to K.
       margin: of cosines.
 
     Returns:
@@ -249,11 +249,11 @@ def margin_ranking(
     """
     scores = _at_least_float32(scores)
     own = jnp.take_along_axis(scores, labels[:, None], axis=1)
-    is_rival = rivals & (jnp.arange(scores.shape[1]) != labels[:, None])
-    hardest, _ = jax.lax.top_k(jnp.where(is_rival, scores, -jnp.inf), num_rivals)
+    is_negative = negatives & (jnp.arange(scores.shape[1]) != labels[:, None])
+    hardest, _ = jax.lax.top_k(jnp.where(is_negative, scores, -jnp.inf), num_hard_negatives)
     is_old = labels < old
     losses = jnp.where(is_old[:, None], jax.nn.relu(margin - own + hardest), 0.0)
-    return losses.sum() / (num_rivals * jnp.maximum(is_old.sum(), 1))
+    return losses.sum() / (num_hard_negatives * jnp.maximum(is_old.sum(), 1))
 
 
 def score_distance(

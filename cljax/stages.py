@@ -25,14 +25,14 @@ class Stage(abc.ABC):
     Attributes:
       name: shown in metrics and progress.
       epochs: how often the stage's steps are repeated.
-      has_pictures: whether the stage leaves images worth showing.
-      has_phases: whether the steps of the first task differ from those of later ones.
+      has_samples: whether the stage leaves images worth showing.
+      first_task_differs: whether the steps of the first task differ from those of later ones.
       save_every: epochs from checkpoint to checkpoint within the stage; 0: none.
     """
 
     name: str
-    has_pictures: ClassVar[bool] = False
-    has_phases: ClassVar[bool] = True
+    has_samples: ClassVar[bool] = False
+    first_task_differs: ClassVar[bool] = True
 
     name: str
     epochs: int
@@ -71,9 +71,9 @@ class Stage(abc.ABC):
         """What is fixed for an epoch and belongs into its line of metrics."""
         return {}
 
-    def pictures(self, method, state: LearnerState, task: Task) -> tuple[jax.Array, jax.Array]:
-        """For the report if `has_pictures`: images uint8 [B, H, W, C], labels int32 [B]."""
-        raise TypeError(f"stage {self.name!r} has no pictures")
+    def samples(self, method, state: LearnerState, task: Task) -> tuple[jax.Array, jax.Array]:
+        """For the report if `has_samples`: images uint8 [B, H, W, C], labels int32 [B]."""
+        raise TypeError(f"stage {self.name!r} has no samples")
 
 
 class Epoch(NamedTuple):
@@ -207,8 +207,8 @@ class InversionStage(Stage):
     An epoch is a stretch of `steps_per_epoch` steps; the last one may be shorter.
     """
 
-    has_pictures: ClassVar[bool] = True
-    has_phases: ClassVar[bool] = False
+    has_samples: ClassVar[bool] = True
+    first_task_differs: ClassVar[bool] = False
 
     steps_per_epoch: int
     inversion: inversion_lib.Inversion
@@ -248,7 +248,7 @@ class InversionStage(Stage):
         """How many steps the stretch ends at."""
         return {"step": min((epoch + 1) * self.steps_per_epoch, self.inversion.steps)}
 
-    def pictures(self, method, state, task):
+    def samples(self, method, state, task):
         """What the generator dreams now, with the labels that the teacher gives."""
         key = rng.key(state.streams.generator, "pictures", task.index)
         images = inversion_lib.sample(self.inversion, state.generator, key, 1024)

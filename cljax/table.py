@@ -34,17 +34,17 @@ def run(config, directory: str | Path, console: Console | None = None) -> None:
       UserError: a setting is wrong, or runs have failed.
       experiment.Stopped: by SIGINT or SIGTERM; the same command goes on.
     """
-    directory, console = Path(directory), processes.quiet_unless_first(console)
+    directory, console = Path(directory), processes.main_console(console)
     plan = list(make_plan(config))
-    with processes.alike():
+    with processes.raise_together():
         for name, run_config in plan:
             build.check(run_config)
-            if processes.is_first():
+            if processes.is_main():
                 workdir.check(directory / name, run_config)
     failed = {}
     for number, (name, run_config) in enumerate(plan, start=1):
         console.rule(f"{number}/{len(plan)}  {name}", style="dim")
-        if not config.overwrite and processes.largest(_is_complete(directory / name)):
+        if not config.overwrite and processes.max_over_processes(_is_complete(directory / name)):
             console.print(f"{directory / name} is complete", highlight=False)
             continue
         try:
@@ -62,7 +62,7 @@ def run(config, directory: str | Path, console: Console | None = None) -> None:
             jax.clear_caches()  # the next learner's programs are others
         if name in failed:
             console.print(f"{name} failed: {failed[name]}", style="bold red", markup=False)
-    processes.on_first(_report, [directory / name for name, _ in plan], directory, console)
+    processes.on_main(_report, [directory / name for name, _ in plan], directory, console)
     if failed:
         reasons = "; ".join(f"{name}: {reason}" for name, reason in failed.items())
         raise UserError(

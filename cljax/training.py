@@ -27,10 +27,10 @@ def after_task(shared, state, task):
     return method.after_task(state, task, data)
 
 
-def draw_pictures(shared, state, task):
-    """`Stage.pictures` as the executor calls it; shared is (method, stage)."""
+def write_samples(shared, state, task):
+    """`Stage.samples` as the executor calls it; shared is (method, stage)."""
     method, stage = shared
-    return stage.pictures(method, state, task)
+    return stage.samples(method, state, task)
 
 
 def begin_stage(shared, state, task):
@@ -110,9 +110,9 @@ class Trainer:
         counts = [int(count) for count in self.executor.unpack(counts)]
         return tasks, counts
 
-    def draw_pictures(self, stage: Stage, states: PyTree, tasks: PyTree) -> PyTree:
+    def write_samples(self, stage: Stage, states: PyTree, tasks: PyTree) -> PyTree:
         """What a stage has to show, packed."""
-        return self.executor.call(draw_pictures, (self.method, stage), states, tasks)
+        return self.executor.call(write_samples, (self.method, stage), states, tasks)
 
     def zero_sums(self, stage: Stage, states: PyTree, tasks: PyTree, num_seeds: int) -> PyTree:
         """Packed zeros for the sums of the metrics of a stage's steps."""
@@ -164,6 +164,6 @@ class Trainer:
 
     def _phase(self, stage, tasks):
         """The packed tasks, of which a stage without phases is not told which one is the first."""
-        if stage.has_phases:
+        if stage.first_task_differs:
             return tasks
         return self.executor.each(lambda task: task.replace(is_first=False), tasks)

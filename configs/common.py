@@ -25,12 +25,12 @@ LEARNERS = (
 LUCIR = {
     "lamda": 5.0,  # less-forget distillation, times the root of old over new classes
     "margin": 0.5,
-    "num_rivals": 2,
-    "ranking": 1.0,  # 0: without margin ranking
+    "num_hard_negatives": 2,
+    "ranking_weight": 1.0,  # 0: without margin ranking
     "distillation": "features",  # ablations: "scores", "logits", "none"
-    "rivals": "new",  # or "all"
-    "imprinted": True,
-    "balance": False,  # class-balanced fine-tuning after each phase
+    "hard_negatives": "new",  # or "all"
+    "imprint_weights": True,
+    "balanced_finetuning": False,  # class-balanced fine-tuning after each phase
 }
 
 

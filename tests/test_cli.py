@@ -73,6 +73,7 @@ def test_huge_pages_unless_the_user_has_settings(tmp_path, own):
         ("--config.overwrite=maybe", ["config.overwrite", "maybe"]),
         ("--config.method=abd", ["config.method", "abd"]),
         ("--config.epochs", ["config.epochs"]),
+        ("--config.method.num_rivals=3", ["this key is gone; use config.method.num_hard_neg"]),
         ("--workdri=x", ["workdri", "workdir"]),
         ("stray", ["unexpected arguments stray", "--config.KEY=VALUE"]),
     ],

@@ -10,7 +10,7 @@ from cljax import evaluation
 from cljax.compute.executor import Executor
 from cljax.data import streams
 from cljax.data.sources import Dataset
-from cljax.evaluation import Evaluator, Settings, make_exam
+from cljax.evaluation import Evaluator, Settings, make_evaluation_set
 from cljax.losses import top_k
 from cljax.output import metrics
 from cljax.state import Data, hyperparameters
@@ -105,13 +105,13 @@ def test_against_numpy(dataset, batch_size, vmap, loop):
 
 def test_exam_pads_with_images_that_do_not_count(dataset):
     stream = make_streams(dataset)[0]
-    exam = make_exam(stream, 1, 16)
-    assert exam.indices.shape[0] % 16 == 0
-    assert exam.stop == stream.eval_counts[:2].sum()
-    tasks = np.asarray(exam.tasks)[: stream.eval_counts.sum()]
+    evaluation_set = make_evaluation_set(stream, 1, 16)
+    assert evaluation_set.indices.shape[0] % 16 == 0
+    assert evaluation_set.stop == stream.eval_counts[:2].sum()
+    tasks = np.asarray(evaluation_set.tasks)[: stream.eval_counts.sum()]
     np.testing.assert_array_equal(np.bincount(tasks), stream.eval_counts)
-    np.testing.assert_array_equal(exam.boundaries, [0, 2, 3, 6])
-    assert exam.seen == 3
+    np.testing.assert_array_equal(evaluation_set.boundaries, [0, 2, 3, 6])
+    assert evaluation_set.seen == 3
 
 
 def test_nobody_is_right_by_padding(dataset):

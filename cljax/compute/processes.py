@@ -1,8 +1,8 @@
 """Several processes, on one host or many, that run one program together.
 
-Every process runs the same code on the same values; the first one alone writes. So that no process
-waits for another one that has failed, what only one of them may find wrong is done within `alike`.
-With a single process, all of this does nothing.
+Every process runs the same code on the same values; the main process alone writes. What only one
+process may find wrong is done within `raise_together`, so that no process waits for one that has
+failed. With a single process, all of this does nothing.
 """
 
 import contextlib
@@ -54,18 +54,18 @@ def is_alone() -> bool:
     return jax.process_count() == 1
 
 
-def is_first() -> bool:
+def is_main() -> bool:
     """Whether this is the process that writes."""
     return jax.process_index() == 0
 
 
-def quiet_unless_first(console: Console | None) -> Console:
+def main_console(console: Console | None) -> Console:
     """Where the first process shows things, standard output by default; nowhere in the others."""
-    return console or Console() if is_first() else Console(quiet=True)
+    return console or Console() if is_main() else Console(quiet=True)
 
 
 @contextlib.contextmanager
-def alike():
+def raise_together():
     """A block that all processes leave together: what fails in one is a UserError in the others."""
     if is_alone():
         yield
@@ -85,14 +85,14 @@ def alike():
             raise UserError(told)
 
 
-def on_first(function: Callable, *args, **kwargs) -> Any:
-    """Calls a function in the first process only, within `alike`; None in the others."""
-    with alike():
-        return function(*args, **kwargs) if is_first() else None
+def on_main(function: Callable, *args, **kwargs) -> Any:
+    """Calls a function in the first process only, within `raise_together`; None in the others."""
+    with raise_together():
+        return function(*args, **kwargs) if is_main() else None
 
 
-def largest(number: int) -> int:
-    """The largest of the numbers, int32, that the processes call this with."""
+def max_over_processes(number: int) -> int:
+    """The max_over_processes of the numbers, int32, that the processes call this with."""
     return int(np.max(multihost_utils.process_allgather(np.int32(number))))
 
 
@@ -101,12 +101,12 @@ def gather(tree):
     return multihost_utils.process_allgather(tree, tiled=True)
 
 
-def from_first(saved: tuple[dict[str, np.ndarray], dict] | None):
+def broadcast_from_main(saved: tuple[dict[str, np.ndarray], dict] | None):
     """What the first process calls this with: named arrays and a JSON record, or None."""
     if is_alone():
         return saved
     content = b""
-    if is_first() and saved:
+    if is_main() and saved:
         file = io.BytesIO()
         np.savez(file, *saved[0].values())
         header = json.dumps([list(saved[0]), saved[1]]).encode()
@@ -114,7 +114,7 @@ def from_first(saved: tuple[dict[str, np.ndarray], dict] | None):
     size = int(multihost_utils.broadcast_one_to_all(np.int32(len(content))))
     if not size:
         return None
-    mine = np.frombuffer(content, np.uint8) if is_first() else np.zeros(size, np.uint8)
+    mine = np.frombuffer(content, np.uint8) if is_main() else np.zeros(size, np.uint8)
     content = multihost_utils.broadcast_one_to_all(mine).tobytes()
     end = 8 + int.from_bytes(content[:8])
     names, record = json.loads(content[8:end])

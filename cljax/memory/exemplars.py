@@ -162,7 +162,7 @@ def choose(
     return Exemplars(jnp.where(jnp.arange(size) < counts.sum(), padded, 0), counts)
 
 
-def update_ranked(
+def select_ranked(
     exemplars: Exemplars,
     class_images: jax.Array,
     class_image_counts: jax.Array,
@@ -200,7 +200,7 @@ def update_ranked(
     return choose(indices, labels, ranks, quota, exemplars.indices.shape[0])
 
 
-def update_balanced(
+def select_per_class(
     exemplars: Exemplars,
     pool: Subset,
     labels: jax.Array,
@@ -223,12 +223,12 @@ def update_balanced(
     return choose(pool.indices, labels, ranks, quota, exemplars.indices.shape[0])
 
 
-def update_unbalanced(
+def select_any(
     exemplars: Exemplars, pool: Subset, labels: jax.Array, draws: jax.Array
 ) -> Exemplars:
     """Draws the memory anew from all images of a pool alike, whatever their classes.
 
-    Arguments are those of `update_balanced`.
+    Arguments are those of `select_per_class`.
     """
     size, num_classes = exemplars.indices.shape[0], exemplars.counts.shape[0]
     is_padding = (labels == num_classes).astype(jnp.int32)

@@ -18,7 +18,7 @@ def select(
 ) -> Exemplars:
     """Selects every class anew from a pool as LibContinual does; see `rank`.
 
-    Arguments are those of `exemplars.update_balanced`, with features
+    Arguments are those of `exemplars.select_per_class`, with features
     float [capacity, D] in place of draws.
     """
     quota = budget.quotas(class_counts(labels, memory.counts.shape[0]), seen)

@@ -44,7 +44,7 @@ REPLAYS = ("bootstrap", "all")
 
 
 @hyperparameters
-class Memory:
+class MemoryPolicy:
     """The exemplar policy of a learner (LibContinual: "buffer"; ABD code: "coreset").
 
     These rank a class once, after the task that brought it, and later keep the best:
@@ -139,7 +139,7 @@ class Memory:
         found = features(table.reshape(-1), num_images).reshape(*table.shape, -1)
         found = unit_vectors(found) if strategy.unit else found
         ranks = jax.vmap(strategy.rank, (0, 0, None))(found, counts, budget.largest(task.seen))
-        return exemplars.update_ranked(memory, table, counts, ranks, task.old, task.seen, budget)
+        return exemplars.select_ranked(memory, table, counts, ranks, task.old, task.seen, budget)
 
     def _reselect(self, memory, task, data, features):
         """The task's images, then the exemplars twice, are the candidates."""
@@ -158,8 +158,8 @@ class Memory:
         labels = task.labels(data, pool)
         draws = jax.random.bits(key, labels.shape, jnp.uint32)
         if not self.is_balanced:
-            return exemplars.update_unbalanced(memory, pool, labels, draws)
-        return exemplars.update_balanced(memory, pool, labels, draws, task.seen, self.budget)
+            return exemplars.select_any(memory, pool, labels, draws)
+        return exemplars.select_per_class(memory, pool, labels, draws, task.seen, self.budget)
 
     def _offer(self, key, memory, task, data):
         """Every image of the task is offered to the reservoir once. The key is consumed."""

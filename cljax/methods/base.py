@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from cljax import losses, rng
 from cljax.compute.mesh import shard_batch
 from cljax.data.preprocessing import Preprocessing
-from cljax.memory.policy import Memory
+from cljax.memory.policy import MemoryPolicy
 from cljax.models import AutoEncoder, Classifier
 from cljax.stages import InversionStage, Stage, TrainStage
 from cljax.state import Batch, Data, LearnerState, PyTree, Subset, Task, hyperparameters
@@ -53,7 +53,7 @@ class Parts:
     classifier: Classifier
     preprocessing: Preprocessing
     training: TrainStage
-    memory: Memory
+    memory: MemoryPolicy
     stage: Callable[..., TrainStage]
     inversion_stage: Callable[[], InversionStage]
     autoencoder: Callable[[], AutoEncoder]
@@ -78,16 +78,16 @@ class Finetune:
     # Whether a task is trained on the images of all tasks so far.
     is_joint: ClassVar[bool] = False
     # Whether the method can be given exemplars.
-    takes_exemplars: ClassVar[bool] = True
+    supports_exemplars: ClassVar[bool] = True
     # Whether `observe` heeds `Batch.weights`, which mark the padding of incomplete batches.
-    takes_incomplete_batches: ClassVar[bool] = True
+    supports_partial_batches: ClassVar[bool] = True
     # Entries of the parameters that a first task learned by another method need not have.
-    own_parameters: ClassVar[tuple[str, ...]] = ()
+    extra_parameters: ClassVar[tuple[str, ...]] = ()
 
     classifier: Classifier
     preprocessing: Preprocessing
     training: TrainStage
-    memory: Memory
+    memory: MemoryPolicy
 
     @classmethod
     def from_parts(cls, parts: Parts, **fields) -> "Finetune":

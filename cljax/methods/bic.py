@@ -50,8 +50,8 @@ class BiC(Finetune):
       correct_at_test: whether predictions use the bias layers. The released code's do not.
     """
 
-    takes_incomplete_batches: ClassVar[bool] = False
-    own_parameters: ClassVar[tuple[str, ...]] = ("bias_layers",)
+    supports_partial_batches: ClassVar[bool] = False
+    extra_parameters: ClassVar[tuple[str, ...]] = ("bias_layers",)
 
     correction: TrainStage
     temperature: float = 2.0

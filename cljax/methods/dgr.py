@@ -46,8 +46,8 @@ class DeepGenerativeReplay(Finetune):
       temperature: of the distillation.
     """
 
-    takes_incomplete_batches: ClassVar[bool] = False
-    takes_exemplars: ClassVar[bool] = False
+    supports_partial_batches: ClassVar[bool] = False
+    supports_exemplars: ClassVar[bool] = False
 
     autoencoder: AutoEncoder
     mu: float = 1.0

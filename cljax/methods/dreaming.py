@@ -35,8 +35,8 @@ class Dreaming(Finetune):
       dreaming: the stage that trains the generator.
     """
 
-    takes_incomplete_batches: ClassVar[bool] = False
-    takes_exemplars: ClassVar[bool] = False
+    supports_partial_batches: ClassVar[bool] = False
+    supports_exemplars: ClassVar[bool] = False
 
     dreaming: InversionStage
 

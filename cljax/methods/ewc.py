@@ -41,7 +41,7 @@ class ImportanceStage(TrainStage):
     A stage of its own, so that it is resumed and shown like any other; no parameter moves.
     """
 
-    has_phases: ClassVar[bool] = False
+    first_task_differs: ClassVar[bool] = False
 
     def step(self, method, data, task, epoch, prepared, i, state):
         """Adds a batch; every image counts once."""

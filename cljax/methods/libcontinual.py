@@ -39,7 +39,7 @@ class LibContinualLwF(TrainModeTeacher, TaskwiseLoss, LearningWithoutForgetting)
     LibContinual has mu=3.
     """
 
-    takes_incomplete_batches: ClassVar[bool] = True
+    supports_partial_batches: ClassVar[bool] = True
 
 
 @hyperparameters

@@ -45,27 +45,29 @@ class LUCIR(TeacherMixin, Finetune):
     Follows the authors' released code.
 
     Attributes:
-      finetuning: the extra stage, used if `balance`.
+      finetuning: the extra stage, used if `balanced_finetuning`.
       lamda: weight of the distillation, times the root of old over new classes in each phase.
-      margin: by which an old class's cosine is to exceed its rivals' (`dist`).
-      num_rivals: new classes that an image of an old class is ranked against (`K`).
-      ranking: weight of the margin ranking (`lw_mr`); 0: none.
+      margin: least distance between the cosine of an old class's own column and those of its hard
+        negatives, 0 to 2 (`dist`).
+      num_hard_negatives: classes of largest cosine that an image of an old class is ranked
+        against (`K`).
+      ranking_weight: weight of the margin ranking (`lw_mr`); 0: none.
       distillation: "features" (less-forget), the authors' ablations "scores" and "logits"
         (softened, temperature 2, weight 1), or "none".
-      rivals: "new" classes or "all" seen, as in a variant of the code.
-      imprinted: whether new classes' weights are taken from features; else they stay random.
-      balance: whether a later phase ends with class-balanced fine-tuning.
+      hard_negatives: are among the "new" classes or "all" seen ones, as in a variant of the code.
+      imprint_weights: whether new head columns are taken from features; else they stay random.
+      balanced_finetuning: whether a later phase ends with class-balanced fine-tuning.
     """
 
     finetuning: TrainStage
     lamda: float = 5.0
     margin: float = 0.5
-    num_rivals: int = 2
-    ranking: float = 1.0
+    num_hard_negatives: int = 2
+    ranking_weight: float = 1.0
     distillation: Literal["features", "scores", "logits", "none"] = "features"
-    rivals: Literal["new", "all"] = "new"
-    imprinted: bool = True
-    balance: bool = False
+    hard_negatives: Literal["new", "all"] = "new"
+    imprint_weights: bool = True
+    balanced_finetuning: bool = False
 
     @classmethod
     def from_parts(cls, parts, **fields):
@@ -81,22 +83,25 @@ class LUCIR(TeacherMixin, Finetune):
         method = super().from_parts(parts, finetuning=finetuning, **fields)
         if not isinstance(method.classifier.head, CosineHead):
             raise UserError("config.model.head: method 'lucir' needs the cosine head")
-        if method.balance and not method.memory.size:
-            raise UserError("config.method.balance: without exemplars there is nothing to balance")
+        if method.balanced_finetuning and not method.memory.size:
+            raise UserError(
+                "config.method.balanced_finetuning: without exemplars there is nothing to balance"
+            )
         return method
 
     def check_tasks(self, task_sizes):
-        """Each later task must have enough rivals."""
-        fewest = min(task_sizes[1:], default=self.num_rivals)
-        if self.ranking and self.rivals == "new" and fewest < self.num_rivals:
+        """Each later task must have enough hard negatives."""
+        wanted = self.num_hard_negatives
+        fewest = min(task_sizes[1:], default=wanted)
+        if self.ranking_weight and self.hard_negatives == "new" and fewest < wanted:
             raise UserError(
-                f"config.method.num_rivals: {self.num_rivals} is more than the {fewest} classes of "
+                f"config.method.num_hard_negatives: {wanted} is more than the {fewest} classes of "
                 "a later task"
             )
 
     def stages(self, task_index, num_tasks):
         """Class-balanced fine-tuning comes after a later phase, if at all."""
-        later = self.balance and task_index
+        later = self.balanced_finetuning and task_index
         return (self.training, self.finetuning) if later else (self.training,)
 
     def before_task(self, state, task, data):
@@ -104,7 +109,7 @@ class LUCIR(TeacherMixin, Finetune):
         if task.is_first:
             return state
         state = state.with_teacher()
-        if not self.imprinted:
+        if not self.imprint_weights:
             return state
         table = task.class_images
         num_images = table.shape[1] * (task.seen - task.old)
@@ -116,7 +121,7 @@ class LUCIR(TeacherMixin, Finetune):
 
     def after_task(self, state, task, data):
         """Exemplars, unless fine-tuning has chosen them."""
-        if self.balance and not task.is_first:
+        if self.balanced_finetuning and not task.is_first:
             return state
         return self.choose_exemplars(state, task, data)
 
@@ -137,9 +142,10 @@ class LUCIR(TeacherMixin, Finetune):
         if not task.is_first:
             if self.distillation != "none":
                 terms["distillation"] = self._distil(state, task, batch, outputs)
-            rivals = self.classes(task.old if self.rivals == "new" else 0, task.seen)
-            terms["ranking"] = self.ranking * losses.margin_ranking(
-                outputs.scores, batch.labels, task.old, rivals, self.num_rivals, self.margin
+            negatives = self.classes(task.old if self.hard_negatives == "new" else 0, task.seen)
+            count, margin = self.num_hard_negatives, self.margin
+            terms["ranking"] = self.ranking_weight * losses.margin_ranking(
+                outputs.scores, batch.labels, task.old, negatives, count, margin
             )
         return self.observed(task, batch, outputs.logits, terms, batch_stats)
 

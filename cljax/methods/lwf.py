@@ -23,7 +23,7 @@ class GrowingHead:
 class TaskwiseLoss(GrowingHead):
     """Of methods whose cross entropy compares the new classes with each other alone."""
 
-    takes_exemplars: ClassVar[bool] = False
+    supports_exemplars: ClassVar[bool] = False
 
     def class_loss(self, logits, task, batch):
         """Cross entropy over the new classes; of old ones there may be no images."""
@@ -40,7 +40,7 @@ class LearningWithoutForgetting(TeacherMixin, Finetune):
       temperature: of the distillation.
     """
 
-    takes_incomplete_batches: ClassVar[bool] = False
+    supports_partial_batches: ClassVar[bool] = False
 
     mu: float = 1.0
     temperature: float = 2.0

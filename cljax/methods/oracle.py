@@ -15,7 +15,7 @@ class JointTraining(Finetune):
     """
 
     is_joint: ClassVar[bool] = True
-    takes_exemplars: ClassVar[bool] = False
+    supports_exemplars: ClassVar[bool] = False
 
     def before_task(self, state, task, data):
         """The state before the first task."""

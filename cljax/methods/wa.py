@@ -18,7 +18,7 @@ class WeightAligning(GrowingHead, LearningWithoutForgetting):
       mu: multiplies the weight of the distillation, which is the share of old classes.
     """
 
-    takes_incomplete_batches: ClassVar[bool] = True
+    supports_partial_batches: ClassVar[bool] = True
 
     def term_weights(self, task):
         """The larger the share of old classes, the more counts distillation (section 4.1)."""

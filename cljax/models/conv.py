@@ -18,8 +18,8 @@ _MOST_CHANNELS_IN_PAIRS = 16
 def convolve(x: jax.Array, kernel: jax.Array, stride: int, padding: Padding) -> jax.Array:
     """Cross-correlation of x [B, H, W, C] with a kernel [h, w, C, D] -> [B, H', W', D].
 
-    On CPU outputs of few channels come in pairs (`_in_pairs`) where no gradient is taken, and the
-    kernel's gradient is one matrix product (`kernel_gradient`): XLA's own, a convolution with a
+    On CPU outputs of few channels come in pairs (`_paired_outputs`) where no gradient is taken, and
+    the kernel's gradient is one matrix product (`kernel_gradient`): XLA's own, a convolution with a
     kernel as large as the image, takes up to three times as long. Elsewhere, and for x, gradients
     are XLA's.
     """
@@ -27,7 +27,7 @@ def convolve(x: jax.Array, kernel: jax.Array, stride: int, padding: Padding) -> 
     width = x.shape[2] + sum(padding[1]) - kernel.shape[1] + 1
     if stride > 1 or width % 2 or kernel.shape[3] > _MOST_CHANNELS_IN_PAIRS:
         return by_xla(x, kernel)
-    in_pairs = functools.partial(_in_pairs, padding=padding)
+    in_pairs = functools.partial(_paired_outputs, padding=padding)
     return lax.platform_dependent(x, kernel, cpu=in_pairs, default=by_xla)
 
 
@@ -37,7 +37,7 @@ def _by_xla(x, kernel, strides, padding):
     )
 
 
-def _in_pairs(x, kernel, padding):
+def _paired_outputs(x, kernel, padding):
     """`convolve` with stride 1 that has neighbours of a row as channels of one place.
 
     The kernel's two copies lie one column apart, so a quarter of the arithmetic (of three columns)
@@ -64,7 +64,7 @@ def _convolve_backward(stride, padding, saved, gradient):
         def product(x, gradient):
             return kernel_gradient(x, gradient, kernel.shape[:2], stride, padding)
 
-        return _apart(product, kernel[0, 0, 0, 0], x, gradient).astype(kernel.dtype)
+        return _computed_once(product, kernel[0, 0, 0, 0], x, gradient).astype(kernel.dtype)
 
     (x_gradient,) = jax.vjp(lambda x: _by_xla(x, kernel, strides, padding), x)[1](gradient)
     return x_gradient, lax.platform_dependent(x, gradient, cpu=by_product, default=by_transposition)
@@ -73,7 +73,7 @@ def _convolve_backward(stride, padding, saved, gradient):
 convolve.defvjp(_convolve_forward, _convolve_backward)
 
 
-def _apart(function, number, *operands):
+def _computed_once(function, number, *operands):
     """function(*operands), with operands that are computed once, whoever else needs them.
 
     XLA:CPU computes cheap operands anew within every consumer, here the whole chain of residual
@@ -114,11 +114,11 @@ def kernel_gradient(
         low, n = padding[axis - 1][0], size[axis - 1]
         if stride > 1 or x.shape[-1] <= gradient.shape[-1]:
             starts, length = range(n), gradient.shape[axis]
-            x = _side_by_side(x, axis, low, starts, length, stride)
+            x = _shifted_copies(x, axis, low, starts, length, stride)
             copies[0][axis - 1] = n
         else:
             starts, length = range(n - 1, -1, -1), x.shape[axis]
-            gradient = _side_by_side(gradient, axis, n - 1 - low, starts, length, 1)
+            gradient = _shifted_copies(gradient, axis, n - 1 - low, starts, length, 1)
             copies[1][axis - 1] = n
     product = lax.dot_general(
         x.reshape(-1, x.shape[-1]),
@@ -130,7 +130,7 @@ def kernel_gradient(
     return product.transpose(0, 3, 1, 4, 2, 5).reshape(*size, *channels)
 
 
-def _side_by_side(x, axis, low, starts, length, stride):
+def _shifted_copies(x, axis, low, starts, length, stride):
     """Copies of x [B, H, W, C], each beginning at another place of an axis, along its channels.
 
     Places count from `low` zeros before x. The copies are padded and added, as XLA's concatenation

@@ -178,7 +178,7 @@ def _draw_losses(curves, results):
             axes.plot(*points.T, label=name, **style)
         for end in task_ends[:-1]:
             axes.axvline(end + 0.5, color="0.6", linewidth=0.8)
-        if _wants_log_axis([v for _, values in terms.values() for v in values]):
+        if _spans_decades([v for _, values in terms.values() for v in values]):
             axes.set_yscale("log", nonpositive="mask")
         axes.set(title=stage, xlabel=f"epoch of {stage}, all tasks", ylabel="loss")
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
@@ -201,7 +201,7 @@ def _part_style(place, many, points):
     }
 
 
-def _wants_log_axis(values) -> bool:
+def _spans_decades(values) -> bool:
     """Whether the values spread over more than two decades; a loss of zero is then not drawn."""
     positive = [value for value in values if value > 0]
     return bool(positive) and min(values) >= 0 and max(positive) > 100 * min(positive)

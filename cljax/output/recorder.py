@@ -59,7 +59,7 @@ class Recorder:
         self.executor = executor
         self.directory = directory
         self.console = console
-        self.log = logs.RunLog(directory) if processes.is_first() else None
+        self.log = logs.RunLog(directory) if processes.is_main() else None
         ways = 1 + len(config.eval.read_outs)
         self.correct = [[[[] for _ in config.seeds] for _ in range(2)] for _ in range(ways)]
         names = [stage.name for _, _, stage in problem.plan()]
@@ -179,7 +179,7 @@ class Recorder:
                 for per_seed, row in zip(kinds, rows, strict=True):
                     per_seed[seed].append(row)
 
-    def draw_pictures(self, task: int, drawn: list) -> None:
+    def write_samples(self, task: int, drawn: list) -> None:
         """Writes a stage's pictures, per seed (images uint8 [B, H, W, C], labels [B])."""
         names = self.problem.dataset.class_names
         for stream, pictures in zip(self.problem.streams, drawn, strict=True):

@@ -57,7 +57,7 @@ FIGURES = {
 EXPERIMENT = {"data.name": "cifar100", "first_task_size": 0, "task_sizes": ()}
 
 # What cuts any run short, on any data set, or counts another accuracy.
-WHOLE = {
+FULL_RUN = {
     "schedule_scale": 1.0,
     "max_tasks": 0,
     "data.per_class": 0,
@@ -65,7 +65,7 @@ WHOLE = {
     "eval.top_k": 1,
 }
 
-COMMON = WHOLE | {
+SHARED_SETTINGS = FULL_RUN | {
     "epochs": 250,
     "milestones": (100, 150, 200),
     "batch_size": 128,
@@ -98,7 +98,7 @@ REHEARSAL = {
 }
 
 # (method, exemplars in all): what is particular to it
-PARTICULAR = {
+METHOD_SETTINGS = {
     ("oracle", 0): {},
     ("base", 0): {},
     ("lwf", 0): {"method.mu": 1.0, "method.temperature": 2.0},
@@ -150,7 +150,7 @@ def setting(config: dict) -> dict:
     All of the published setting where a figure was published, otherwise only that nothing is cut
     short. Source: the scripts of the original code.
     """
-    return COMMON | PARTICULAR[learner(config)] if figure(config) else WHOLE
+    return SHARED_SETTINGS | METHOD_SETTINGS[learner(config)] if figure(config) else FULL_RUN
 
 
 def lookup(config: dict, key: str):

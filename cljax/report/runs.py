@@ -147,7 +147,7 @@ def read_run(workdir: Path) -> Run:
     path = workdir / "config.json"
     config = read_json(path)
     try:
-        run = _begun(workdir, config)
+        run = _from_config_only(workdir, config)
         shortcuts = _shortcuts(config, run)
         path = workdir / "results.json"
         if not path.exists():
@@ -166,7 +166,7 @@ def read_run(workdir: Path) -> Run:
     return replace(run, marks=(*_progress(run, results["complete"]), *shortcuts))
 
 
-def _begun(workdir, config) -> Run:
+def _from_config_only(workdir, config) -> Run:
     """What is known of a run before its first task is finished."""
     method, exemplars = published.learner(config)
     split, num_tasks = _split(config)

@@ -193,8 +193,8 @@ def test_what_the_variant_changes():
             "name": "libcontinual_lucir",
             "margin": 0.5,
             "lamda": 5.0,
-            "num_rivals": 2,
-            "ranking": 1.0,
+            "num_hard_negatives": 2,
+            "ranking_weight": 1.0,
         },
     }
     optimizer = {"lr": 0.1, "momentum": 0.9, "weight_decay": 5e-4, "decay": 0.1}

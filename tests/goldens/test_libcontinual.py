@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from cljax import losses
-from cljax.memory.policy import Memory
+from cljax.memory.policy import MemoryPolicy
 from cljax.methods.base import Finetune
 from cljax.methods.ewc import penalty
 from cljax.methods.libcontinual import (
@@ -82,7 +82,7 @@ def test_lwf(lucir_goldens):
 def test_icarl(lucir_goldens):
     expected = Expected(lucir_goldens, "lib_icarl")
     vectors = expected["vectors"]
-    memory = Memory(int(expected["buffer_size"]), "herding", "all", False)
+    memory = MemoryPolicy(int(expected["buffer_size"]), "herding", "all", False)
     method = libcontinual.build(LibContinualICaRL, 8, PUBLISHED, memory=memory)
     state, data = start(method, expected, "task0.before."), libcontinual.data_of(vectors)
     for t in range(3):
@@ -114,7 +114,7 @@ def test_wa(lucir_goldens):
         LibContinualWA,
         8,
         dataclasses.replace(PUBLISHED, weight_decay=2e-4),
-        memory=Memory(18, "herding", "all", False),
+        memory=MemoryPolicy(18, "herding", "all", False),
     )
     state, data = start(method, expected, "task0.before."), libcontinual.data_of(vectors)
     for t in range(2):

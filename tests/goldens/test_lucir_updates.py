@@ -23,7 +23,7 @@ from tests.helpers.lucir import NUM_CLASSES, OLD, SEEN
 
 precisions = pytest.mark.parametrize("precision", PRECISIONS)
 PUBLISHED = SGD(0.1, 0.9, 5e-4, 0.1, ())
-NUM_RIVALS, MARGIN = 2, 0.5
+NUM_HARD_NEGATIVES, MARGIN = 2, 0.5
 
 
 def class_loss(logits, labels, seen):
@@ -31,9 +31,9 @@ def class_loss(logits, labels, seen):
 
 
 def ranking(scores, labels, old, start, stop):
-    """The margin ranking loss with rivals among the classes start..stop-1."""
-    rivals = losses.class_range(scores.shape[-1], start, stop)
-    return losses.margin_ranking(scores, labels, old, rivals, NUM_RIVALS, MARGIN)
+    """The margin ranking loss with negatives among the classes start..stop-1."""
+    negatives = losses.class_range(scores.shape[-1], start, stop)
+    return losses.margin_ranking(scores, labels, old, negatives, NUM_HARD_NEGATIVES, MARGIN)
 
 
 def make_method(module, cls=LUCIR, **settings):
@@ -151,7 +151,7 @@ def test_incremental_phase(lucir_goldens, precision):
         "lamda": 5.0,
         "cur_lamda": 5 * np.sqrt(OLD / (SEEN - OLD)),
         "dist": MARGIN,
-        "K": NUM_RIVALS,
+        "K": NUM_HARD_NEGATIVES,
         "lw_mr": 1.0,
         "lr": PUBLISHED.learning_rate,
         "momentum": PUBLISHED.momentum,
@@ -350,9 +350,9 @@ def test_the_methods_switches_are_the_ablations(lucir_goldens, precision):
     expected = lucir.Expected(lucir_goldens, "lucir_update_ablations", precision)
     module, variables = lucir.network(lucir_goldens, precision)
     switches = {
-        "less_forget_only": {"ranking": 0.0},
-        "hardest_of_all_classes": {"rivals": "all"},
-        "mimic_scores": {"distillation": "scores", "ranking": 0.0},
+        "less_forget_only": {"ranking_weight": 0.0},
+        "hardest_of_all_classes": {"hard_negatives": "all"},
+        "mimic_scores": {"distillation": "scores", "ranking_weight": 0.0},
     }
     arrays = lucir_goldens("lucir_update_incremental")
     with enable(precision):

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from cljax import losses
-from cljax.memory.policy import Memory
+from cljax.memory.policy import MemoryPolicy
 from cljax.state import Batch
 from tests.helpers import tiny
 from tests.helpers.golden_updates import (
@@ -24,7 +24,7 @@ from tests.helpers.golden_updates import (
 from tests.helpers.goldens import Expected, enable
 
 PAST = (0, 8, OLD)  # boundaries of the past tasks
-WEIGHTED = Memory(1, "random", "all", True)
+WEIGHTED = MemoryPolicy(1, "random", "all", True)
 cases = pytest.mark.parametrize("case", ["update", "uneven"])
 
 

@@ -8,7 +8,7 @@ import optax
 from cljax.data.augment import Augmentation
 from cljax.data.preprocessing import Preprocessing
 from cljax.inversion import Inversion
-from cljax.memory.policy import Memory
+from cljax.memory.policy import MemoryPolicy
 from cljax.methods.abd import AlwaysBeDreaming
 from cljax.methods.base import Finetune
 from cljax.methods.bic import BiasCorrection, BiC
@@ -27,7 +27,7 @@ NUM_CLASSES = 10
 IMAGE_SHAPE = (8, 8, 3)
 PLAIN = Preprocessing(Augmentation(), (0.0,) * 3, (1.0,) * 3)
 ZEROS = Streams(0, 0, 0, 0)
-NO_MEMORY = Memory(0, "random", "bootstrap", False)
+NO_MEMORY = MemoryPolicy(0, "random", "bootstrap", False)
 # Compiler options of programs that take longer to compile than to run.
 FAST_COMPILE = {"xla_backend_optimization_level": 0}
 
@@ -116,7 +116,9 @@ METHODS = {
 }
 
 
-def method(kind, classifier, generator=None, batch_size: int = 20, memory: Memory = NO_MEMORY):
+def method(
+    kind, classifier, generator=None, batch_size: int = 20, memory: MemoryPolicy = NO_MEMORY
+):
     """One of METHODS; the "given" ones replay given images."""
     cls = METHODS[kind]
     parts = {

@@ -22,7 +22,7 @@ from tests.helpers.padded_sets import RULES, jit, listed, python_quotas, subset
 )
 def test_lucir_memory_is_the_originals(lucir_goldens, run, budget):
     arrays = lucir_goldens("lucir_herding_and_means")
-    memory, update = ex.empty(budget.capacity(6), 6), jit(ex.update_ranked)
+    memory, update = ex.empty(budget.capacity(6), 6), jit(ex.select_ranked)
     rank = jit(jax.vmap(ranking.herding_lucir, (0, 0, None)))
     for phase, scale in enumerate(arrays["phase_scale"]):
         old, seen, counts = 2 * phase, 2 * phase + 2, np.array([500, 500], np.int32)
@@ -61,7 +61,7 @@ class Buffers:
 
 def test_correct_herding_is_libcontinuals_linear_herding_buffer(lucir_goldens):
     buffers = Buffers(lucir_goldens)
-    memory, counts, update = ex.empty(36, 6), jnp.array([30, 30]), jit(ex.update_ranked)
+    memory, counts, update = ex.empty(36, 6), jnp.array([30, 30]), jit(ex.select_ranked)
     rank = jit(jax.vmap(ranking.herding, (0, 0, None)))
     for t in range(3):
         table = np.arange(60 * t, 60 * t + 60).reshape(2, 30)
@@ -85,7 +85,7 @@ def test_literal_herding_is_libcontinuals(lucir_goldens):
 
 def test_unbalanced_draw_is_libcontinuals_random(lucir_goldens):
     buffers = Buffers(lucir_goldens)
-    memory, update, stored = ex.empty(36, 6), jit(ex.update_unbalanced), []
+    memory, update, stored = ex.empty(36, 6), jit(ex.select_any), []
     for t in range(3):
         pool, labels = buffers.pool(t, stored)
         total = int(pool.count)
@@ -114,7 +114,7 @@ def some_pool(random):
 @pytest.mark.parametrize("rule", RULES)
 def test_balanced_draw_keeps_the_lowest_draws_of_each_class(rule):
     random = np.random.RandomState(0)
-    update, budget = jit(ex.update_balanced), ex.Budget(2 if rule == "per_class" else 8, rule)
+    update, budget = jit(ex.select_per_class), ex.Budget(2 if rule == "per_class" else 8, rule)
     for _ in range(20):
         memory, pool, labels, draws = some_pool(random)
         got = update(memory, pool, labels, draws, 4, budget)
@@ -126,7 +126,7 @@ def test_balanced_draw_keeps_the_lowest_draws_of_each_class(rule):
 
 def test_unbalanced_draw_keeps_the_lowest_draws_of_all():
     random = np.random.RandomState(1)
-    update = jit(ex.update_unbalanced)
+    update = jit(ex.select_any)
     for _ in range(20):
         memory, pool, labels, draws = some_pool(random)
         kept = draws[: pool.count].argsort()[:12]

@@ -70,7 +70,7 @@ class Original:
 def test_ranked_memory_is_the_originals(goldens, variant):
     original = Original(goldens, variant)
     memory = ex.empty(original.size, original.num_classes)
-    update, split, append = jit(ex.update_ranked), jit(ex.split_first), jit(ex.append)
+    update, split, append = jit(ex.select_ranked), jit(ex.split_first), jit(ex.append)
     rank = jit(jax.vmap(ranking.nearest_to_mean if variant == "ete" else ranking.herding))
     budget = ex.Budget(original.size, "remainder")
 
@@ -102,7 +102,7 @@ def test_random_memory_is_the_originals(goldens):
     original = Original(goldens, "random")
     trial, replays = harness_seed(goldens), bootstrap_seed(goldens)
     memory = ex.empty(original.size, original.num_classes)
-    update, replay, append = jit(ex.update_balanced), jit(ex.replay), jit(ex.append)
+    update, replay, append = jit(ex.select_per_class), jit(ex.replay), jit(ex.append)
     budget = ex.Budget(original.size, "remainder")
     for t in range(3):
         _, seen, images, _, _ = original.task(t)
@@ -223,10 +223,10 @@ def test_a_task_without_images_leaves_an_empty_memory(seen):
         herded = jax.vmap(ranking.herding)(features, count, count + 4)
         near = jax.vmap(ranking.nearest_to_mean)(features, count, count)
         table, draws = jnp.zeros((2, 4), jnp.int32), jnp.zeros(4, jnp.uint32)
-        ranked = ex.update_ranked(memory, table, count, herded, 0, seen, budget)
+        ranked = ex.select_ranked(memory, table, count, herded, 0, seen, budget)
         nothing, labels = Subset(table[0], 0), jnp.full(4, 3)
-        drawn = ex.update_balanced(memory, nothing, labels, draws, seen, budget)
-        uniform = ex.update_unbalanced(memory, nothing, labels, draws)
+        drawn = ex.select_per_class(memory, nothing, labels, draws, seen, budget)
+        uniform = ex.select_any(memory, nothing, labels, draws)
         literal = libcontinual.select(memory, nothing, labels, features[0], seen, budget)
         turns, slots = ranking.offer(jax.random.key(0), 0, 0, 4, 6)
         offered = ex.update_reservoir(memory, nothing, labels, turns, slots)
@@ -250,7 +250,7 @@ def test_updates_vmap_over_seeds_and_do_not_depend_on_the_padding():
     def update(memory, table, count, features, old, seen):
         budget = ex.Budget(12, "remainder")
         ranks = jax.vmap(ranking.herding, (0, 0, None))(features, count, budget.largest(seen))
-        return ex.update_ranked(memory, table, count, ranks, old, seen, budget)
+        return ex.select_ranked(memory, table, count, ranks, old, seen, budget)
 
     memory = jax.tree.map(lambda x: jnp.stack([x] * 3), ex.empty(12, 7))
     first = [np.stack(x) for x in (tables, counts, features)]
@@ -276,14 +276,14 @@ def test_results_are_int32_at_either_precision(precision):
         herded = jax.vmap(ranking.herding)(features, count, budget.largest(seen)[None])
         own = jax.vmap(ranking.herding_lucir)(features, count, count)
         near = jax.vmap(ranking.nearest_to_mean)(features, count, count)
-        memory = ex.update_ranked(ex.empty(5, 2), table, count, herded, old, seen, budget)
+        memory = ex.select_ranked(ex.empty(5, 2), table, count, herded, old, seen, budget)
         everything = ex.as_subset(memory)
         places = ex.draw_places(key, everything.count, 6)
         pool = ex.append(everything, ex.replay(memory, places, count[0]))
         labels, draws = jnp.zeros(11, jnp.int32), jax.random.bits(key, (11,), jnp.uint32)
         parts = ex.split_first(pool, labels, ex.holdout_size(pool.count, seen))
-        drawn = ex.update_balanced(memory, pool, labels, draws, seen, budget)
-        uniform = ex.update_unbalanced(memory, pool, labels, draws)
+        drawn = ex.select_per_class(memory, pool, labels, draws, seen, budget)
+        uniform = ex.select_any(memory, pool, labels, draws)
         rows = jnp.ones((11, 3), precision)
         literal = libcontinual.select(memory, pool, labels, rows, seen, budget)
         turns, slots = ranking.offer(key, pool.count, seen, 11, 5)

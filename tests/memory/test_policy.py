@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cljax.memory import exemplars
-from cljax.memory.policy import STRATEGIES, Memory
+from cljax.memory.policy import STRATEGIES, MemoryPolicy
 from cljax.rng import Streams
 from cljax.state import Data
 from tests.helpers import tiny
@@ -102,7 +102,7 @@ def run(memory, problem, seed=None):
 
 
 def policy(strategy, size, per_class=False, replay="all"):
-    return Memory(size, strategy, replay, False, per_class)
+    return MemoryPolicy(size, strategy, replay, False, per_class)
 
 
 def examples(count):

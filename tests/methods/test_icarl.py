@@ -10,12 +10,12 @@ import pytest
 
 from cljax.build import make_method
 from cljax.errors import UserError
-from cljax.memory.policy import Memory
+from cljax.memory.policy import MemoryPolicy
 from cljax.methods.icarl import ICaRL, MultiClassLwF
 from cljax.state import Batch
 from tests.helpers import libcontinual, tiny
 
-MEMORY = Memory(12, "herding", "all", False)
+MEMORY = MemoryPolicy(12, "herding", "all", False)
 DIGITS = SimpleNamespace(
     num_classes=10, mean=(0.5,), std=(0.25,), train_images=np.zeros((1, 8, 8, 1), np.uint8)
 )

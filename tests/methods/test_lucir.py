@@ -20,14 +20,16 @@ def test_new_weights_are_imprinted_or_stay_random(fast_runs, tmp_path):
     """At a rate of next to nothing, all that moves weights is imprinting, of new classes only."""
     for name, imprinted in (("yes", True), ("no", False)):
         settings = {"epochs": 1, "milestones": (), "optimizer__lr": 1e-12}
-        config = tiny_runs.make_config("lucir", method__imprinted=imprinted, **settings)
+        config = tiny_runs.make_config("lucir", method__imprint_weights=imprinted, **settings)
         tiny_runs.run(config, tmp_path / name)
     differs = (kernel(tmp_path / "yes") != kernel(tmp_path / "no")).all(0)
     np.testing.assert_array_equal(np.flatnonzero(differs), [4, 5])
 
 
 def test_a_phase_may_end_with_class_balanced_finetuning(fast_runs, tmp_path):
-    config = tiny_runs.make_config("lucir", epochs=1, milestones=(), method__balance=True)
+    config = tiny_runs.make_config(
+        "lucir", epochs=1, milestones=(), method__balanced_finetuning=True
+    )
     config.schedule_scale = 0.1
     tiny_runs.run(config, tmp_path)
     assert stages_of(tmp_path) == [(1, "train"), (2, "train"), (2, "balance"), (2, "balance")]
@@ -49,9 +51,12 @@ def test_old_weights_stay_unless_scores_are_distilled(fast_runs, tmp_path):
     [
         ({"model__head": "linear"}, "needs the cosine head"),
         ({"method__distillation": "all"}, "'all' is none of features, scores, logits, none"),
-        ({"method__rivals": "old"}, "'old' is none of new, all"),
-        ({"method__num_rivals": 3}, "3 is more than the 2 classes of a later task"),
-        ({"method__balance": True, "exemplars__per_class": 0}, "there is nothing to balance"),
+        ({"method__hard_negatives": "old"}, "'old' is none of new, all"),
+        ({"method__num_hard_negatives": 3}, "3 is more than the 2 classes of a later task"),
+        (
+            {"method__balanced_finetuning": True, "exemplars__per_class": 0},
+            "there is nothing to balance",
+        ),
     ],
 )
 def test_mistakes(tmp_path, settings, words):

@@ -32,28 +32,32 @@ def float64():
         yield
 
 
-def plain_ranking(scores, labels, old, rivals, num_rivals):
+def plain_ranking(scores, labels, old, negatives, num_hard_negatives):
     """By the definition, with loops."""
     found = []
     for row, label in zip(scores, labels, strict=True):
         if label < old:
-            hardest = sorted((row[k] for k in rivals if k != label), reverse=True)[:num_rivals]
+            hardest = sorted((row[k] for k in negatives if k != label), reverse=True)[
+                :num_hard_negatives
+            ]
             found += [max(0, MARGIN - row[label] + score) for score in hardest]
     return np.mean(found) if found else 0.0
 
 
-@pytest.mark.parametrize("num_rivals", [1, 2, 3])
+@pytest.mark.parametrize("num_hard_negatives", [1, 2, 3])
 @pytest.mark.parametrize(("old", "start", "stop"), [(4, 4, 8), (4, 0, 8), (5, 5, 9), (0, 0, 9)])
-def test_margin_ranking(batch, float64, old, start, stop, num_rivals):
+def test_margin_ranking(batch, float64, old, start, stop, num_hard_negatives):
     """Also for bounds that are traced."""
 
     @jax.jit
     def ranked(old, start, stop):
-        rivals = losses.class_range(K, start, stop)
+        negatives = losses.class_range(K, start, stop)
         arrays = batch["scores"], batch["labels"]
-        return losses.margin_ranking(*arrays, old, rivals, num_rivals, MARGIN)
+        return losses.margin_ranking(*arrays, old, negatives, num_hard_negatives, MARGIN)
 
-    want = plain_ranking(batch["scores"], batch["labels"], old, range(start, stop), num_rivals)
+    want = plain_ranking(
+        batch["scores"], batch["labels"], old, range(start, stop), num_hard_negatives
+    )
     np.testing.assert_allclose(ranked(old, start, stop), want, rtol=1e-12)
 
 
@@ -78,17 +82,17 @@ def test_gradients(batch, float64):
 
 
 def test_ranking_without_old_images_has_neither_value_nor_gradient(batch):
-    rivals = losses.class_range(K, 4, 8)
+    negatives = losses.class_range(K, 4, 8)
     scores, labels = jnp.asarray(batch["scores"], jnp.float32), np.full(B, 5, np.int32)
-    loss = functools.partial(losses.margin_ranking, num_rivals=2, margin=MARGIN)
-    value, gradient = jax.value_and_grad(loss)(scores, labels, 4, rivals)
+    loss = functools.partial(losses.margin_ranking, num_hard_negatives=2, margin=MARGIN)
+    value, gradient = jax.value_and_grad(loss)(scores, labels, 4, negatives)
     assert value == 0 and not np.asarray(gradient).any()
 
 
 def test_rivals_that_lack_count_as_zeros(batch):
     """One rival where there should be two: half of what one gives, with finite gradients."""
-    rivals = losses.class_range(K, 7, 8)
-    arguments = jnp.asarray(batch["scores"], jnp.float32), batch["labels"], 4, rivals
+    negatives = losses.class_range(K, 7, 8)
+    arguments = jnp.asarray(batch["scores"], jnp.float32), batch["labels"], 4, negatives
     one = losses.margin_ranking(*arguments, 1, MARGIN)
     two, gradient = jax.value_and_grad(losses.margin_ranking)(*arguments, 2, MARGIN)
     np.testing.assert_allclose(two, one / 2, rtol=1e-6)
@@ -123,10 +127,10 @@ def test_no_gradient_flows_into_the_teacher(batch):
 
 def every_loss(scores, labels, features, teacher_features, teacher_scores, old):
     """All three, stacked."""
-    rivals = losses.class_range(K, old, K)
+    negatives = losses.class_range(K, old, K)
     return jnp.stack(
         [
-            losses.margin_ranking(scores, labels, old, rivals, 2, MARGIN),
+            losses.margin_ranking(scores, labels, old, negatives, 2, MARGIN),
             losses.cosine_distance(features, teacher_features),
             losses.score_distance(scores, teacher_scores, losses.class_range(K, 0, old)),
         ]

@@ -53,14 +53,17 @@ def test_shipped_configs_hold_the_published_setting(name):
     learner = published.learner(config)
     assert published.figure(config) == published.FIGURES[learner][config["num_tasks"]]
     wanted = published.setting(config)
-    assert wanted.keys() >= published.COMMON.keys() | published.PARTICULAR[learner].keys()
+    assert (
+        wanted.keys()
+        >= published.SHARED_SETTINGS.keys() | published.METHOD_SETTINGS[learner].keys()
+    )
     assert published.differences(config, wanted) == []
     # A misspelt key would never differ.
     assert [key for key in wanted if published.lookup(config, key) is None] == []
 
 
 def test_every_learner_of_the_tables_has_a_setting_and_a_name():
-    assert published.FIGURES.keys() == published.PARTICULAR.keys() == SCRIPTS.keys()
+    assert published.FIGURES.keys() == published.METHOD_SETTINGS.keys() == SCRIPTS.keys()
     assert {published.learner(load(name)) for name in IN_THE_TABLES} == published.FIGURES.keys()
     assert {method for method, _ in SCRIPTS} < published.NAMES.keys()
 
@@ -160,7 +163,9 @@ def test_the_augmentation_is_that_of_the_original(goldens):
     hparams = json.loads((goldens.folder / "hparams.json").read_text())
     steps = hparams["transforms"]["CIFAR100/train/dgr0"]
     found = {name: value for step in steps for name, value in step["kwargs"].items()}
-    wanted = {k.rpartition(".")[2]: v for k, v in published.COMMON.items() if "augmentation" in k}
+    wanted = {
+        k.rpartition(".")[2]: v for k, v in published.SHARED_SETTINGS.items() if "augmentation" in k
+    }
     assert wanted == {
         "brightness": found["brightness"],
         "contrast": found["contrast"],

@@ -16,7 +16,7 @@ ABD = {
     "choose_images": 3,
     "prepare_epoch": 3,
     "train_step": 3,
-    "draw_pictures": 1,
+    "write_samples": 1,
     "after_task": 2,
     "score_batch": 1,
 }
