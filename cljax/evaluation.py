@@ -1,7 +1,8 @@
 """Computes the accuracy on the test images of all seen tasks, in one compiled pass."""
 
 import dataclasses
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -11,10 +12,10 @@ from flax import struct
 from cljax import losses
 from cljax.compute.executor import Executor
 from cljax.compute.mesh import shard_batch
+from cljax.compute.per_seed import PerSeed
+from cljax.data.streams import TaskStream
 from cljax.memory import nearest_mean
-from cljax.state import Data, Subset, hyperparameters
-
-PyTree = Any
+from cljax.state import Data, LearnerState, Subset, hyperparameters
 
 # Read-outs other than the method's own; `output.metrics` describes them.
 READ_OUTS = ("cnn", "nme", "ncm")
@@ -45,10 +46,11 @@ class EvaluationSet:
     seen: jax.Array
     label_map: jax.Array
     train_images: Subset
+    is_of_one_seed: ClassVar[bool] = True
 
 
 @hyperparameters
-class Settings:
+class EvaluationSettings:
     """How images are judged.
 
     Attributes:
@@ -64,13 +66,73 @@ class Settings:
     mirror: str = "none"
 
 
-def find_means(shared, state, evaluation_set):
-    """The class means of each read-out, as the executor calls it.
+class EvaluationInput(NamedTuple):
+    """What the steps of an evaluation are given. For all seeds, the last three are `PerSeed`.
+
+    Attributes:
+      method: the method, a `Finetune`.
+      settings: batch size, top-k and read-outs.
+      data: the dataset on the device.
+      state: the learner.
+      images: its evaluation set.
+      means: by read-out, the class means float [K, D] that `find_means` computes.
+    """
+
+    method: Any
+    settings: EvaluationSettings
+    data: Data
+    state: LearnerState
+    images: EvaluationSet
+    means: dict[str, jax.Array]
+
+
+def evaluate(
+    executor: Executor,
+    method: Any,
+    data: Data,
+    streams: Sequence[TaskStream],
+    states: PerSeed[LearnerState],
+    task: int,
+    settings: EvaluationSettings,
+) -> list[np.ndarray]:
+    """Counts the correct predictions of every seed after a task.
 
     Args:
-      shared: (method, settings, data).
+      executor: loops over batches and seeds.
+      method: gives predictions.
+      data: the dataset on the device.
+      streams: the seeds' task streams.
+      states: the learners.
+      task: the current task, from 0.
+      settings: batch size, top-k and read-outs.
+
+    Returns:
+      Per seed int32 [1 + read-outs, 2, task + 1]: correct predictions on each task's test images,
+      over all seen classes and over those of the image's own task only; by the method's own
+      classifier, then by each read-out.
     """
-    method, settings, data = shared
+    settings = with_batch_size(settings, executor)
+    sets = [make_evaluation_set(stream, task, settings.batch_size) for stream in streams]
+    steps = -(-max(int(images.stop) for images in sets) // settings.batch_size)
+    images = executor.distribute(sets)
+    inputs = EvaluationInput(method, settings, data, states, images, {})
+    if settings.read_outs:
+        inputs = inputs._replace(means=executor.call(find_means, inputs))
+    kinds = 1 + len(settings.read_outs), 2
+    zeros = [np.zeros((*kinds, stream.num_tasks), np.int32) for stream in streams]
+    correct = executor.sum_steps(score_batch, inputs, zeros, steps)
+    return [of_seed[..., : task + 1] for of_seed in correct]
+
+
+def with_batch_size(settings: EvaluationSettings, executor: Executor) -> EvaluationSettings:
+    """Fills in the batch size that is fast on the device, where the config names none."""
+    fast = BATCH_ON_ONE_CORE if executor.cores else BATCH
+    return dataclasses.replace(settings, batch_size=settings.batch_size or fast)
+
+
+def find_means(inputs: EvaluationInput) -> dict[str, jax.Array]:
+    """Computes the class means float [K, D] of each read-out that has some."""
+    method, settings, data, state, images, _ = inputs
     means = {}
     for name in settings.read_outs:
         if name == "cnn":
@@ -78,99 +140,41 @@ def find_means(shared, state, evaluation_set):
         if name == "nme":
             means[name] = nearest_mean.exemplar_means(method, state, data, settings.mirror)
             continue
-        images = evaluation_set.train_images
-        labels = evaluation_set.label_map[data.train_labels[images.indices]]
-        is_image = jnp.arange(labels.shape[0]) < images.count
+        found = images.train_images
+        labels = images.label_map[data.train_labels[found.indices]]
+        is_image = jnp.arange(labels.shape[0]) < found.count
         labels = jnp.where(is_image, labels, method.classifier.num_classes)
-        means[name] = nearest_mean.class_means(method, state, data, images, labels, settings.mirror)
+        means[name] = nearest_mean.class_means(method, state, data, found, labels, settings.mirror)
     return means
 
 
-def score_batch(shared, constant, i, right):
-    """Adds one batch's right answers per task, as the executor adds them up.
+def score_batch(inputs: EvaluationInput, i: jax.Array, correct: jax.Array) -> jax.Array:
+    """Adds the correct predictions of one batch.
 
     Args:
-      shared: (method, settings, data).
-      constant: (the learner's state, the seed's evaluation_set, the class means of its read-outs).
       i: int32 [], the batch.
-      right: int32 [1 + read-outs, 2, T], right answers so far: with all seen classes to choose
-        from, and with those of the image's own task only.
+      correct: int32 [1 + read-outs, 2, T], correct predictions so far: over all seen classes, and
+        over those of the image's own task only.
     """
-    method, settings, data = shared
-    state, evaluation_set, means = constant
+    method, settings, data, state, images, means = inputs
     rows = shard_batch(i * settings.batch_size + jnp.arange(settings.batch_size))
-    indices, tasks = evaluation_set.indices[rows], evaluation_set.tasks[rows]
-    labels = evaluation_set.label_map[data.eval_labels[indices]]
-    images = method.preprocessing.test(data.eval_images[indices])
+    indices, tasks = images.indices[rows], images.tasks[rows]
+    labels = images.label_map[data.eval_labels[indices]]
+    pixels = method.preprocessing.test(data.eval_images[indices])
     classes = jnp.arange(method.classifier.num_classes)
-    among_seen = jnp.broadcast_to(
-        classes < evaluation_set.seen, (settings.batch_size, classes.size)
-    )
-    first, end = evaluation_set.boundaries[tasks, None], evaluation_set.boundaries[tasks + 1, None]
-    within_task = (classes >= first) & (classes < end)
-    valid = jnp.stack([among_seen, within_task])
-    answers = [method.inference(state, images, valid, settings.top_k)]
+    seen = jnp.broadcast_to(classes < images.seen, (settings.batch_size, classes.size))
+    first, end = images.boundaries[tasks, None], images.boundaries[tasks + 1, None]
+    valid = jnp.stack([seen, (classes >= first) & (classes < end)])
+    predictions = [method.inference(state, pixels, valid, settings.top_k)]
     for name in settings.read_outs:
         if name == "cnn":
-            scores = method.forward(state, images)
+            scores = method.forward(state, pixels)
         else:  # the features of all read-outs are computed once, as the same expression
-            features = method.classifier.apply(state.variables, images).features
+            features = method.classifier.apply(state.variables, pixels).features
             scores = nearest_mean.similarities(features, means[name])
-        answers.append(losses.top_k(scores, valid, settings.top_k))
-    correct = (jnp.stack(answers) == labels[:, None]).any(-1) & (rows < evaluation_set.stop)
-    return right.at[:, :, tasks].add(correct.astype(jnp.int32))
-
-
-class Evaluator:
-    """Evaluates all seeds after a task.
-
-    Attributes:
-      executor: how batches and seeds are looped over.
-      method: gives predictions.
-      data: the data set on the device.
-      streams: the seeds' TaskStreams.
-      settings: batch size, top-k and read-outs.
-    """
-
-    def __init__(self, executor: Executor, method: Any, data: Data, streams, settings: Settings):
-        self.executor = executor
-        self.method = method
-        self.data = data
-        self.streams = streams
-        fast = BATCH_ON_ONE_CORE if executor.cores else BATCH
-        self.settings = dataclasses.replace(settings, batch_size=settings.batch_size or fast)
-
-    def evaluate(self, states: PyTree, task: int) -> list[np.ndarray]:
-        """Right answers after `task`, per seed.
-
-        Args:
-          states: packed states.
-          task: the task just learned, from 0.
-
-        Returns:
-          Per seed int32 [1 + read-outs, 2, task + 1]: right answers on each task's test images,
-          with all seen classes to choose from and with those of the image's own task only; by the
-          method's own classifier, then by each read-out.
-        """
-        evaluation_sets = [
-            make_evaluation_set(stream, task, self.settings.batch_size) for stream in self.streams
-        ]
-        batches = max(
-            -(-int(evaluation_set.stop) // self.settings.batch_size)
-            for evaluation_set in evaluation_sets
-        )
-        ways = 1 + len(self.settings.read_outs)
-        zeros = [np.zeros((ways, 2, stream.num_tasks), np.int32) for stream in self.streams]
-        shared, packed = (
-            (self.method, self.settings, self.data),
-            self.executor.pack(evaluation_sets),
-        )
-        means = self.executor.each(lambda _: {}, packed)
-        if self.settings.read_outs:
-            means = self.executor.call(find_means, shared, states, packed)
-        constant = self.executor.zip(states, packed, means)
-        right = self.executor.add_up(score_batch, shared, constant, zeros, batches)
-        return [one[..., : task + 1] for one in right]
+        predictions.append(losses.top_k(scores, valid, settings.top_k))
+    found = (jnp.stack(predictions) == labels[:, None]).any(-1) & (rows < images.stop)
+    return correct.at[:, :, tasks].add(found.astype(jnp.int32))
 
 
 def make_evaluation_set(stream, task: int, batch_size: int) -> EvaluationSet:

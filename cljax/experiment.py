@@ -9,17 +9,19 @@ import jax
 import numpy as np
 from rich.console import Console
 
-from cljax import build, first_task, training
+from cljax import build, evaluation, first_task, training
 from cljax import problem as problem_lib
 from cljax.compute import compilation, processes
+from cljax.compute.per_seed import PerSeed
 from cljax.compute.signals import StopRequest
 from cljax.errors import UserError
-from cljax.evaluation import Evaluator, Settings
 from cljax.output import logs, summary, workdir
-from cljax.output.checkpoints import Checkpoints, flatten, unflatten, unflatten_dict
-from cljax.output.metrics import FORMAT
+from cljax.output.checkpoints import Checkpoints, flatten, unflatten
 from cljax.output.recorder import Cursor, Recorder
-from cljax.stages import Stage
+from cljax.stages import Stage, StepInput
+from cljax.state import EpochState, Task
+
+CHECKPOINT_FORMAT = 3
 
 
 class Stopped(Exception):
@@ -79,8 +81,7 @@ class Run:
 
     Attributes:
       cursor: what comes next.
-      states: the learners, in the executor's packed form.
-      sums: the running epoch's metrics, likewise.
+      states: the learners; within an epoch their `EpochState`.
     """
 
     def __init__(self, config, problem: problem_lib.Problem, directory: Path, console: Console):
@@ -88,18 +89,13 @@ class Run:
         self.directory = directory
         self.problem = problem
         self.executor = build.make_executor(config)
-        self.trainer = training.Trainer(self.executor, problem.method, problem.data)
-        settings = Settings(**config.eval)
-        self.evaluator = Evaluator(
-            self.executor, problem.method, problem.data, problem.streams, settings
-        )
         self.recorder = Recorder(config, problem, self.executor, directory, console)
         self.checkpoints = self.models = None  # where others write
         if processes.is_main():
             self.checkpoints = Checkpoints(directory / "checkpoints", config.checkpoint.keep)
             self.models = Checkpoints(directory / "models", keep=None)
         self.cursor = Cursor()
-        self.states = self.sums = None
+        self.states: PerSeed = self.executor.distribute(problem.states)
 
     def go(self) -> dict:
         """Runs all tasks that are left; returns the results."""
@@ -116,40 +112,48 @@ class Run:
                     opened.close()
 
     def _run_task(self):
-        cursor = self.cursor
-        tasks = self.executor.pack(self.problem.tasks(cursor.task))
-        stages = self.problem.method.stages(cursor.task, self.problem.num_tasks)
-        if cursor == Cursor(cursor.task):
+        cursor, method, data = self.cursor, self.problem.method, self.problem.data
+        tasks = self.executor.distribute(self.problem.tasks(cursor.task))
+        stages = method.stages(cursor.task, self.problem.num_tasks)
+        if cursor == Cursor(cursor.task) and not self.states.holds(EpochState):
             self.recorder.start("prepare", cursor)
-            self.states = self.trainer.before_task(self.states, tasks)
+            before_task = type(method).before_task
+            self.states = self.executor.call(before_task, method, self.states, tasks, data)
             if cursor.task == 0 and self.config.first_task_from:
                 self._adopt_first_task()
         while cursor.stage < len(stages):
-            self._run_stage(stages, tasks)
+            self._run_stage(stages[cursor.stage], tasks)
+            cursor.stage, cursor.epoch = cursor.stage + 1, 0
+            self._stop_if_asked()
+            if cursor.stage < len(stages):
+                self._write_checkpoint()
         self.recorder.start("finish", cursor)
-        self.states = self.trainer.after_task(self.states, tasks)
-        self.recorder.start("evaluate", cursor)
-        with self.recorder.time("evaluate"):
-            self.recorder.add_accuracy(self.evaluator.evaluate(self.states, cursor.task))
+        after_task = type(method).after_task
+        self.states = self.executor.call(after_task, method, self.states, tasks, data)
+        self._evaluate()
         self.recorder.start("save", cursor)
         self._save_model(cursor.task)
         processes.on_main(self.recorder.write_results)
         self.cursor = Cursor(cursor.task + 1)
-        self._save(True)
+        self._stop_if_asked()
+        self._write_checkpoint()
 
     def _adopt_first_task(self):
         """Takes the first task's classifier from another run, in place of the first stage."""
-        states = self.executor.unpack(self.states)
+        states = self.executor.collect(self.states)
         adopted = first_task.adopt_first_task(self.config, self.problem, states)
-        self.states = self.executor.pack(adopted)
+        self.states = self.executor.distribute(adopted)
         self.cursor.stage = 1
 
-    def _run_stage(self, stages: tuple[Stage, ...], tasks):
-        cursor, stage = self.cursor, stages[self.cursor.stage]
+    def _run_stage(self, stage: Stage, tasks: PerSeed[Task]):
+        cursor, method, data = self.cursor, self.problem.method, self.problem.data
         self.recorder.start(stage.name, cursor, stage.epochs)
-        if cursor.epoch == 0 and cursor.reached is None:
-            self.states = self.trainer.begin(stage, self.states, tasks)
-        tasks, counts = self.trainer.choose_images(stage, self.states, tasks)
+        if not stage.first_task_differs:
+            tasks = tasks.map(lambda task: task.replace(is_first=False))
+        if cursor.epoch == 0 and not self.states.holds(EpochState):
+            begin = type(stage).begin
+            self.states = self.executor.call(begin, stage, method, self.states, tasks, data)
+        tasks, counts = self._take_images(stage, tasks)
         if not any(stage.num_steps(0, count) for count in counts):
             processes.on_main(self.recorder.warn_of_no_batch, cursor, stage, max(counts))
             cursor.epoch = stage.epochs
@@ -157,50 +161,72 @@ class Run:
             self._run_epoch(stage, tasks, counts)
             cursor.epoch += 1
             if cursor.epoch < stage.epochs:
-                self._save(stage.save_every and cursor.epoch % stage.save_every == 0)
+                self._stop_if_asked()
+                if stage.save_every and cursor.epoch % stage.save_every == 0:
+                    self._write_checkpoint()
         if stage.has_samples:
             self.recorder.start("draw", cursor)
-            drawn = self.trainer.write_samples(stage, self.states, tasks)
-            drawn = self.executor.unpack(drawn)
-            processes.on_main(self.recorder.write_samples, cursor.task, drawn)
-        cursor.stage, cursor.epoch = cursor.stage + 1, 0
-        self._save(cursor.stage < len(stages))
+            samples = self.executor.call(type(stage).samples, stage, method, self.states, tasks)
+            samples = self.executor.collect(samples)
+            processes.on_main(self.recorder.write_samples, cursor.task, samples)
 
-    def _run_epoch(self, stage: Stage, tasks, counts: list[int]):
-        cursor = self.cursor
+    def _take_images(self, stage: Stage, tasks: PerSeed[Task]) -> tuple[PerSeed[Task], list[int]]:
+        """The tasks with the stage's images, and the number of these per seed."""
+        learners = self.states
+        if learners.holds(EpochState):
+            learners = learners.map(lambda state: state.learner)
+        choose, problem = type(stage).training_set, self.problem
+        images = self.executor.call(choose, stage, problem.method, learners, tasks, problem.data)
+        counts = self.executor.collect(images.map(lambda found: found.count))
+        tasks = tasks.map(lambda task, found: task.replace(images=found), images)
+        return tasks, [int(count) for count in counts]
+
+    def _run_epoch(self, stage: Stage, tasks: PerSeed[Task], counts: list[int]):
+        cursor, problem = self.cursor, self.problem
         stops = [stage.num_steps(cursor.epoch, count) for count in counts]
-        starts = cursor.reached or [0] * len(stops)
         before = self.recorder.seconds[stage.name]
         with self.recorder.time(stage.name):
-            if cursor.reached is None:
-                self.sums = self.trainer.zero_sums(stage, self.states, tasks, len(stops))
-            stop = self.stop if processes.is_alone() else lambda: False  # they would part
-            self.states, self.sums, reached = self.trainer.run_epoch(
-                stage, cursor.epoch, self.states, tasks, self.sums, starts, stops, stop
-            )
-            sums = jax.device_get(self.executor.unpack(self.sums))
-        if reached != stops:
-            cursor.reached = reached
+            epoch = jax.device_put(np.int32(cursor.epoch))
+            inputs = StepInput(problem.method, stage, problem.data, tasks, epoch)
+            # Several processes would part: only the end of an epoch is a common point to stop.
+            stop = self.stop if processes.is_alone() else lambda: False
+            self.states = training.run_epoch(self.executor, inputs, self.states, stops, stop)
+            measured = self.executor.collect(self.states.map(lambda s: (s.sums, s.step)))
+            measured = jax.device_get(measured)
+        if [int(step) for _, step in measured] != stops:
             self._stop_here()
-        cursor.reached = None
+        self.states = self.states.map(lambda state: state.learner)
+        sums = [sums for sums, _ in measured]
         seconds = self.recorder.seconds[stage.name] - before
         processes.on_main(self.recorder.add_epoch, cursor, stage, sums, stops, seconds)
 
+    def _evaluate(self):
+        problem, cursor = self.problem, self.cursor
+        self.recorder.start("evaluate", cursor)
+        with self.recorder.time("evaluate"):
+            correct = evaluation.evaluate(
+                self.executor,
+                problem.method,
+                problem.data,
+                problem.streams,
+                self.states,
+                cursor.task,
+                evaluation.EvaluationSettings(**self.config.eval),
+            )
+            self.recorder.add_accuracy(correct)
+
     def _save_model(self, task: int):
         """The classifiers after a task, for whoever wants to use or share them."""
-        variables = self.executor.each(lambda state: state.variables, self.states)
-        arrays = self._flatten(variables, "seed")
+        arrays = self._flatten(self.states.map(lambda state: state.variables))
         self._check_finite(arrays)
         record, number = {"data": self.problem.fingerprint}, problem_lib.model_number(task)
         processes.on_main(lambda: self.models.save(arrays, record, number))
 
-    def _save(self, due: bool):
-        """Saves a checkpoint if it is due, or if a signal to any process asks to stop here."""
+    def _stop_if_asked(self):
+        """Saves a checkpoint and stops, if a signal to any process asks for it."""
         if number := processes.max_over_processes(self.stop.number or 0):
             self.stop.number = number
             self._stop_here()
-        if due:
-            self._write_checkpoint()
 
     def _stop_here(self):
         self._write_checkpoint()
@@ -208,18 +234,18 @@ class Run:
 
     def _write_checkpoint(self):
         start = time.perf_counter()
-        arrays = self._flatten(self.states, "seed")
-        if self.cursor.reached is not None:
-            arrays |= self._flatten(self.sums, "sums")
+        arrays = self._flatten(self.states)
         self._check_finite(arrays)
         processes.on_main(self._save_checkpoint, arrays)
         self.recorder.seconds["save"] += time.perf_counter() - start
 
     def _save_checkpoint(self, arrays):
+        state, within_epoch = self.states.groups[0], self.states.holds(EpochState)
         record = {
-            "format": FORMAT,
+            "format": CHECKPOINT_FORMAT,
             "cursor": dataclasses.asdict(self.cursor),
-            "recorder": self.recorder.record(),
+            "metrics": list(state.sums) if within_epoch else None,
+            "recorder": self.recorder.state_dict(),
             "data": self.problem.fingerprint,
         }
         self.checkpoints.save(arrays, record)
@@ -234,34 +260,32 @@ class Run:
                 )
 
     def _restore(self):
-        """The state of the newest good checkpoint, or the state before the first task."""
-        states = self.problem.states
+        """Takes the state of the newest good checkpoint, if there is one."""
         restored = processes.on_main(lambda: self.checkpoints.restore())
         restored = processes.broadcast_from_main(restored)
-        if restored is None:
-            with processes.raise_together():
-                self.recorder.restore(None)
-            self.states = self.executor.pack(states)
-            return
-        arrays, record = restored
+        arrays, record = restored or (None, None)
         with processes.raise_together():
-            self._check_record(record)
-            self.recorder.restore(record["recorder"])
+            if record:
+                self._check_record(record)
+            self.recorder.load_state_dict(record and record["recorder"])
+        if record is None:
+            return
         self.cursor = Cursor(**record["cursor"])
+        states = self.problem.states
+        if record["metrics"] is not None:
+            sums = {name: np.float32(0) for name in record["metrics"]}
+            states = [EpochState(state, sums, np.int32(0)) for state in states]
         pairs = zip(self.config.seeds, states, strict=True)
         try:
-            self.states = self.executor.pack([unflatten(s, f"seed{n}", arrays) for n, s in pairs])
+            states = [unflatten(state, f"seed{seed}", arrays) for seed, state in pairs]
         except UserError as error:
             raise UserError(
                 f"{self.directory}: saved by another version of this program: {error}"
             ) from error
-        if self.cursor.reached is not None:
-            self.sums = self.executor.pack(
-                [unflatten_dict(f"sums{seed}", arrays) for seed in self.config.seeds]
-            )
+        self.states = self.executor.distribute(states)
 
     def _check_record(self, record: dict):
-        if record.get("format") != FORMAT:
+        if record.get("format") != CHECKPOINT_FORMAT:
             raise UserError(
                 f"{self.directory}: the run was saved by another version of this program, whose "
                 "files count differently; finish it with that version, or start over with "
@@ -274,8 +298,8 @@ class Run:
                 "--config.data.path at the data of its start"
             )
 
-    def _flatten(self, packed, prefix: str) -> dict[str, np.ndarray]:
+    def _flatten(self, value: PerSeed) -> dict[str, np.ndarray]:
         arrays = {}
-        for seed, tree in zip(self.config.seeds, self.executor.unpack(packed), strict=True):
-            arrays |= flatten(tree, f"{prefix}{seed}")
+        for seed, tree in zip(self.config.seeds, self.executor.collect(value), strict=True):
+            arrays |= flatten(tree, f"seed{seed}")
         return arrays

@@ -12,7 +12,7 @@ import numpy as np
 import optax
 from flax import linen as nn
 
-from cljax import losses, rng
+from cljax import losses
 from cljax.compute.mesh import shard_batch
 from cljax.models import LATENT_SIZE, Classifier
 from cljax.state import GeneratorState, PyTree, hyperparameters
@@ -195,46 +195,3 @@ def step(
     updates = jax.tree.map(lambda update: -inversion.learning_rate * update, updates)
     new = GeneratorState(optax.apply_updates(state.params, updates), batch_stats, opt_state)
     return new, {"loss": total, **terms}
-
-
-def step_at(
-    inversion: Inversion,
-    classifier: Classifier,
-    state: GeneratorState,
-    teacher: PyTree,
-    seen: jax.Array,
-    seed: jax.Array,
-    task: jax.Array,
-    i: jax.Array,
-) -> tuple[GeneratorState, dict[str, jax.Array]]:
-    """`step` number `i` after `task`, with latents drawn by their address.
-
-    Args:
-      seed: int32 [], of the generator's random stream.
-      task: int32 [], the task just learned.
-      i: int32 [], counted from 0 after each task.
-    """
-    latents = draw_latents(rng.key(seed, "inversion", task, i), inversion.batch_size)
-    return step(inversion, classifier, state, teacher, seen, latents)
-
-
-def invert(
-    inversion: Inversion,
-    classifier: Classifier,
-    state: GeneratorState,
-    teacher: PyTree,
-    seen: jax.Array,
-    seed: jax.Array,
-    task: jax.Array,
-) -> tuple[GeneratorState, dict[str, jax.Array]]:
-    """The generator's whole training after one task, as one compiled loop; see `step_at`.
-
-    Returns:
-      The trained generator, and the last step's loss and terms.
-    """
-
-    def body(i, carry):
-        return step_at(inversion, classifier, carry[0], teacher, seen, seed, task, i)
-
-    first = body(0, (state, None))
-    return jax.lax.fori_loop(1, inversion.steps, body, first)

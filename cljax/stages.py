@@ -1,11 +1,12 @@
-"""What a method does within a task, as a list of stages that the trainer runs.
+"""What a method does within a task, as a list of stages.
 
-A stage has epochs of steps; `begin`, `prepare` and `step` are pure and traced, `num_steps` and
-`describe` are for the host. The trainer knows stages only through these members.
+A stage has epochs of steps. Of its members `begin`, `training_set`, `prepare`, `draw`, `update` and
+`samples` are pure and traced; `num_steps` and `log_scalars` run on the host. Training knows stages
+only through these members.
 """
 
 import abc
-from typing import ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -16,6 +17,26 @@ from cljax.compute.mesh import shard_batch
 from cljax.memory.ranking import class_counts
 from cljax.optimizer import SGD
 from cljax.state import Batch, Data, LearnerState, PyTree, Subset, Task, hyperparameters
+
+
+class StepInput(NamedTuple):
+    """What the steps of an epoch are given. For all seeds, `task` and `prepared` are `PerSeed`.
+
+    Attributes:
+      method: the method, a `Finetune`.
+      stage: the running stage.
+      data: the dataset on the device.
+      task: the task, with the images of the stage.
+      epoch: int32 [], of the stage, from 0.
+      prepared: what `Stage.prepare` returned for the epoch.
+    """
+
+    method: Any
+    stage: "Stage"
+    data: Data | None
+    task: Task
+    epoch: jax.Array
+    prepared: PyTree = ()
 
 
 @hyperparameters
@@ -30,7 +51,6 @@ class Stage(abc.ABC):
       save_every: epochs from checkpoint to checkpoint within the stage; 0: none.
     """
 
-    name: str
     has_samples: ClassVar[bool] = False
     first_task_differs: ClassVar[bool] = True
 
@@ -40,39 +60,40 @@ class Stage(abc.ABC):
 
     @abc.abstractmethod
     def begin(self, method, state: LearnerState, task: Task, data: Data) -> LearnerState:
-        """The state with which the stage starts; called once."""
+        """Returns the state with which the stage starts; called once."""
 
     def training_set(self, method, state: LearnerState, task: Task, data: Data) -> Subset:
-        """The stage's images, given the state after `begin`; `task.images` during the stage."""
+        """Returns the stage's images, given the state after `begin`: its `task.images`."""
         return task.images
 
     @abc.abstractmethod
     def num_steps(self, epoch: int, count: int) -> int:
-        """Steps of `epoch` when the stage has `count` images."""
+        """Returns the number of steps of `epoch` when the stage has `count` images."""
 
     @abc.abstractmethod
     def prepare(self, state: LearnerState, task: Task, data: Data, epoch: jax.Array) -> PyTree:
-        """What all steps of an epoch share, such as the order of the images."""
+        """Computes what all steps of an epoch share, such as the order of the images."""
 
     @abc.abstractmethod
-    def step(
-        self,
-        method,
-        data: Data,
-        task: Task,
-        epoch: jax.Array,
-        prepared: PyTree,
-        i: jax.Array,
-        state: LearnerState,
-    ) -> tuple[LearnerState, dict[str, jax.Array]]:
-        """Step `i` of `epoch`: the new state and scalars to be averaged over the epoch."""
+    def draw(self, inputs: StepInput, i: jax.Array, state: LearnerState) -> PyTree:
+        """Draws what step `i` (int32 []) learns from, such as a batch and a random key."""
 
-    def describe(self, epoch: int) -> dict[str, float]:
-        """What is fixed for an epoch and belongs into its line of metrics."""
+    @abc.abstractmethod
+    def update(
+        self, inputs: StepInput, state: LearnerState, drawn: PyTree
+    ) -> tuple[LearnerState, dict[str, jax.Array]]:
+        """Updates the state by what was drawn.
+
+        Returns:
+          The new state, and metrics: float [] each, averaged over the epoch's steps.
+        """
+
+    def log_scalars(self, epoch: int) -> dict[str, float]:
+        """Returns what is fixed for an epoch and belongs into its line of metrics."""
         return {}
 
     def samples(self, method, state: LearnerState, task: Task) -> tuple[jax.Array, jax.Array]:
-        """For the report if `has_samples`: images uint8 [B, H, W, C], labels int32 [B]."""
+        """Returns images uint8 [B, H, W, C] and labels int32 [B] to show, if `has_samples`."""
         raise TypeError(f"stage {self.name!r} has no samples")
 
 
@@ -90,44 +111,43 @@ class Epoch(NamedTuple):
 
 @hyperparameters
 class TrainStage(Stage):
-    """Minimises what the method observes in shuffled batches of the stage's images.
+    """Minimizes the loss that the method observes in shuffled batches of the stage's images.
 
-    Every epoch has a fresh order. A method's further stages inherit this and replace
-    `training_set`, `observe` or `get_parameters`, which here are the method's own.
+    Every epoch has a fresh order. A method's further stages inherit this and replace `observes`,
+    `training_set` or `get_parameters`.
 
     Attributes:
+      observes: name of the method's function that is the stage's loss.
       batch_size: images per step.
       optimizer: the update rule.
-      drop_last: whether an epoch's last, incomplete batch is left out, as in the ABD code; else it
-        is padded, and `Batch.weights` tells.
+      drop_last: whether an epoch's last, incomplete batch is left out, as in the ABD code. If not,
+        it is padded, and `Batch.weights` tells.
     """
+
+    observes: ClassVar[str] = "observe"
 
     batch_size: int
     optimizer: SGD
     drop_last: bool = True
 
     def begin(self, method, state, task, data):
-        """A fresh optimiser."""
+        """Starts a new optimizer state."""
         return state.replace(opt_state=self.optimizer.init(state.params))
 
     def training_set(self, method, state, task, data):
-        """As the method says."""
+        """Returns the images that the method trains on."""
         return method.training_set(state, task, data)
 
-    def observe(self, method, state: LearnerState, task: Task, batch: Batch, key: jax.Array):
-        """The method's `Observed` of a batch. The key is consumed."""
-        return method.observe(state, task, batch, key)
-
     def get_parameters(self, method, params: PyTree, task: Task) -> PyTree:
-        """Which parameters the stage moves, as `SGD.update` takes it."""
+        """Returns which parameters the stage moves, as `SGD.update` takes it."""
         return method.get_parameters(params, task)
 
     def num_steps(self, epoch, count):
-        """Batches, an incomplete one included unless it is dropped."""
+        """Counts the batches, an incomplete one included unless it is dropped."""
         return count // self.batch_size if self.drop_last else -(-count // self.batch_size)
 
     def prepare(self, state, task, data, epoch):
-        """The epoch's order, and the number of images of each class."""
+        """Shuffles the stage's images, and counts those of each class."""
         key = rng.key(state.streams.data_order, f"order {self.name}", task.index, epoch)
         places = jnp.arange(task.images.indices.shape[0])
         # Random numbers are drawn by place, so the order does not depend on the padding.
@@ -140,64 +160,65 @@ class TrainStage(Stage):
             order = jnp.pad(order, (0, self.batch_size))  # so that no slice reaches beyond
         return Epoch(order, counts)
 
-    def take(self, data: Data, task: Task, prepared: Epoch, i: jax.Array):
-        """Batch `i` as stored: images uint8 [B, H, W, C], labels and weights as in `Batch`."""
-        start, size = i * self.batch_size, self.batch_size
-        rows = shard_batch(jax.lax.dynamic_slice_in_dim(prepared.order, start, size))
+    def draw(self, inputs, i, state):
+        """Draws batch `i`, preprocessed, and the key for the method's own random numbers."""
+        images, labels, weights = self.take(inputs, i)
+        images = self.preprocess(inputs, i, state, images)
+        batch = Batch(images, labels, inputs.prepared.class_counts, weights)
+        at = inputs.task.index, inputs.epoch, i
+        return batch, rng.key(state.streams.generator, f"observe {self.name}", *at)
+
+    def take(self, inputs: StepInput, i: jax.Array):
+        """Takes batch `i` as stored: uint8 [B, H, W, C], labels and weights as in `Batch`."""
+        data, task, size = inputs.data, inputs.task, self.batch_size
+        rows = shard_batch(jax.lax.dynamic_slice_in_dim(inputs.prepared.order, i * size, size))
         labels, weights = task.label_map[data.train_labels[rows]], None
         if not self.drop_last:
-            is_image = i * self.batch_size + jnp.arange(self.batch_size) < task.images.count
-            weights = is_image * (self.batch_size / is_image.sum())
+            is_image = i * size + jnp.arange(size) < task.images.count
+            weights = is_image * (size / is_image.sum())
             labels = jnp.where(is_image, labels, task.old)
         return data.train_images[rows], labels, weights
 
-    def step(self, method, data, task, epoch, prepared, i, state):
-        """One batch, augmented, and one update."""
-        images, labels, weights = self.take(data, task, prepared, i)
-        images = self.augmented(method, state, task, epoch, i, images)
-        batch = Batch(images, labels, prepared.class_counts, weights)
-        key = rng.key(state.streams.generator, f"observe {self.name}", task.index, epoch, i)
-        return update(self, method, state, task, batch, epoch, key)
+    def preprocess(
+        self, inputs: StepInput, i: jax.Array, state: LearnerState, images: jax.Array
+    ) -> jax.Array:
+        """Augments and standardizes the images of batch `i`: uint8 -> float [B, H, W, C]."""
+        at = inputs.task.index, inputs.epoch, i
+        key = rng.key(state.streams.augmentation, f"augment {self.name}", *at)
+        return inputs.method.preprocessing.train(key, images)
 
-    def augmented(self, method, state, task, epoch, i, images):
-        """Batch `i`'s images as the network trains on them: uint8 -> float [B, H, W, C]."""
-        address = (task.index, epoch, i)
-        key = rng.key(state.streams.augmentation, f"augment {self.name}", *address)
-        return method.preprocessing.train(key, images)
+    def update(self, inputs, state, drawn):
+        """Takes one gradient step on the loss of a batch.
 
-    def describe(self, epoch):
-        """The learning rate."""
-        return {"learning_rate": float(self.optimizer.rate(epoch))}
+        Args:
+          drawn: the batch, and a key, which is consumed.
 
+        Returns:
+          The new state, and the loss, its terms and the batch's accuracy (a fraction) before the
+          step.
+        """
+        (batch, key), task = drawn, inputs.task
+        observe = getattr(inputs.method, self.observes)
+        trained = self.get_parameters(inputs.method, state.params, task)
 
-def update(
-    stage: TrainStage,
-    method,
-    state: LearnerState,
-    task: Task,
-    batch: Batch,
-    epoch: jax.Array,
-    key: jax.Array,
-) -> tuple[LearnerState, dict[str, jax.Array]]:
-    """One gradient step on what a stage observes in a batch. The key is consumed.
+        def loss(params):
+            # Without this, gradients of parameters that stay would be computed.
+            params = jax.tree.map(
+                lambda moves, p: jax.lax.stop_gradient(p) if moves is False else p, trained, params
+            )
+            observed = observe(state.replace(params=params), task, batch, key)
+            return observed.loss, observed
 
-    Returns:
-      The new state, and the loss, its terms and the batch's accuracy (a fraction) before the step.
-    """
-    trained = stage.get_parameters(method, state.params, task)
-
-    def objective(params):
-        # Without this, gradients of parameters that stay would be computed.
-        params = jax.tree.map(
-            lambda moves, p: jax.lax.stop_gradient(p) if moves is False else p, trained, params
+        grads, seen = jax.grad(loss, has_aux=True)(state.params)
+        params, opt_state = self.optimizer.update(
+            grads, state.opt_state, state.params, trained, inputs.epoch
         )
-        observed = stage.observe(method, state.replace(params=params), task, batch, key)
-        return observed.loss, observed
+        state = state.replace(params=params, batch_stats=seen.batch_stats, opt_state=opt_state)
+        return state, {"loss": seen.loss, **seen.terms, "accuracy": seen.accuracy}
 
-    grads, observed = jax.grad(objective, has_aux=True)(state.params)
-    params, opt_state = stage.optimizer.update(grads, state.opt_state, state.params, trained, epoch)
-    state = state.replace(params=params, batch_stats=observed.batch_stats, opt_state=opt_state)
-    return state, {"loss": observed.loss, **observed.terms, "accuracy": observed.accuracy}
+    def log_scalars(self, epoch):
+        """Returns the learning rate."""
+        return {"learning_rate": float(self.optimizer.rate(epoch))}
 
 
 @hyperparameters
@@ -230,22 +251,26 @@ class InversionStage(Stage):
         """Nothing."""
         return ()
 
-    def step(self, method, data, task, epoch, prepared, i, state):
-        """One Adam step on fresh latents."""
-        generator, metrics = inversion_lib.step_at(
+    def draw(self, inputs, i, state):
+        """Draws latents; steps are counted from the start of the stage."""
+        step = inputs.epoch * self.steps_per_epoch + i
+        key = rng.key(state.streams.generator, "inversion", inputs.task.index, step)
+        return inversion_lib.draw_latents(key, self.batch_size)
+
+    def update(self, inputs, state, drawn):
+        """Takes one Adam step on the generator; `drawn` are latents float [B, LATENT_SIZE]."""
+        generator, metrics = inversion_lib.step(
             self.inversion,
-            method.classifier,
+            inputs.method.classifier,
             state.generator,
             state.teacher,
-            task.seen,
-            state.streams.generator,
-            task.index,
-            epoch * self.steps_per_epoch + i,
+            inputs.task.seen,
+            drawn,
         )
         return state.replace(generator=generator), metrics
 
-    def describe(self, epoch):
-        """How many steps the stretch ends at."""
+    def log_scalars(self, epoch):
+        """Returns how many steps the epoch ends at."""
         return {"step": min((epoch + 1) * self.steps_per_epoch, self.inversion.steps)}
 
     def samples(self, method, state, task):

@@ -6,7 +6,7 @@ the head, N images, T tasks.
 
 import dataclasses
 import typing
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -115,6 +115,7 @@ class Task:
     class_image_counts: jax.Array
     label_map: jax.Array
     is_first: bool = struct.field(pytree_node=False)
+    is_of_one_seed: ClassVar[bool] = True
 
     def labels(self, data: Data, images: Subset) -> jax.Array:
         """Places of the images' classes in the class order, int32 [capacity]; K for padding."""
@@ -172,6 +173,7 @@ class LearnerState:
     exemplars: Exemplars | None
     streams: Streams
     extras: PyTree = None
+    is_of_one_seed: ClassVar[bool] = True
 
     @property
     def variables(self) -> dict[str, PyTree]:
@@ -181,3 +183,19 @@ class LearnerState:
     def with_teacher(self) -> "LearnerState":
         """The state with a copy of the classifier, as it is now, for teacher."""
         return self.replace(teacher=jax.tree.map(jnp.copy, self.variables))
+
+
+@struct.dataclass
+class EpochState:
+    """One seed's state within an epoch; between epochs there is the learner alone.
+
+    Attributes:
+      learner: the learner.
+      sums: float32 [] by name, the metrics added up over the steps done.
+      step: int32 [], number of steps done.
+    """
+
+    learner: LearnerState
+    sums: dict[str, jax.Array]
+    step: jax.Array
+    is_of_one_seed: ClassVar[bool] = True

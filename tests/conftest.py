@@ -140,12 +140,12 @@ def reference(compiled, tmp_path_factory):
 @pytest.fixture
 def interrupt(monkeypatch):
     """interrupt(number, epoch, step): the signal comes at the step of the epoch, from 0."""
-    run_epoch = training.Trainer.run_epoch
+    run_epoch = training.run_epoch
 
     def arrange(number: int, epoch: int, step: int):
         left = [epoch]
 
-        def interrupted(self, *args):
+        def interrupted(*args):
             *args, stopped = args
             step_left = [step if left[0] == 0 else -1]
             left[0] -= 1
@@ -156,9 +156,9 @@ def interrupt(monkeypatch):
                 step_left[0] -= 1
                 return stopped()
 
-            return run_epoch(self, *args, asked)
+            return run_epoch(*args, asked)
 
-        monkeypatch.setattr(training.Trainer, "run_epoch", interrupted)
+        monkeypatch.setattr(training, "run_epoch", interrupted)
 
     yield arrange
 
@@ -167,7 +167,7 @@ def interrupt(monkeypatch):
 def failed_run(fast_runs, tmp_path_factory):
     """A workdir whose run failed in the second task's second epoch."""
     workdir = tmp_path_factory.mktemp("failed")
-    run_epoch, epochs = training.Trainer.run_epoch, []
+    run_epoch, epochs = training.run_epoch, []
 
     class Failure(Exception):
         pass
@@ -179,7 +179,7 @@ def failed_run(fast_runs, tmp_path_factory):
         return run_epoch(*args)
 
     with pytest.MonkeyPatch.context() as patch, pytest.raises(Failure):
-        patch.setattr(training.Trainer, "run_epoch", failing)
+        patch.setattr(training, "run_epoch", failing)
         tiny_runs.run(tiny_runs.make_config(), workdir)
     return workdir
 

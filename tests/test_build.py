@@ -101,7 +101,7 @@ def test_inversion_steps_are_split_into_epochs_that_add_up():
     config.inversion.steps, config.inversion.steps_per_epoch = 1100, 500
     stage = make_method(config, CIFAR).dreaming
     assert [stage.num_steps(epoch, 0) for epoch in range(stage.epochs)] == [500, 500, 100]
-    assert stage.describe(2) == {"step": 1100}
+    assert stage.log_scalars(2) == {"step": 1100}
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ from cljax import evaluation
 from cljax.compute.executor import Executor
 from cljax.data import streams
 from cljax.data.sources import Dataset
-from cljax.evaluation import Evaluator, Settings, make_evaluation_set
+from cljax.evaluation import EvaluationSettings, evaluate, make_evaluation_set
 from cljax.losses import top_k
 from cljax.output import metrics
 from cljax.state import Data, hyperparameters
@@ -90,11 +90,10 @@ def test_against_numpy(dataset, batch_size, vmap, loop):
         )
     )
     for k in (1, 2):
-        evaluator = Evaluator(
-            executor, Linear(NUM_CLASSES), data, made, Settings(batch_size, top_k=k)
-        )
+        method, settings = Linear(NUM_CLASSES), EvaluationSettings(batch_size, top_k=k)
         for task in range(3):
-            found = evaluator.evaluate(executor.pack([jnp.asarray(w) for w in weights]), task)
+            states = executor.distribute([jnp.asarray(w) for w in weights])
+            found = evaluate(executor, method, data, made, states, task, settings)
             for one, stream, matrix in zip(found, made, weights, strict=True):
                 right = count_right(dataset, stream, matrix, task, k)
                 np.testing.assert_array_equal(one, right[None])
@@ -103,7 +102,7 @@ def test_against_numpy(dataset, batch_size, vmap, loop):
     assert executor.num_compilations()["score_batch"] <= (4 if vmap else 2)
 
 
-def test_exam_pads_with_images_that_do_not_count(dataset):
+def test_evaluation_set_pads_with_images_that_do_not_count(dataset):
     stream = make_streams(dataset)[0]
     evaluation_set = make_evaluation_set(stream, 1, 16)
     assert evaluation_set.indices.shape[0] % 16 == 0
@@ -123,8 +122,9 @@ def test_nobody_is_right_by_padding(dataset):
         jnp.asarray(dataset.test_images),
         jnp.asarray(dataset.test_labels),
     )
-    evaluator = Evaluator(Executor(), Linear(NUM_CLASSES), data, made, Settings(64))
-    found = evaluator.evaluate([jnp.zeros((9, NUM_CLASSES))], 2)[0][0]
+    executor, settings = Executor(), EvaluationSettings(64)
+    states = executor.distribute([jnp.zeros((9, NUM_CLASSES))])
+    found = evaluate(executor, Linear(NUM_CLASSES), data, made, states, 2, settings)[0][0]
     first = int((dataset.test_labels == made[0].class_order[0]).sum())
     np.testing.assert_array_equal(found[0], [first, 0, 0])
     assert found[1, 1] == made[0].eval_counts[1]  # the only class of its task

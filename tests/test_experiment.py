@@ -21,7 +21,7 @@ pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptio
 @pytest.fixture
 def spoil(monkeypatch):
     """spoil(n, change): `change` is applied to what the n-th epoch, from 1, returns."""
-    run_epoch = training.Trainer.run_epoch
+    run_epoch = training.run_epoch
 
     def arrange(n: int, change):
         epochs = []
@@ -29,10 +29,10 @@ def spoil(monkeypatch):
         def spoiled(*args):
             epochs.append(None)
             result = run_epoch(*args)
-            return change(*result) if len(epochs) == n else result
+            return change(result) if len(epochs) == n else result
 
-        monkeypatch.setattr(training.Trainer, "run_epoch", spoiled)
-        return lambda: monkeypatch.setattr(training.Trainer, "run_epoch", run_epoch)
+        monkeypatch.setattr(training, "run_epoch", spoiled)
+        return lambda: monkeypatch.setattr(training, "run_epoch", run_epoch)
 
     return arrange
 
@@ -209,8 +209,9 @@ def test_validation_mode(compiled, tmp_path):
 
 
 def test_infinite_loss_stops_the_run(fast_runs, spoil, reference, tmp_path):
-    def change(states, sums, reached):
-        return states, [one | {"local": jnp.float32(jnp.nan)} for one in sums], reached
+    def change(states):
+        nan = {"local": jnp.float32(jnp.nan)}
+        return states.map(lambda state: state.replace(sums=state.sums | nan))
 
     mend = spoil(6, change)
     with pytest.raises(UserError) as error:
@@ -228,9 +229,12 @@ def test_infinite_loss_stops_the_run(fast_runs, spoil, reference, tmp_path):
 
 @pytest.mark.parametrize("epoch", [5, 6])  # the second is the task's last
 def test_weights_that_are_not_finite_are_not_saved(fast_runs, spoil, reference, tmp_path, epoch):
-    def change(states, sums, reached):
-        params = jax.tree.map(lambda p: p * jnp.inf, states[0].params)
-        return [states[0].replace(params=params)], sums, reached
+    def change(states):
+        def spoiled(state):
+            params = jax.tree.map(lambda p: p * jnp.inf, state.learner.params)
+            return state.replace(learner=state.learner.replace(params=params))
+
+        return states.map(spoiled)
 
     mend = spoil(epoch, change)
     with pytest.raises(UserError, match="state is not finite in task 2"):

@@ -1,6 +1,7 @@
 """Generator inversion: formulas, gradients and loops, on small networks."""
 
 import functools
+import types
 
 import jax
 import jax.numpy as jnp
@@ -11,12 +12,36 @@ from jax.test_util import check_grads
 from cljax import inversion as inversion_lib
 from cljax import losses, rng
 from cljax.inversion import Inversion
+from cljax.rng import Streams
+from cljax.stages import InversionStage, StepInput
 from tests.helpers import tiny
 from tests.helpers.goldens import enable
 from tests.helpers.tiny import FAST_COMPILE, fresh
 
-step_at = jax.jit(inversion_lib.step_at, static_argnums=1)
-invert = jax.jit(inversion_lib.invert, static_argnums=1, compiler_options=FAST_COMPILE)
+ANY_TASK = tiny.task(1, 2)
+
+
+def step_at(inversion, classifier, state, teacher, seen, seed, task, i):
+    """Step `i` of the inversion after a task, as its stage takes it: (generator, metrics)."""
+    stage = InversionStage("invert", 1, 0, inversion.steps, inversion)
+    method = types.SimpleNamespace(classifier=classifier)
+    learner = tiny.learner({}, teacher=teacher, generator=state, streams=Streams(0, 0, 0, seed))
+    inputs = StepInput(method, stage, None, ANY_TASK.replace(seen=seen, index=task), 0)
+    learner, metrics = stage.update(inputs, learner, stage.draw(inputs, i, learner))
+    return learner.generator, metrics
+
+
+def every_step(inversion, classifier, state, teacher, seen, seed, task):
+    """All steps as one compiled loop: the generator, and the last step's metrics."""
+
+    def body(i, carry):
+        return step_at(inversion, classifier, carry[0], teacher, seen, seed, task, i)
+
+    return jax.lax.fori_loop(1, inversion.steps, body, body(0, (state, None)))
+
+
+jitted_step_at = jax.jit(step_at, static_argnums=1)
+invert = jax.jit(every_step, static_argnums=1, compiler_options=FAST_COMPILE)
 
 
 def test_smoothing_is_a_convolution_with_reflected_borders():
@@ -84,7 +109,7 @@ def assert_trees_close(got, want):
 def looped(dream, seen, seed, task):
     inversion, classifier, state, teacher = dream
     for i in range(inversion.steps):
-        state, metrics = step_at(inversion, classifier, state, teacher, seen, seed, task, i)
+        state, metrics = jitted_step_at(inversion, classifier, state, teacher, seen, seed, task, i)
     return state, metrics
 
 
@@ -101,7 +126,7 @@ def test_compiled_loop_is_the_loop_over_steps(dream):
 def test_every_part_of_the_address_draws_other_latents(dream):
     with enable("float64"):
         results = [
-            float(step_at(*dream, 7, seed, task, i)[1]["loss"])
+            float(jitted_step_at(*dream, 7, seed, task, i)[1]["loss"])
             for seed, task, i in [(3, 1, 0), (4, 1, 0), (3, 2, 0), (3, 1, 1)]
         ]
     assert len(set(results)) == 4
@@ -111,7 +136,7 @@ def test_seeds_may_be_an_axis_of_vmap(dream):
     inversion, classifier, state, teacher = dream
     seeds = [3, 4]
     with enable("float64"):
-        run = functools.partial(inversion_lib.invert, inversion, classifier)
+        run = functools.partial(every_step, inversion, classifier)
         axes = (None, None, None, 0, None)
         together = jax.jit(jax.vmap(run, in_axes=axes), compiler_options=FAST_COMPILE)
         got = together(state, teacher, 7, jnp.array(seeds), 1)
@@ -139,7 +164,8 @@ def test_confidence_is_over_seen_classes_only(dream):
     changed = {**teacher, "params": {**teacher["params"], "head": other}}
     with enable("float64"):
         results = [
-            step_at(inversion, classifier, state, t, 7, 0, 0, 0)[1] for t in (teacher, changed)
+            jitted_step_at(inversion, classifier, state, t, 7, 0, 0, 0)[1]
+            for t in (teacher, changed)
         ]
     assert_trees_close(*results)
 

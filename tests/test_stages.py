@@ -7,12 +7,11 @@ import optax
 import pytest
 
 from cljax import inversion as inversion_lib
-from cljax import stages
 from cljax.inversion import Inversion
 from cljax.methods.base import Observed
 from cljax.optimizer import SGD
 from cljax.rng import Streams
-from cljax.stages import InversionStage, TrainStage
+from cljax.stages import InversionStage, StepInput, TrainStage
 from cljax.state import Batch, Data, GeneratorState, Subset
 from tests.helpers import tiny
 from tests.helpers.goldens import PRECISIONS, Expected, enable
@@ -47,7 +46,7 @@ def test_sgd(goldens, precision, case, weight_decay):
     with enable(precision):
         batch = Batch(*(expected[f"toy/{name}"].astype(precision) for name in "AB"), None)
         state = stage.begin(method, learner(toy_params(expected, precision)), None, None)
-        step = jax.jit(lambda state, e: stages.update(stage, method, state, None, batch, e, None))
+        step = jax.jit(lambda state, e: tiny.update(stage, method, state, None, batch, e, None))
         history = []
         for epoch in range(10):
             state, metrics = step(state, epoch)
@@ -106,7 +105,7 @@ def test_frozen_parameters_stay_without_decay_or_momentum():
     state = train.begin(method, learner(params), None, None)
     batch = Batch(jnp.ones((2, 4)), jnp.zeros((2, 3)), None)
     for _ in range(2):
-        state, _ = stages.update(train, method, state, None, batch, 0, None)
+        state, _ = tiny.update(train, method, state, None, batch, 0, None)
     np.testing.assert_array_equal(state.params["b"], params["b"])
     np.testing.assert_array_equal(state.params["W"] == 1, np.broadcast_to(~rows, (3, 4)))
     everything = TrainStage("train", 1, 0, 2, SGD(0.1, 0.9, 0.5, 0.1, ()))
@@ -198,7 +197,8 @@ def recorded(i=0, epoch=0, index=1, streams=ZEROS):
     method, train, task = Recorder(), stage(), make_task(index=index)
     state = train.begin(method, learner(jnp.ones(2), streams=streams), task, DATA)
     prepared = train.prepare(state, task, DATA, epoch)
-    _, metrics = train.step(method, DATA, task, epoch, prepared, i, state)
+    inputs = StepInput(method, train, DATA, task, epoch, prepared)
+    _, metrics = train.update(inputs, state, train.draw(inputs, i, state))
     return {name: np.asarray(value).tolist() for name, value in metrics.items()}, prepared.order
 
 
@@ -244,7 +244,7 @@ def test_inversion_takes_the_classifier_as_teacher():
     assert state.teacher["params"]["W"] is not state.params["W"]
 
 
-def test_descriptions():
+def test_what_is_logged_of_an_epoch():
     train = TrainStage("train", 10, 0, 6, SGD(0.1, 0.9, 0.0, 0.1, (5,)))
-    assert train.describe(4) == {"learning_rate": pytest.approx(0.1)}
-    assert train.describe(5) == {"learning_rate": pytest.approx(0.01)}
+    assert train.log_scalars(4) == {"learning_rate": pytest.approx(0.1)}
+    assert train.log_scalars(5) == {"learning_rate": pytest.approx(0.01)}

@@ -18,7 +18,7 @@ from cljax.benchmark import measure
 from cljax.compute import mesh as mesh_lib
 from cljax.data import sources
 from cljax.data.sources import Dataset
-from cljax.stages import InversionStage, Stage
+from cljax.stages import InversionStage, Stage, StepInput
 
 # Data sets of 32x32x3 that are not read: (classes, training and test images of each).
 _CIFAR = {"cifar10": (10, 5000, 1000), "cifar100": (100, 500, 100)}
@@ -170,14 +170,14 @@ class Bench:
             "compilations": compiled,
         }
 
-    def _trainer(self, config):
-        """The trainer of the seeds in `config`; its executor is the row's own."""
+    def _executor(self, config):
+        """An executor for the seeds in `config`, and the dataset where it has its devices."""
         executor, data = build.make_executor(config), self.problem.data
         if executor.mesh is None and not executor.vmap_seeds:  # one program for all numbers
             executor = self._sequential = self._sequential or executor
         if executor.mesh is not None:
             data = mesh_lib.replicate(executor.mesh, jax.device_get(data))
-        return training.Trainer(executor, self.problem.method, data)
+        return executor, data
 
     def _learner(self, index):
         """One seed's state and task as the first stage of a task finds them, on the host.
@@ -191,62 +191,69 @@ class Bench:
                 past = self.problem.tasks(index - 1)[0]
                 state = jax.jit(_remember)(method, state, past, data)
             task = self.problem.tasks(index)[0]
-            state = jax.jit(training.before_task)((method, data), state, task)
+            state = jax.jit(type(method).before_task)(method, state, task, data)
             self._learners[index] = jax.device_get((state, task))
         return self._learners[index]
 
-    def _packed(self, executor, index, seeds):
-        """Packed states and tasks of equal seeds, each with buffers of its own."""
+    def _distributed(self, executor, index, seeds):
+        """States and tasks of equal seeds, each with buffers of its own."""
         return (
-            executor.pack([jax.tree.map(jnp.array, value) for _ in range(seeds)])
+            executor.distribute([jax.tree.map(jnp.array, value) for _ in range(seeds)])
             for value in self._learner(index)
         )
 
     def _stage(self, config, stage: Stage, index: int) -> Work:
         """Steps of a stage in task `index`."""
-        trainer, count = self._trainer(config), len(config.seeds)
-        states, tasks = self._packed(trainer.executor, index, count)
-        states = trainer.begin(stage, states, tasks)
-        tasks, counts = trainer.choose_images(stage, states, tasks)
-        sums = trainer.zero_sums(stage, states, tasks, count)
+        (executor, data), count = self._executor(config), len(config.seeds)
+        method = self.problem.method
+        states, tasks = self._distributed(executor, index, count)
+        if not stage.first_task_differs:
+            tasks = tasks.map(lambda task: task.replace(is_first=False))
+        states = executor.call(type(stage).begin, stage, method, states, tasks, data)
+        images = executor.call(type(stage).training_set, stage, method, states, tasks, data)
+        tasks = tasks.map(lambda task, found: task.replace(images=found), images)
+        inputs = StepInput(method, stage, data, tasks, jax.device_put(np.int32(0)))
 
         def run(steps):
-            nonlocal states, sums
-            starts, stops = [0] * count, [steps] * count
-            states, sums, _ = trainer.run_epoch(stage, 0, states, tasks, sums, starts, stops)
-            jax.block_until_ready((states, sums))
+            nonlocal states
+            after = training.run_epoch(executor, inputs, states, [steps] * count)
+            states = jax.block_until_ready(after.map(lambda state: state.learner))
 
-        most = stage.num_steps(0, counts[0])
-        return Work(run, most, stage.batch_size, trainer.executor, training.train_step)
+        [most, *_] = executor.collect(images.map(lambda found: found.count))
+        most = stage.num_steps(0, int(most))
+        return Work(run, most, stage.batch_size, executor, training.train_step)
 
     def _evaluation(self, config) -> Work:
         """Passes over test images, by the method's own classifier; on CPU the first task's."""
-        trainer = self._trainer(config)
-        executor, streams = trainer.executor, self.problem.streams
+        (executor, data), streams = self._executor(config), self.problem.streams
         task = len(streams[0].task_sizes) - 1 if executor.compiled_loop else 0
-        settings = evaluation.Settings(config.eval.batch_size)
-        judge = evaluation.Evaluator(executor, trainer.method, trainer.data, streams, settings)
-        states, _ = self._packed(executor, 0, 1)
+        settings = evaluation.EvaluationSettings(config.eval.batch_size)
+        settings = evaluation.with_batch_size(settings, executor)
+        states, _ = self._distributed(executor, 0, 1)
         images = int(streams[0].eval_counts[: task + 1].sum())
-        batches = -(-images // judge.settings.batch_size)
+        batches = -(-images // settings.batch_size)
 
         def run(passes):
             for _ in range(passes):
-                judge.evaluate(states, task)
+                evaluation.evaluate(
+                    executor, self.problem.method, data, streams, states, task, settings
+                )
 
         return Work(run, 10, images, executor, evaluation.score_batch, turns=batches)
 
     def _herding(self, config) -> Work:
         """The choice of exemplars after a later task, features of all its images included."""
-        trainer = self._trainer(config)
-        states, tasks = self._packed(trainer.executor, _LATER, 1)
+        executor, data = self._executor(config)
+        method = self.problem.method
+        states, tasks = self._distributed(executor, _LATER, 1)
         images = int(self.problem.streams[0].train_counts[_LATER])
+        choose = type(method).after_task
 
         def run(times):
             for _ in range(times):
-                jax.block_until_ready(trainer.after_task(states, tasks))
+                jax.block_until_ready(executor.call(choose, method, states, tasks, data))
 
-        return Work(run, 10, images, trainer.executor, training.after_task, has_loops=True)
+        return Work(run, 10, images, executor, choose, has_loops=True)
 
 
 def _remember(method, state, task, data):

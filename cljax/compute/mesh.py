@@ -13,6 +13,7 @@ import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
+from cljax.compute import per_seed
 from cljax.errors import UserError
 
 PyTree = Any
@@ -121,28 +122,26 @@ def _place(x, sharding):
 
 
 def map_seeds(mesh: Mesh, function: Callable) -> Callable:
-    """`function(shared, *of one seed)` as a function of seeds stacked along axis 0.
+    """Returns `function` of one seed as a function of a group: every row runs its own seeds.
 
-    Every row runs its own seeds; a single one is no mapped axis, as weights per seed would turn
-    its convolutions into grouped ones.
+    A single seed of a row is no mapped axis, as weights per seed would turn its convolutions into
+    grouped ones. Arguments are those of `Executor.call`, reduced to one group.
     """
 
-    def of_row(shared, *args):
-        if jax.tree.leaves(args)[0].shape[0] > 1:
-            return jax.vmap(lambda *one: function(shared, *one))(*args)
-        result = function(shared, *jax.tree.map(lambda x: x[0], args))
-        return jax.tree.map(lambda x: x[None], result)
+    def of_row(*args):
+        if jax.tree.leaves(per_seed.only(args))[0].shape[0] > 1:
+            return jax.vmap(function, in_axes=per_seed.axes(args))(*args)
+        first = per_seed.map_per_seed(args, lambda value: jax.tree.map(lambda x: x[0], value))
+        return jax.tree.map(lambda x: x[None], function(*first))
 
-    def of_all(shared, *args):
-        specs = (P(), *[P(SEEDS)] * len(args))
-        # Within a row the axis DATA stays automatic.
+    def of_group(*args):
         return jax.shard_map(
             of_row,
             mesh=mesh,
-            in_specs=specs,
+            in_specs=per_seed.map_per_seed(args, lambda _: P(SEEDS), lambda _: P()),
             out_specs=P(SEEDS),
-            axis_names={SEEDS},
+            axis_names={SEEDS},  # within a row the axis DATA stays automatic
             check_vma=False,
-        )(shared, *args)
+        )(*args)
 
-    return of_all
+    return of_group

@@ -20,13 +20,11 @@ class BiasCorrection(TrainStage):
     The network is in train mode, so running statistics move although no weight does.
     """
 
+    observes: ClassVar[str] = "observe_corrected"
+
     def training_set(self, method, state, task, data):
         """The held-out images."""
         return method.hold_out(state, task, data)[0]
-
-    def observe(self, method, state, task, batch, key):
-        """Cross entropy of corrected logits."""
-        return method.observe_corrected(state, task, batch)
 
     def get_parameters(self, method, params, task):
         """The new task's entries of the bias layers."""
@@ -129,8 +127,8 @@ class BiC(Finetune):
         }
         return self.observed(task, batch, logits, terms, batch_stats)
 
-    def observe_corrected(self, state: LearnerState, task: Task, batch: Batch):
-        """Second stage."""
+    def observe_corrected(self, state: LearnerState, task: Task, batch: Batch, key: jax.Array):
+        """Second stage: cross entropy of corrected logits."""
         outputs, batch_stats = self.train_forward(state, batch.images)
         logits = self.correct(state, outputs.logits, state.params)
         terms = {"class": self.class_loss(logits, task, batch)}

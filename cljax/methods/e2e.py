@@ -1,6 +1,6 @@
 """End-to-End Incremental Learning (Castro et al., ECCV 2018), as the ABD paper compares it."""
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 import jax
 import jax.numpy as jnp
@@ -20,6 +20,8 @@ class BalancedFinetuning(TrainStage):
     The network is in train mode, so running statistics move although nothing but the head does.
     """
 
+    observes: ClassVar[str] = "observe_balanced"
+
     def begin(self, method, state, task, data):
         """Exemplars of the new classes are chosen already now."""
         state = method.choose_exemplars(state, task, data)
@@ -30,10 +32,6 @@ class BalancedFinetuning(TrainStage):
     def training_set(self, method, state, task, data):
         """The exemplars."""
         return exemplars.as_subset(state.exemplars)
-
-    def observe(self, method, state, task, batch, key):
-        """The balanced loss."""
-        return method.observe_balanced(state, task, batch)
 
     def get_parameters(self, method, params, task):
         """The head."""
@@ -104,7 +102,7 @@ class EndToEnd(LearningWithoutForgetting):
             terms["distillation"] = self.mu * parts.sum() / task.old
         return self.observed(task, batch, outputs.logits, terms, batch_stats)
 
-    def observe_balanced(self, state: LearnerState, task: Task, batch: Batch):
+    def observe_balanced(self, state: LearnerState, task: Task, batch: Batch, key: jax.Array):
         """Second stage: weights |P_i| / s, and the new classes with n / s."""
         outputs, batch_stats = self.train_forward(state, batch.images)
         logits = outputs.logits

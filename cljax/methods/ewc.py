@@ -43,26 +43,24 @@ class ImportanceStage(TrainStage):
 
     first_task_differs: ClassVar[bool] = False
 
-    def step(self, method, data, task, epoch, prepared, i, state):
+    def preprocess(self, inputs, i, state, images):
+        """Standardizes a batch, without augmentation."""
+        return inputs.method.preprocessing.test(images)
+
+    def update(self, inputs, state, drawn):
         """Adds a batch; every image counts once."""
-        images, labels, weights = self.take(data, task, prepared, i)
-        images = self.images(method, state, task, epoch, i, images)
-        batch = Batch(images, labels, prepared.class_counts, weights)
-        loss, squares, batch_stats = method.information(state, task, batch)
-        share = (weights > 0).sum() / self.num_images(task)
+        batch, _ = drawn
+        loss, squares, batch_stats = inputs.method.information(state, inputs.task, batch)
+        share = (batch.weights > 0).sum() / self.num_images(inputs.task)
         current = jax.tree.map(lambda f, s: f + share * s, state.extras.current, squares)
         state = state.replace(extras=state.extras.replace(current=current), batch_stats=batch_stats)
         return state, {"loss": loss}
-
-    def images(self, method, state, task, epoch, i, images):
-        """Standardizes a batch, without augmentation."""
-        return method.preprocessing.test(images)
 
     def num_images(self, task):
         """Counts the images over which the importance is averaged, int32 []."""
         return task.images.count
 
-    def describe(self, epoch):
+    def log_scalars(self, epoch):
         """There is no learning rate."""
         return {}
 

@@ -14,6 +14,7 @@ from cljax.methods.icarl import ICaRL
 from cljax.methods.lucir import LUCIR
 from cljax.methods.lwf import LearningWithoutForgetting, TaskwiseLoss
 from cljax.methods.wa import WeightAligning
+from cljax.stages import TrainStage
 from cljax.state import PyTree, Task, hyperparameters
 
 
@@ -65,9 +66,7 @@ class LibContinualWA(TrainModeTeacher, WeightAligning):
 class BatchImportance(ImportanceStage):
     """Gathers squares of the mean gradients of augmented batches, in train mode."""
 
-    def images(self, method, state, task, epoch, i, images):
-        """Augments a batch as in training."""
-        return self.augmented(method, state, task, epoch, i, images)
+    preprocess = TrainStage.preprocess  # augments a batch as in training
 
     def num_images(self, task):
         """Counts as if the last batch were complete."""

@@ -1,7 +1,7 @@
 """LUCIR: Learning a Unified Classifier Incrementally via Rebalancing (Hou et al., CVPR 2019)."""
 
 import dataclasses
-from typing import Literal
+from typing import ClassVar, Literal
 
 import jax
 import jax.numpy as jnp
@@ -20,6 +20,8 @@ from cljax.state import hyperparameters
 class ClassBalancedFinetuning(TrainStage):
     """The extra stage of the ImageNet variant: the head's kernel on the exemplars alone."""
 
+    observes: ClassVar[str] = "observe_in_eval_mode"
+
     def begin(self, method, state, task, data):
         """Exemplars of the new classes are chosen already now."""
         return super().begin(method, method.choose_exemplars(state, task, data), task, data)
@@ -27,10 +29,6 @@ class ClassBalancedFinetuning(TrainStage):
     def training_set(self, method, state, task, data):
         """The exemplars."""
         return exemplars.as_subset(state.exemplars)
-
-    def observe(self, method, state, task, batch, key):
-        """The method's loss; batch norm is in eval mode."""
-        return method.observe_with(method.eval_forward, state, task, batch)
 
     def get_parameters(self, method, params, task):
         """The kernel's columns of the classes seen."""
@@ -134,6 +132,10 @@ class LUCIR(TeacherMixin, Finetune):
     def observe(self, state, task, batch, key):
         """Cross entropy; in later phases with distillation and margin ranking."""
         return self.observe_with(self.train_forward, state, task, batch)
+
+    def observe_in_eval_mode(self, state, task, batch, key):
+        """The same losses with batch norm in eval mode, for class-balanced fine-tuning."""
+        return self.observe_with(self.eval_forward, state, task, batch)
 
     def observe_with(self, forward, state, task, batch):
         """`observe` of what `forward(state, images, weights)` gives, as `train_forward` does."""

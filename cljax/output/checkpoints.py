@@ -3,7 +3,8 @@
 A checkpoint is a flat dictionary of arrays. A name is a prefix, such as "seed0", and the array's
 path in its pytree as `jax.tree_util.keystr` writes it: "seed0['params']['head']['kernel']" in a
 run's models/, "seed0.params['head']['kernel']" in its checkpoints/, where the tree is a
-LearnerState. On the disk Orbax has the items `arrays`, whose arrays are numbered "00000", "00001",
+LearnerState or, within an epoch, an EpochState ("seed0.learner.params...", "seed0.sums['loss']",
+"seed0.step"). On the disk Orbax has the items `arrays`, whose arrays are numbered "00000", "00001",
 ..., and `record`, a JSON object whose "names" maps these numbers to names. docs/results.md reads
 it with Orbax alone.
 """
@@ -52,15 +53,6 @@ def unflatten(template: PyTree, prefix: str, arrays: dict[str, np.ndarray]) -> P
         return jax.numpy.asarray(found)
 
     return jax.tree_util.tree_map_with_path(leaf, template)
-
-
-def unflatten_dict(prefix: str, arrays: dict[str, np.ndarray]) -> dict[str, jax.Array]:
-    """A flat dictionary of arrays as `flatten` took it, whatever its keys were."""
-    names = (name for name in arrays if name.startswith(prefix + "["))
-    return {
-        name.removeprefix(prefix + "['").removesuffix("']"): jax.numpy.asarray(arrays[name])
-        for name in names
-    }
 
 
 class Checkpoints:

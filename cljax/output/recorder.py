@@ -27,13 +27,12 @@ logger = logging.getLogger("cljax")
 class Cursor:
     """What the run does next: an epoch of a stage of a task, all counted from 0.
 
-    `reached` holds the step that each seed has reached within the epoch, None at its start.
+    How far an epoch has come is in the learners' `EpochState`.
     """
 
     task: int = 0
     stage: int = 0
     epoch: int = 0
-    reached: list[int] | None = None
 
 
 class Recorder:
@@ -42,7 +41,7 @@ class Recorder:
     Only the first process shows and writes them; others keep accuracies and seconds alone.
 
     Attributes:
-      correct: right answers [way][2][seed][t][j] as `Evaluator.evaluate` counts them.
+      correct: right answers [way][2][seed][t][j] as `evaluation.evaluate` counts them.
       seconds: wall time per part of the run.
     """
 
@@ -67,8 +66,8 @@ class Recorder:
         self.seconds = dict.fromkeys(parts, 0.0)
         self._started = time.perf_counter()
 
-    def record(self) -> dict:
-        """What a checkpoint keeps of the recorder."""
+    def state_dict(self) -> dict:
+        """Returns what a checkpoint keeps of the recorder."""
         self._count_total()
         return {
             "correct": self.correct,
@@ -76,12 +75,12 @@ class Recorder:
             "metrics_position": self.log.position(),
         }
 
-    def restore(self, record: dict | None) -> None:
-        """Goes back to a checkpoint's `record`, or to the start; drops later lines of metrics."""
-        if record:
-            self.correct, self.seconds = record["correct"], record["seconds"]
+    def load_state_dict(self, state: dict | None) -> None:
+        """Goes back to a checkpoint's `state_dict`, or to the start; drops later metrics."""
+        if state:
+            self.correct, self.seconds = state["correct"], state["seconds"]
         if self.log:
-            self.log.truncate(record["metrics_position"] if record else 0)
+            self.log.truncate(state["metrics_position"] if state else 0)
 
     @contextlib.contextmanager
     def time(self, part: str):
@@ -143,7 +142,7 @@ class Recorder:
                 "epoch": cursor.epoch + 1,
                 "global_epoch": earlier + cursor.epoch + 1,
             }
-            fixed = stage.describe(cursor.epoch)
+            fixed = stage.log_scalars(cursor.epoch)
             self.log.append({**place, **fixed, **rows[seed], "images_per_second": round(rate, 1)})
         self._check_finite(cursor, stage, rows)
         names = next(iter(rows.values()))
@@ -173,7 +172,7 @@ class Recorder:
         )
 
     def add_accuracy(self, right: list[np.ndarray]) -> None:
-        """Keeps what `Evaluator.evaluate` counted after a task, per seed."""
+        """Keeps what `evaluation.evaluate` counted after a task, per seed."""
         for seed, counts in enumerate(right):
             for kinds, rows in zip(self.correct, counts.tolist(), strict=True):
                 for per_seed, row in zip(kinds, rows, strict=True):

@@ -31,17 +31,17 @@ def multiply(a, b):
     return a @ b
 
 
-def power(a, b, i, x):
+def power(a, i, x):
     return a @ x
 
 
 @pytest.mark.parametrize("loop", [False, True])
 def test_cost_of_a_matrix_product(loop):
     executor = Executor(compiled_loop=loop)
-    a, x = jnp.ones((M, K)), [jnp.ones((K, N))]
+    a, x = jnp.ones((M, K)), executor.distribute([jnp.ones((K, N))])
     executor.call(multiply, a, x)
     square = jnp.ones((N, N))
-    executor.repeat(power, square, [0], [jnp.ones((N, M))], [0], [3])
+    executor.repeat(power, square, executor.distribute([jnp.ones((N, M))]), [0], [3])
     compiled = measure.num_compilations()
     cost = measure.cost(executor.lower(multiply))
     of_repeated = measure.cost(executor.lower(power))
@@ -59,7 +59,7 @@ def test_cost_of_a_matrix_product(loop):
 def test_the_newest_program_is_the_one_analysed():
     executor = Executor()
     for rows in (M, 2 * M):
-        executor.call(multiply, jnp.ones((rows, K)), [jnp.ones((K, N))])
+        executor.call(multiply, jnp.ones((rows, K)), executor.distribute([jnp.ones((K, N))]))
     assert measure.cost(executor.lower(multiply))["flops"] == 2 * 2 * M * N * K
 
 

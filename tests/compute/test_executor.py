@@ -8,13 +8,14 @@ import numpy as np
 import pytest
 
 from cljax.compute.executor import Executor
+from tests.helpers import tiny
 
 FORMS = list(itertools.product((False, True), (False, True)))  # (vmap_seeds, compiled_loop)
 
 
-def affine(shared, constant, i, carry):
+def affine(inputs, i, carry):
     """A step whose result tells which steps were taken, and in which order."""
-    vector, count = carry
+    (shared, constant), (vector, count) = inputs, carry
     return shared * vector + constant * (i + 1), count + 1
 
 
@@ -31,14 +32,20 @@ def expected(shared, constants, vectors, starts, stops):
     return results
 
 
-def repeat(executor, starts, stops, stopped=lambda: False):
-    constants = [jnp.float32(c) for c in (1, 2, -3)]
-    vectors = [jnp.arange(4, dtype=jnp.float32) + s for s in range(3)]
-    numbers = [np.asarray(vector) for vector in vectors], [float(c) for c in constants]
-    carry = executor.pack([(vector, jnp.int32(0)) for vector in vectors])
-    packed = executor.pack(constants)
-    result, ends = executor.repeat(affine, jnp.float32(0.5), packed, carry, starts, stops, stopped)
-    return executor.unpack(result), ends, numbers
+CONSTANTS = [1, 2, -3]
+
+
+def start(executor):
+    """The inputs and the first carry of `affine` for three seeds, and its vectors in numpy."""
+    vectors = [np.arange(4, dtype=np.float32) + s for s in range(3)]
+    carry = executor.distribute([(jnp.asarray(vector), jnp.int32(0)) for vector in vectors])
+    constants = executor.distribute([jnp.float32(c) for c in CONSTANTS])
+    return (jnp.float32(0.5), constants), carry, vectors
+
+
+def repeat(executor, starts, stops):
+    inputs, carry, vectors = start(executor)
+    return executor.collect(executor.repeat(affine, inputs, carry, starts, stops)), vectors
 
 
 @pytest.mark.parametrize(("vmap", "loop"), FORMS)
@@ -52,10 +59,9 @@ def repeat(executor, starts, stops, stopped=lambda: False):
     ],
 )
 def test_repeat(vmap, loop, starts, stops):
-    result, ends, (vectors, constants) = repeat(Executor(vmap, loop), starts, stops)
-    assert ends == stops
+    result, vectors = repeat(Executor(vmap, loop), starts, stops)
     for (vector, count), (right, steps) in zip(
-        result, expected(0.5, constants, vectors, starts, stops), strict=True
+        result, expected(0.5, CONSTANTS, vectors, starts, stops), strict=True
     ):
         np.testing.assert_allclose(vector, right, rtol=1e-6)
         assert count == steps
@@ -64,23 +70,18 @@ def test_repeat(vmap, loop, starts, stops):
 @pytest.mark.parametrize("vmap", [False, True])
 def test_repeat_in_parts(vmap):
     # Stopped anywhere and continued from there, the numbers are those of the whole.
-    executor = Executor(vmap, compiled_loop=False)
-    whole, _, _ = repeat(executor, [0, 0, 0], [3, 5, 4])
+    executor, stops = Executor(vmap, compiled_loop=False), [3, 5, 4]
+    whole, _ = repeat(executor, [0, 0, 0], stops)
     for allowed in range(12):
         asked = itertools.count()
-        carry = executor.pack(
-            [(jnp.arange(4, dtype=jnp.float32) + s, jnp.int32(0)) for s in range(3)]
+        inputs, carry, _ = start(executor)
+        carry = executor.repeat(
+            affine, inputs, carry, [0, 0, 0], stops, lambda n=allowed, asked=asked: next(asked) >= n
         )
-        constants = executor.pack([jnp.float32(c) for c in (1, 2, -3)])
-        args = affine, jnp.float32(0.5), constants
-        stops = [3, 5, 4]
-        carry, ends = executor.repeat(
-            *args, carry, [0, 0, 0], stops, lambda n=allowed, asked=asked: next(asked) >= n
-        )
+        ends = [int(count) for _, count in executor.collect(carry)]
         assert (ends == stops) == (allowed >= (5 if vmap else 12))
-        carry, ends = executor.repeat(*args, carry, ends, stops)
-        assert ends == stops
-        for one, other in zip(executor.unpack(carry), whole, strict=True):
+        carry = executor.repeat(affine, inputs, carry, ends, stops)
+        for one, other in zip(executor.collect(carry), whole, strict=True):
             np.testing.assert_array_equal(one[0], other[0])
             assert one[1] == other[1]
 
@@ -89,14 +90,15 @@ def test_repeat_in_parts(vmap):
 def test_call(vmap, loop):
     executor = Executor(vmap, loop)
     values = [{"x": jnp.arange(3) + s} for s in (0, 10)]
-    results = executor.unpack(executor.call(double, 7, executor.pack(values)))
+    results = executor.collect(executor.call(double, 7, executor.distribute(values)))
     for value, result in zip(values, results, strict=True):
         np.testing.assert_array_equal(result["twice"], 2 * value["x"])
         np.testing.assert_array_equal(result["shifted"], value["x"] + 7)
 
 
-def count_squares(shared, constant, i, carry):
+def count_squares(inputs, i, carry):
     """A step that only adds: where it falls, and its square."""
+    shared, constant = inputs
     return {
         "steps": carry["steps"].at[i % 3].add(1),
         "sum": carry["sum"] + shared * constant * i**2,
@@ -106,14 +108,14 @@ def count_squares(shared, constant, i, carry):
 @pytest.mark.parametrize(("vmap", "loop"), FORMS)
 @pytest.mark.parametrize("cores", [1, 2, 3])
 @pytest.mark.parametrize("count", [0, 1, 2, 11])
-def test_add_up(vmap, loop, cores, count):
+def test_sum_steps(vmap, loop, cores, count):
     executor = Executor(vmap, loop)
     assert bool(executor.cores) == (not loop)
     executor.cores = executor.cores and cores
     zeros = [{"steps": np.zeros(3, np.int32), "sum": np.int32(0)} for _ in range(2)]
-    constants = executor.pack([jnp.int32(1), jnp.int32(-2)])
+    inputs = jnp.int32(5), executor.distribute([jnp.int32(1), jnp.int32(-2)])
     with jax.default_matmul_precision("float32"):  # in force for threads, too
-        found = executor.add_up(count_squares, jnp.int32(5), constants, zeros, count)
+        found = executor.sum_steps(count_squares, inputs, zeros, count)
     for one, constant in zip(found, (1, -2), strict=True):
         assert one["sum"] == 5 * constant * sum(i**2 for i in range(count))
         np.testing.assert_array_equal(one["steps"], [len(range(r, count, 3)) for r in range(3)])
@@ -121,17 +123,29 @@ def test_add_up(vmap, loop, cores, count):
 
 
 @pytest.mark.parametrize("vmap", [False, True])
-def test_forms_and_back(vmap):
+def test_per_seed_values_keep_their_structure(vmap):
     executor = Executor(vmap)
-    a = [{"x": jnp.arange(3) + s} for s in range(2)]
-    b = [jnp.float32(s) for s in range(2)]
-    packed = executor.zip(executor.pack(a), executor.pack(b))
-    for s, (one, two) in enumerate(executor.unpack(packed)):
-        np.testing.assert_array_equal(one["x"], np.arange(3) + s)
-        assert two == s
-    first, second = executor.unzip(packed)
-    assert jax.tree.structure(executor.unpack(first)) == jax.tree.structure(a)
-    assert [float(value) for value in executor.unpack(second)] == [0.0, 1.0]
+    values = [{"x": jnp.arange(3) + s, "y": jnp.float32(s)} for s in range(2)]
+    value = executor.distribute(values)
+    assert value.holds(dict) and value.stacked == vmap and len(value.groups) == (1 if vmap else 2)
+    for one, other in zip(executor.collect(value), values, strict=True):
+        jax.tree.map(np.testing.assert_array_equal, one, other)
+    swapped = value.map(lambda one, other: {"x": one["y"], "y": other["x"]}, value)
+    for one, other in zip(executor.collect(swapped), values, strict=True):
+        np.testing.assert_array_equal(one["y"], other["x"])
+        assert one["x"] == other["y"]
+
+
+@pytest.mark.parametrize("vmap", [False, True])
+def test_what_belongs_to_one_seed_is_never_shared(vmap):
+    executor, task = Executor(vmap), tiny.task(2, 4)
+    tasks = executor.distribute([jax.tree.map(jnp.asarray, task)] * 2)
+    old = executor.call(lambda shared, task: shared + task.old, 1, tasks)
+    assert [int(value) for value in executor.collect(old)] == [3, 3]
+    with pytest.raises(TypeError, match="a Task belongs to one seed"):
+        executor.call(lambda shared, task: task.old, {"deep": (task,)}, tasks)
+    with pytest.raises(TypeError, match="PerSeed"):
+        executor.call(double, 1, {"x": jnp.zeros(2)})
 
 
 @pytest.mark.parametrize(("vmap", "loop"), FORMS)
@@ -147,9 +161,9 @@ def test_one_program_per_function_and_phase(vmap, loop):
     repeat(executor, [0, 0, 0], [2, 3, 4])  # only a mapped step has to guard unequal seeds
     repeat(executor, [0, 1, 0], [5, 3, 4])
     assert executor.num_compilations() == {"affine": 2 if vmap else 1}
-    executor.call(double, 1, executor.pack([{"x": jnp.zeros(2)}]))
-    executor.call(double, 2, executor.pack([{"x": jnp.ones(2)}]))
-    executor.call(double, 2, executor.pack([{"x": jnp.ones(3)}]))
+    executor.call(double, 1, executor.distribute([{"x": jnp.zeros(2)}]))
+    executor.call(double, 2, executor.distribute([{"x": jnp.ones(2)}]))
+    executor.call(double, 2, executor.distribute([{"x": jnp.ones(3)}]))
     assert executor.num_compilations()["double"] == 2
 
 
@@ -163,11 +177,11 @@ def test_compilation_is_told_before_and_after(vmap, loop):
         seen.append(list(told))  # what was told when it is traced
         return value + shared
 
-    executor.call(watched, 1, executor.pack([jnp.zeros(2)] * 2))
+    executor.call(watched, 1, executor.distribute([jnp.zeros(2)] * 2))
     assert told == [True, False] and seen == [[True]]
-    executor.call(watched, 2, executor.pack([jnp.ones(2)] * 2))
+    executor.call(watched, 2, executor.distribute([jnp.ones(2)] * 2))
     assert told == [True, False]
-    executor.call(watched, 2, executor.pack([jnp.ones(3)] * 2))
+    executor.call(watched, 2, executor.distribute([jnp.ones(3)] * 2))
     assert told == [True, False] * 2
     repeat(executor, [0, 0, 0], [2, 2, 2])
     repeat(executor, [0, 0, 0], [5, 5, 5])

@@ -57,7 +57,7 @@ def test_programs_lower_for_accelerators(compiled, monkeypatch, tmp_path, name, 
             check(lower(program, args))
             names[program.__name__] += 1
     assert names.total() == sum(executor.num_compilations().values()) >= 14
-    assert {"before_task", "begin_stage", "prepare_epoch", "after_task", "loop"} <= names.keys()
+    assert {"before_task", "begin", "begin_epoch", "after_task", "train_step"} <= names.keys()
 
 
 def test_what_is_looked_for_is_found():

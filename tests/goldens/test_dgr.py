@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from flax import linen as nn
 
-from cljax import losses, stages
+from cljax import losses
 from cljax.interop import torch
 from cljax.methods.dgr import DeepGenerativeReplay
 from cljax.models import AutoEncoder
@@ -92,7 +92,7 @@ def original(goldens, tensors, request):
 def run(method, state, task, batch):
     """A step, and what it is made of: replayed images, logits, and a look at the auto-encoder."""
     key = jax.random.key(0)
-    after, metrics = stages.update(method.training, method, state, task, batch, 0, key)
+    after, metrics = tiny.update(method.training, method, state, task, batch, 0, key)
     images, replay = batch.images, None
     if not task.is_first:
         replay = method.replay(state, task, key, len(batch.labels))

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from cljax import losses, stages
+from cljax import losses
 from cljax.methods.libcontinual import LibContinualLUCIR
 from cljax.methods.lucir import LUCIR, ClassBalancedFinetuning
 from cljax.models import imprint
@@ -59,7 +59,7 @@ def step(method, state, task, batch):
     grads = jax.grad(loss)(state.params)
     outputs, _ = method.train_forward(state, batch.images)
     targets = method.classifier.apply(state.teacher, batch.images).features
-    state, metrics = stages.update(method.training, method, state, task, batch, 0, key)
+    state, metrics = tiny.update(method.training, method, state, task, batch, 0, key)
     return state, grads, (metrics, outputs, targets)
 
 
@@ -383,7 +383,7 @@ def test_the_methods_extra_stage_is_class_balanced_finetuning(lucir_goldens, pre
         batch = Batch(images, arrays["step1.y"].astype(np.int32), None)
         state = tiny.learner(**variables, teacher=variables)
         state = state.replace(opt_state=method.finetuning.optimizer.init(state.params))
-        run = jax.jit(stages.update, compiler_options=lucir.FAST_COMPILE)
+        run = jax.jit(tiny.update, compiler_options=lucir.FAST_COMPILE)
         task, key = tiny.task(OLD, SEEN), jax.random.key(0)
         after, metrics = run(method.finetuning, method, state, task, batch, 0, key)
     expected.close("step1.loss_total", metrics["loss"])
@@ -417,7 +417,7 @@ def test_a_teacher_in_train_mode_is_libcontinuals(lucir_goldens, precision):
         state = tiny.learner(**start, teacher=start)
         state = state.replace(opt_state=PUBLISHED.init(params))
         task, key = tiny.task(OLD, SEEN), jax.random.key(0)
-        run = jax.jit(stages.update, compiler_options=lucir.FAST_COMPILE)
+        run = jax.jit(tiny.update, compiler_options=lucir.FAST_COMPILE)
         weight = np.array(expected["cur_lamda"], precision)
         for i in (1, 2):
             images = channels_last(batches[f"step{i}.x"], precision)

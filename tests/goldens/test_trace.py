@@ -6,7 +6,7 @@ import json
 import numpy as np
 import pytest
 
-from cljax import build, training
+from cljax import build
 from cljax import problem as problem_lib
 from cljax.stages import TrainStage
 
@@ -97,23 +97,25 @@ def test_images_steps_and_learning_rates_are_the_originals(traces, make_problem,
     config, problem = make_problem(name)
     assert problem.streams[0].task_sizes == tuple(traces[name]["tasks_sizes"])
     executor = build.make_executor(config)
-    trainer = training.Trainer(executor, problem.method, problem.data)
-    states = executor.pack(problem.states)
+    method, data = problem.method, problem.data
+    states = executor.distribute(problem.states)
     for task, events in enumerate(by_task(traces[name]["events"])):
         want, want_kept = original_epochs(events)
         got = []
-        tasks = executor.pack(problem.tasks(task))
-        states = trainer.before_task(states, tasks)
-        for stage in problem.method.stages(task, 3):
-            states = trainer.begin(stage, states, tasks)
-            _, (count,) = trainer.choose_images(stage, states, tasks)
+        tasks = executor.distribute(problem.tasks(task))
+        states = executor.call(type(method).before_task, method, states, tasks, data)
+        for stage in method.stages(task, 3):
+            kind, args = type(stage), (stage, method)
+            states = executor.call(kind.begin, *args, states, tasks, data)
+            images = executor.call(kind.training_set, *args, states, tasks, data)
+            count = int(executor.collect(images)[0].count)
             if isinstance(stage, TrainStage):
                 for epoch in range(stage.epochs):
-                    rate = stage.describe(epoch)["learning_rate"]
+                    rate = stage.log_scalars(epoch)["learning_rate"]
                     got.append((count, rate, stage.num_steps(epoch, count)))
-        states = trainer.after_task(states, tasks)
+        states = executor.call(type(method).after_task, method, states, tasks, data)
         np.testing.assert_allclose(got, want, rtol=1e-6)
-        exemplars = executor.unpack(states)[0].exemplars
+        exemplars = executor.collect(states)[0].exemplars
         assert (0 if exemplars is None else int(exemplars.counts.sum())) == want_kept
 
 

@@ -32,21 +32,17 @@ def test_executor(shape, vmap, loop):
     constants = [np.float32(c) for c in (1, 2, -3, 4)]
     vectors = [np.arange(4, dtype=np.float32) + s for s in range(4)]
     for starts, stops in (([0] * 4, [5] * 4), ([2, 0, 5, 1], [5, 4, 5, 1])):
-        carry = executor.pack([(vector, jnp.int32(0)) for vector in vectors])
-        packed = executor.pack(constants)
-        carry, ends = executor.repeat(affine, jnp.float32(0.5), packed, carry, starts, stops)
-        assert ends == stops
+        carry = executor.distribute([(vector, np.int32(0)) for vector in vectors])
+        inputs = jnp.float32(0.5), executor.distribute(constants)
+        carry = executor.repeat(affine, inputs, carry, starts, stops)
         right = expected(0.5, constants, vectors, starts, stops)
-        for (vector, count), (number, steps) in zip(executor.unpack(carry), right, strict=True):
+        for (vector, count), (number, steps) in zip(executor.collect(carry), right, strict=True):
             np.testing.assert_allclose(vector, number, rtol=1e-6)
             assert count == steps
     assert executor.num_compilations() == {"affine": 1 if shape[0] == 1 and not vmap else 2}
     values = [{"x": jnp.arange(3) + 10 * s} for s in range(4)]
-    packed = executor.pack(values)
-    assert executor.describe(packed)["x"].shape == (3,)
-    for value, result in zip(
-        values, executor.unpack(executor.call(double, 7, packed)), strict=True
-    ):
+    results = executor.collect(executor.call(double, 7, executor.distribute(values)))
+    for value, result in zip(values, results, strict=True):
         np.testing.assert_array_equal(result["twice"], 2 * value["x"])
         np.testing.assert_array_equal(result["shifted"], value["x"] + 7)
 
@@ -57,12 +53,11 @@ def test_rows_share_seeds_and_batches(shape, vmap):
     executor = make_executor(shape, vmap)
     seeds = [np.random.default_rng(s).normal(size=(16, 3)).astype(np.float32) for s in range(4)]
     shared = mesh_lib.replicate(executor.mesh, np.float32([2]))
-    packed = executor.pack(seeds)
-    for seed, result in zip(
-        seeds, executor.unpack(executor.call(centre, shared, packed)), strict=True
-    ):
+    value = executor.distribute(seeds)
+    results = executor.collect(executor.call(centre, shared, value))
+    for seed, result in zip(seeds, results, strict=True):
         np.testing.assert_allclose(result, 2 * (seed - seed.mean(0)), atol=1e-6)
-    for group in packed:
+    for group in value.groups:
         assert group.sharding.spec == P("seeds")
         assert group.addressable_shards[0].data.shape[0] == (4 if vmap else shape[0]) / shape[0]
     # Each device has its part of a batch, and must tell the others of its sum.

@@ -38,14 +38,14 @@ def watch(kind: str, moment: str, count: int):
     if moment == "epoch":
         from cljax import training
 
-        run_epoch = training.Trainer.run_epoch
+        run_epoch = training.run_epoch
 
         def harmed(*args):
             result = run_epoch(*args)
             pass_moment()
             return result
 
-        training.Trainer.run_epoch = harmed
+        training.run_epoch = harmed
         return
     event, _, text = moment.partition(":")
 

@@ -6,14 +6,13 @@ from types import SimpleNamespace
 import jax
 import numpy as np
 
-from cljax import stages
 from cljax.interop import torch
 from tests.helpers import tiny
 from tests.helpers.goldens import channels_last, enable, network
 
 OLD = 20
 SEEN = {"first": 20, "update": 40, "uneven": 32}
-update = jax.jit(stages.update)
+update = jax.jit(tiny.update)
 
 
 def make_original(goldens, precision: str) -> SimpleNamespace:

@@ -11,7 +11,6 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
-from cljax import stages
 from cljax.methods.teacher import TeacherMixin
 from cljax.models import Classifier, LinearHead
 from cljax.models.norm import BatchNorm
@@ -172,7 +171,7 @@ def batch_of(expected, step: str) -> Batch:
     return Batch(jnp.asarray(expected[f"{step}.x"]), expected[f"{step}.y"].astype(np.int32), None)
 
 
-_update = jax.jit(stages.update, compiler_options=tiny.FAST_COMPILE)
+_update = jax.jit(tiny.update, compiler_options=tiny.FAST_COMPILE)
 
 
 @functools.partial(jax.jit, compiler_options=tiny.FAST_COMPILE)

@@ -20,7 +20,7 @@ from cljax.methods.lwf import LearningWithoutForgetting
 from cljax.models import LATENT_SIZE, Classifier, Generator, make_classifier
 from cljax.optimizer import SGD
 from cljax.rng import Streams
-from cljax.stages import InversionStage, TrainStage
+from cljax.stages import InversionStage, StepInput, TrainStage
 from cljax.state import GeneratorState, LearnerState, Subset, Task, hyperparameters
 
 NUM_CLASSES = 10
@@ -30,6 +30,12 @@ ZEROS = Streams(0, 0, 0, 0)
 NO_MEMORY = MemoryPolicy(0, "random", "bootstrap", False)
 # Compiler options of programs that take longer to compile than to run.
 FAST_COMPILE = {"xla_backend_optimization_level": 0}
+
+
+def update(stage, method, state, task, batch, epoch, key):
+    """A stage's update of a state by a given batch."""
+    inputs = StepInput(method, stage, None, task, epoch)
+    return stage.update(inputs, state, (batch, key))
 
 
 def classifier(dtype=jnp.float32) -> Classifier:

@@ -6,7 +6,6 @@ import numpy as np
 
 from cljax.methods.libcontinual import LibContinualWA
 from cljax.methods.wa import WeightAligning, align
-from cljax.stages import update
 from cljax.state import Batch
 from tests.helpers import libcontinual, tiny
 
@@ -30,7 +29,7 @@ def test_the_head_is_trained_up_to_the_classes_seen():
         method = libcontinual.build(cls, 7, tiny.sgd())
         state = method.init(tiny.ZEROS, (12,))
         state = state.replace(opt_state=method.training.optimizer.init(state.params))
-        after, _ = update(method.training, method, state, task, batch, 0, jax.random.key(0))
+        after, _ = tiny.update(method.training, method, state, task, batch, 0, jax.random.key(0))
         heads = after.params["head"]["kernel"], state.params["head"]["kernel"]
         moved[cls] = np.any(heads[0] != heads[1], axis=0)
     # Not even weight decay moves columns of classes to come.

@@ -12,19 +12,19 @@ from tests.helpers import tiny_runs
 # Programs of each function: the first task and later ones are two phases of every stage.
 ABD = {
     "before_task": 2,
-    "begin_stage": 3,  # training in two phases, inversion in one
-    "choose_images": 3,
-    "prepare_epoch": 3,
+    "begin": 3,  # training in two phases, inversion in one
+    "training_set": 3,
+    "begin_epoch": 3,
     "train_step": 3,
-    "write_samples": 1,
+    "samples": 1,
     "after_task": 2,
     "score_batch": 1,
 }
 LUCIR = {
     "before_task": 2,
-    "begin_stage": 2,
-    "choose_images": 2,
-    "prepare_epoch": 2,
+    "begin": 2,
+    "training_set": 2,
+    "begin_epoch": 2,
     "train_step": 2,
     "after_task": 2,
     "find_means": 1,
@@ -32,9 +32,9 @@ LUCIR = {
 }
 BIC = {
     "before_task": 2,
-    "begin_stage": 3,  # the bias layers are trained in later tasks only
-    "choose_images": 3,
-    "prepare_epoch": 3,
+    "begin": 3,  # the bias layers are trained in later tasks only
+    "training_set": 3,
+    "begin_epoch": 3,
     "train_step": 3,
     "after_task": 2,
     "score_batch": 1,

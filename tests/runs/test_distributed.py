@@ -120,9 +120,9 @@ def test_processes_go_on_with_a_run_of_one_device(
     fast_runs, compiled, reference, tmp_path, monkeypatch
 ):
     workdir, epochs = tmp_path / "run", []
-    run_epoch = training.Trainer.run_epoch
+    run_epoch = training.run_epoch
 
-    def stopping(self, *args):
+    def stopping(*args):
         *args, stopped = args
         asked = []
 
@@ -133,10 +133,10 @@ def test_processes_go_on_with_a_run_of_one_device(
             return stopped()
 
         epochs.append(None)
-        return run_epoch(self, *args, stop_in_third_epoch)
+        return run_epoch(*args, stop_in_third_epoch)
 
     with monkeypatch.context() as patch:
-        patch.setattr(training.Trainer, "run_epoch", stopping)
+        patch.setattr(training, "run_epoch", stopping)
         with pytest.raises(tiny_runs.experiment.Stopped):
             tiny_runs.run(tiny_runs.make_config(**SETTINGS), workdir)
     assert len(tiny_runs.metrics(workdir)) == 4

@@ -44,9 +44,9 @@ def test_signal_saves_and_run_goes_on(
 @pytest.mark.slow
 def test_stopped_at_every_step(fast_runs, monkeypatch, reference, tmp_path):
     # Each start does one step only.
-    run_epoch = training.Trainer.run_epoch
+    run_epoch = training.run_epoch
 
-    def one_step(self, *args):
+    def one_step(*args):
         *args, stopped = args
         calls = []
 
@@ -56,9 +56,9 @@ def test_stopped_at_every_step(fast_runs, monkeypatch, reference, tmp_path):
                 signal.raise_signal(signal.SIGTERM)
             return stopped()
 
-        return run_epoch(self, *args, asked)
+        return run_epoch(*args, asked)
 
-    monkeypatch.setattr(training.Trainer, "run_epoch", one_step)
+    monkeypatch.setattr(training, "run_epoch", one_step)
     starts = 0
     while True:
         starts += 1
@@ -166,7 +166,7 @@ def test_every_checkpoint_damaged(half):
 def test_complete_run_only_reports(fast_runs, monkeypatch, reference, tmp_path):
     workdir = tmp_path / "copy"
     shutil.copytree(reference, workdir)
-    monkeypatch.setattr(training.Trainer, "run_epoch", None)  # a call would fail
+    monkeypatch.setattr(training, "run_epoch", None)  # a call would fail
     shown = tiny_runs.run(tiny_runs.make_config(), workdir)
     assert "complete" in shown and "2 of 2 tasks" in shown
     tiny_runs.assert_same_run(workdir, reference)
