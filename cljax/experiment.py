@@ -100,8 +100,8 @@ class Run:
     def go(self) -> dict:
         """Runs all tasks that are left; returns the results."""
         try:
-            self._restore()
-            processes.on_main(self.recorder.announce, self.cursor)
+            resumes = self._restore()
+            processes.on_main(self.recorder.announce, self.cursor, resumes)
             with StopRequest() as self.stop, self.recorder.progress(self.cursor):
                 while self.cursor.task < self.problem.num_tasks:
                     self._run_task()
@@ -259,8 +259,8 @@ class Run:
                     "good checkpoint is kept; try a lower learning rate in another --workdir"
                 )
 
-    def _restore(self):
-        """Takes the state of the newest good checkpoint, if there is one."""
+    def _restore(self) -> bool:
+        """Takes the state of the newest good checkpoint; False if there is none."""
         restored = processes.on_main(lambda: self.checkpoints.restore())
         restored = processes.broadcast_from_main(restored)
         arrays, record = restored or (None, None)
@@ -269,7 +269,7 @@ class Run:
                 self._check_record(record)
             self.recorder.load_state_dict(record and record["recorder"])
         if record is None:
-            return
+            return False
         self.cursor = Cursor(**record["cursor"])
         states = self.problem.states
         if record["metrics"] is not None:
@@ -283,6 +283,7 @@ class Run:
                 f"{self.directory}: saved by another version of this program: {error}"
             ) from error
         self.states = self.executor.distribute(states)
+        return True
 
     def _check_record(self, record: dict):
         if record.get("format") != CHECKPOINT_FORMAT:

@@ -221,7 +221,7 @@ class Recorder:
         done, total = results["tasks_done"], results["tasks_total"]
         self._progress.note(f"task {done}/{total} done: {mean:.1f} % on all classes seen so far")
 
-    def announce(self, cursor: Cursor) -> None:
+    def announce(self, cursor: Cursor, resumes: bool) -> None:
         """Tells log.txt what runs, and the user what may surprise."""
         config, streams = self.config, self.problem.streams
         logger.info("%s on %s", config.method.name, self.problem.dataset.name)
@@ -239,7 +239,7 @@ class Recorder:
             )
         if cursor.task == self.problem.num_tasks:
             note("%s holds the complete run", self.directory)
-        elif cursor != Cursor():
+        elif resumes:
             where = f"task {cursor.task + 1}, stage {cursor.stage + 1}, epoch {cursor.epoch + 1}"
             note("going on in %s with %s", self.directory, where)
 

@@ -12,7 +12,7 @@ from tests.helpers.goldens import channels_last, enable, network
 
 OLD = 20
 SEEN = {"first": 20, "update": 40, "uneven": 32}
-update = jax.jit(tiny.update)
+update = jax.jit(tiny.update, compiler_options=tiny.FAST_COMPILE)
 
 
 def make_original(goldens, precision: str) -> SimpleNamespace:
