@@ -187,7 +187,7 @@ def test_a_run_of_an_older_version_is_refused(half):
     for checkpoint in (half / "checkpoints").iterdir():
         record = checkpoint / "record" / "metadata"
         content = json.loads(record.read_text())
-        assert content["record"].pop("format") == 2
+        assert content["record"].pop("format") == experiment.CHECKPOINT_FORMAT
         record.write_text(json.dumps(content))
     lines = tiny_runs.metrics(half)
     with pytest.raises(UserError, match=r"another version.*--config\.overwrite=True") as error:
