@@ -15,11 +15,9 @@ from jax.experimental.compilation_cache import compilation_cache
 
 from cljax import build, training
 from cljax.output import plots
-from tests.helpers import golden_updates, tiny_runs
-from tests.helpers.goldens import PRECISIONS
+from tests.helpers import compact, golden_updates, tiny_runs
+from tests.helpers.goldens import GOLDENS, PRECISIONS, SHARED
 
-SHARED = Path(__file__).resolve().parents[2] / "shared"
-GOLDENS = Path(os.environ.get("CLJAX_GOLDENS", SHARED / "goldens"))
 TFDS = Path(os.environ.get("CLJAX_TFDS", SHARED / "tfds"))
 
 # Orbax leaves tasks behind whose failure asyncio would tell after the tests of damaged files.
@@ -27,21 +25,24 @@ logging.getLogger("asyncio").setLevel(logging.CRITICAL)
 
 
 @pytest.fixture(scope="session")
-def goldens():
+def goldens(tmp_path_factory):
     """A function from a name to the arrays of `dfcil/NAME.npz`, numbers of the original code."""
-    return _golden_folder("dfcil")
+    return _golden_folder("dfcil", tmp_path_factory)
 
 
 @pytest.fixture(scope="session")
-def lucir_goldens():
+def lucir_goldens(tmp_path_factory):
     """The same for `lucir/NAME.npz`."""
-    return _golden_folder("lucir")
+    return _golden_folder("lucir", tmp_path_factory)
 
 
-def _golden_folder(name):
-    folder = GOLDENS / name
-    if not folder.is_dir():
-        pytest.skip(f"no golden numbers at {folder}; set CLJAX_GOLDENS to the folder of {name}/")
+def _golden_folder(name, tmp_path_factory):
+    folder, archive = GOLDENS / name, GOLDENS / f"{name}.zip"
+    if archive.is_file():
+        folder = tmp_path_factory.mktemp(f"goldens_{name}")
+        compact.expand(archive, folder)
+    elif not folder.is_dir():
+        pytest.fail(f"no golden numbers at {folder}; set CLJAX_GOLDENS to the folder of {name}/")
     cache = {}
 
     def load(name):

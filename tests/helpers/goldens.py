@@ -18,13 +18,21 @@ The folder of `dfcil/` is explained in its README, from which the three toleranc
 
 import functools
 import json
+import os
 import re
+from pathlib import Path
 
 import jax
 import numpy as np
 
 from cljax.interop import torch
 from cljax.models import make_classifier, make_generator
+
+COMPACT = Path(__file__).resolve().parents[1] / "goldens" / "compact"
+SHARED = Path(__file__).resolve().parents[3] / "shared"
+FULL = SHARED / "goldens"
+# The directory of the golden sets: `dfcil/` and `lucir/`, or `dfcil.zip` and `lucir.zip`.
+GOLDENS = Path(os.environ.get("CLJAX_GOLDENS", FULL if FULL.is_dir() else COMPACT)).resolve()
 
 FORWARD = 10
 FLOAT64 = 1e-8
