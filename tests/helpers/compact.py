@@ -81,6 +81,7 @@ def read(path: Path) -> tuple[dict[str, dict[str, np.ndarray]], dict[str, bytes]
 def expand(path: Path, folder: Path) -> None:
     """Writes the files of an archive into a directory: FILE.npz, and the text files."""
     files, texts = read(path)
+    folder.mkdir(parents=True, exist_ok=True)
     for file, arrays in files.items():
         np.savez(folder / f"{file}.npz", **arrays)
     for name, content in texts.items():

@@ -9,15 +9,16 @@ import math
 
 import numpy as np
 
-# Images of `lucir/`: the seed, and the positions of the colors of the blocks and of the noise.
+# Images of `lucir/`: seed, number of images, and where the colors of their blocks and the noise of
+# their pixels begin in the stream of PCG64.
 _IMAGES = {
-    ("lucir_resnet32", "x"): (1000, 213923, 216995),
-    ("lucir_update_incremental", "step1.x"): (2000, 659, 6803),
-    ("lucir_update_incremental", "step2.x"): (2000, 3731, 55955),
-    ("lucir_update_first_phase", "step1.x"): (2500, 0, 3072),
-    ("lucir_update_first_phase", "step2.x"): (2500, 52232, 55304),
-    ("lucir_evaluation", "x"): (5000, 0, 7680),
-    ("lib_lucir", "imprint.x"): (7000, 0, 3840),
+    ("lucir_resnet32", "x"): (1000, 16, 213923, 216995),
+    ("lucir_update_incremental", "step1.x"): (2000, 16, 659, 6803),
+    ("lucir_update_incremental", "step2.x"): (2000, 16, 3731, 55955),
+    ("lucir_update_first_phase", "step1.x"): (2500, 16, 0, 3072),
+    ("lucir_update_first_phase", "step2.x"): (2500, 16, 52232, 55304),
+    ("lucir_evaluation", "x"): (5000, 40, 0, 7680),
+    ("lib_lucir", "imprint.x"): (7000, 20, 0, 3840),
 }
 _MEAN, _STD = np.array([[0.5071, 0.4866, 0.4409], [0.2009, 0.1984, 0.2023]])[..., None, None]
 _HERDING = "lucir_herding_and_means"
@@ -52,7 +53,7 @@ def _predict_dfcil(file, name, files):
 def _predict_lucir(file, name, files):
     if (file, name) in _IMAGES:
         return _images(*_IMAGES[file, name])
-    if file == _HERDING:
+    if file == _HERDING and name.startswith("features"):
         return _predict_features(name, files)
     if file == "lucir_resnet32":
         return _resnet().get(name)
@@ -89,8 +90,10 @@ def _generator():
     draws = np.split(_torch_uniform(1000, sum(sizes)), np.cumsum(sizes)[:-1])
     found = {}
     for (name, (shape, fan_in)), draw in list(zip(tensors.items(), draws, strict=True))[1:]:
-        bound = float(np.float32(fan_in**-0.5))
-        found[name] = (draw * np.float64(2 * bound) - bound).astype(np.float32).reshape(shape)
+        bound = float(np.float32(1 / math.sqrt(fan_in)))
+        found[name] = (
+            (draw.astype(np.float64) * (2 * bound) - bound).astype(np.float32).reshape(shape)
+        )
     return found
 
 
@@ -106,7 +109,7 @@ def _resnet():
             shapes[f"{part}.conv2"] = (width, width, 3, 3)
             if narrow < width:
                 shapes[f"{part}.downsample.0"] = (width, narrow, 1, 1)
-    # Before them come the draws that they replace.
+    # The layers' default initialization, which they replace, takes the first draws.
     sizes = [466992] + [math.prod(shape) for shape in shapes.values()]
     draws = np.split(_torch_uniform(1000, sum(sizes)), np.cumsum(sizes)[:-1])[1:]
     found = {}
@@ -130,17 +133,15 @@ def _pcg64_uniform(seed, start, count):
     return (words >> 11) * 2.0**-53
 
 
-def _images(seed, colors, noise):
+def _images(seed, count, colors, noise):
     """Images [B, 3, 32, 32] of blocks of 4x4 pixels and noise, normalized as LUCIR does."""
-    count = (noise - colors) // 192
-    if seed == 2000:
-        count = 16  # colors of both steps, then noise of both steps
     blocks = _pcg64_uniform(seed, colors, count * 192).reshape(count, 3, 8, 8)
     blocks = blocks.repeat(4, 2).repeat(4, 3)
     pixels = _pcg64_uniform(seed, noise, blocks.size).reshape(blocks.shape)
     return ((0.7 * blocks + 0.3 * pixels - _MEAN) / _STD).astype(np.float32)
 
 
+@functools.cache
 def herding_draws() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Draws the features behind `lucir_herding_and_means`, samples in the order of the draws.
 
@@ -157,18 +158,11 @@ def herding_draws() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     return means + noise, flips, means + random.standard_normal((6, 20, 64))
 
 
-@functools.cache
-def _features():
-    return herding_draws()
-
-
 def _predict_features(name, files):
-    train, flips, test = _features()
+    train, flips, test = herding_draws()
     if name == "features_test":
         return test
     order = files["herding_order"]["order"][..., None].astype(np.int64)
     if name == "features_train":
         return np.take_along_axis(train, order, 1)
-    if name == "features_train_flipped":
-        return files[_HERDING]["features_train"] + np.take_along_axis(flips, order, 1)
-    return None
+    return files[_HERDING]["features_train"] + np.take_along_axis(flips, order, 1)

@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 import sysconfig
+import tarfile
 import zipfile
 from pathlib import Path
 
@@ -78,6 +79,17 @@ def test_what_the_wheel_holds(wheel):
     assert {Path(name).name for name in names if name.startswith("cljax/configs/")} == configs
     modules = {str(p.relative_to(tiny_runs.ROOT)) for p in (tiny_runs.ROOT / "cljax").rglob("*.py")}
     assert modules == {n for n in names if n.endswith(".py") and "/configs/" not in n}
+
+
+def test_the_source_distribution_has_no_goldens(checkout, tmp_path):
+    """They are most of a checkout's bytes, and only its tests read them."""
+    build = "import sys; from setuptools import build_meta; build_meta.build_sdist(sys.argv[1])"
+    call(sys.executable, "-c", build, str(tmp_path), cwd=checkout)
+    (path,) = tmp_path.glob("*.tar.gz")
+    with tarfile.open(path) as archive:
+        names = archive.getnames()
+    assert any(name.endswith("tests/goldens/test_compact.py") for name in names)
+    assert not [name for name in names if "/goldens/compact" in name]
 
 
 @pytest.fixture(scope="module")
