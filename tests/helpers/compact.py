@@ -100,14 +100,15 @@ def _prediction(folder, file, name, array, files):
 def _ordered(bits):
     """Signed integers of a float's bits that rise with the float; the inverse of itself."""
     info = np.iinfo(bits.dtype)
-    return bits ^ (bits >> (info.bits - 1) & info.max)
+    return bits ^ ((bits >> (info.bits - 1)) & info.max)
 
 
 def _encode(array, prediction):
     bits = np.ascontiguousarray(array).reshape(-1).view(f"<i{_word(array.dtype)}")
     if array.dtype.kind == "f":
         away = _ordered(bits) - _ordered(prediction.reshape(-1).view(bits.dtype))
-        bits = away << 1 ^ away >> np.iinfo(bits.dtype).bits - 1  # small ones have low bits only
+        # The sign goes last, so that small distances have low bits only.
+        bits = (away << 1) ^ (away >> (np.iinfo(bits.dtype).bits - 1))
     return bits.view(f"<u{bits.itemsize}")
 
 
