@@ -18,9 +18,8 @@ NAMES = ("dfcil", "lucir")
 # reference code's own float32 run is not close enough to be a reference for every tensor.
 LARGEST_FLOAT64 = 7000
 ALL_FLOAT64 = "update_abd_chain/"
-# Others are predicted from these.
-_FIRST_FILES = ("states", "herding_order", "lucir_resnet32")
-_FIRST_ARRAYS = ("M/", "state.", "grad_", "features_train", "after_step1.")
+# Arrays of other files are predicted from these.
+_FIRST = ("states", "herding_order", "lucir_resnet32")
 
 
 def select(folder: Path) -> tuple[dict[str, dict[str, np.ndarray]], dict[str, bytes]]:
@@ -46,7 +45,8 @@ def select(folder: Path) -> tuple[dict[str, dict[str, np.ndarray]], dict[str, by
         features = files["lucir_herding_and_means"]["features_train"]
         files["herding_order"] = {"order": herding_order(features)}
     texts = [path for path in folder.iterdir() if path.suffix in (".json", ".md")]
-    return _sorted(files), {path.name: path.read_bytes() for path in sorted(texts)}
+    files = {file: files[file] for file in sorted(files, key=_rank)}
+    return files, {path.name: path.read_bytes() for path in sorted(texts)}
 
 
 def herding_order(features: np.ndarray) -> np.ndarray:
@@ -56,18 +56,9 @@ def herding_order(features: np.ndarray) -> np.ndarray:
     return distances.argmin(-1).astype(np.int16)
 
 
-def _sorted(files):
-    """Files and arrays by name, those first from which others are predicted."""
-    ordered = {}
-    for file in sorted(files, key=lambda file: (file == "float64", *_rank(file, _FIRST_FILES))):
-        names = sorted(files[file], key=lambda name: _rank(name, _FIRST_ARRAYS))
-        ordered[file] = {name: files[file][name] for name in names}
-    return ordered
-
-
-def _rank(name, prefixes):
-    ranks = [rank for rank, prefix in enumerate(prefixes) if name.startswith(prefix)]
-    return (*ranks, len(prefixes))[0], name
+def _rank(file):
+    """Sorts files by name, after those from which they are predicted."""
+    return file == "float64", file not in _FIRST, file
 
 
 def main(full: Path) -> None:

@@ -58,12 +58,15 @@ def _predict_lucir(file, name, files):
     if file == "lucir_resnet32":
         return _resnet().get(name)
     kind, _, tensor = name.partition(".")
-    if kind == "after_step2":
-        return files[file].get(f"after_step1.{tensor}")
     start = files["lucir_resnet32"].get(f"state.{tensor}")
-    grad = files.get(file, {}).get(f"grad_step1.{tensor}")
-    if kind == "after_step1" and start is not None and grad is not None:
-        return start - np.float32(0.1) * (grad + np.float32(5e-4) * start)
+    after = files.get(file, {}).get(f"after_step1.{tensor}")
+    if kind == "after_step1":
+        return start
+    if kind == "after_step2":
+        return after
+    if kind == "grad_step1" and start is not None and after is not None:
+        # SGD with learning rate 0.1 and weight decay 5e-4.
+        return (start - after) / np.float32(0.1) - np.float32(5e-4) * start
     return None
 
 
