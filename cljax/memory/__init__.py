@@ -1,1 +1,1 @@
-"""Exemplars: which images of old tasks are stored, and how they are replayed."""
+"""Selects exemplars of old classes and replays them in later tasks."""

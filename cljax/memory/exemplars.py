@@ -1,12 +1,12 @@
-"""Exemplar memory: which images of earlier tasks a learner keeps, and how they are replayed.
+"""Stores, selects and replays exemplars with pure functions of index arrays.
 
-Pure functions of index arrays. Capacities, the memory's size M and the number K of labels are
-shapes; counts, quotas and draws are values, so one program serves all tasks and `vmap` runs over
-seeds. Labels are places of classes in the class order; an entry that is no image has the label K.
+Capacities, the size M of the exemplar memory and the number K of labels are shapes. Counts, quotas
+and draws are values, so one program serves all tasks and `vmap` runs over seeds. Padding has the
+label K.
 
-A selection is a rank of every image within its class (`selection`) and a quota for every class;
-`choose` joins them. Where nothing else is said, the rules are those of the released code of Smith
-et al., "Always Be Dreaming" (ICCV 2021).
+A selection is a rank of each image within its class (`ranking`) and a quota for each class;
+`keep_best` joins them. Unless a docstring says otherwise, the rules are those of the ABD reference
+code (Smith et al., ICCV 2021).
 """
 
 import jax
@@ -17,42 +17,51 @@ from cljax.state import Exemplars, Subset, hyperparameters
 
 
 def empty(size: int, num_classes: int) -> Exemplars:
-    """A memory with room for `size` images of `num_classes` labels, without any."""
+    """Makes an empty exemplar memory with room for `size` images of `num_classes` labels."""
     return Exemplars(jnp.zeros(size, jnp.int32), jnp.zeros(num_classes, jnp.int32))
 
 
 def as_subset(exemplars: Exemplars) -> Subset:
-    """All exemplars in stored order, capacity M."""
+    """Returns all exemplars in stored order, with capacity M."""
     return Subset(exemplars.indices, exemplars.counts.sum(dtype=jnp.int32))
 
 
 def labels_of(exemplars: Exemplars) -> jax.Array:
-    """Labels of the exemplars in stored order, int32 [M]; K for padding."""
+    """Returns the labels of the exemplars in stored order, int32 [M]; K for padding."""
     ends = jnp.cumsum(exemplars.counts, dtype=jnp.int32)
     places = jnp.arange(exemplars.indices.shape[0], dtype=jnp.int32)
     return jnp.searchsorted(ends, places, side="right").astype(jnp.int32)
 
 
 def append(first: Subset, second: Subset) -> Subset:
-    """The images of `first`, then those of `second`; the capacity is the sum of theirs."""
+    """Joins the images of `first` and then those of `second`; adds up their capacities."""
     room = jnp.concatenate([first.indices, jnp.zeros_like(second.indices)])
     indices = jax.lax.dynamic_update_slice(room, second.indices, (first.count,))
     return Subset(indices, first.count + second.count)
 
 
 def draw_places(key: jax.Array, total: jax.Array, capacity: int) -> jax.Array:
-    """Places drawn with replacement, uniform in 0..total-1, int32 [capacity]; 0 if none exist."""
+    """Draws positions with replacement, int32 [capacity].
+
+    Args:
+      key: consumed.
+      total: int32 [], number of exemplars.
+      capacity: number of draws.
+
+    Returns:
+      Uniform in 0..total-1; zeros if `total` is 0.
+    """
     return jax.random.randint(key, (capacity,), 0, jnp.maximum(total, 1), jnp.int32)
 
 
 def replay(exemplars: Exemplars, places: jax.Array, count: jax.Array) -> Subset:
-    """The exemplars at the first `count` of the drawn places, duplicates included.
+    """Returns the exemplars at the first `count` of the drawn positions, duplicates included.
 
-    Naive rehearsal draws as many as the task has new images, once per task.
+    Naive rehearsal draws as many as the task has images, once per task.
 
     Args:
-      exemplars: an empty memory gives an empty subset.
-      places: int32 [capacity], as from `draw_places`.
+      exemplars: an empty exemplar memory gives an empty subset.
+      places: int32 [capacity], positions as `draw_places` returns them.
       count: int32 [].
     """
     count = jnp.where(as_subset(exemplars).count > 0, count, 0)
@@ -60,18 +69,26 @@ def replay(exemplars: Exemplars, places: jax.Array, count: jax.Array) -> Subset:
 
 
 def holdout_size(total: jax.Array, old: jax.Array) -> jax.Array:
-    """Images per class that BiC holds out: a tenth of the `total` exemplars over `old` classes.
+    """Computes the images per class that BiC holds out: total // (10 * old).
 
-    Rounded down, as in the original code; 0 in the first task.
+    That is 10 % of the exemplars divided by the number of old classes, rounded down as in the
+    reference code.
+
+    Args:
+      total: int32 [], number of exemplars.
+      old: int32 [], number of old classes.
+
+    Returns:
+      int32 []; 0 in the first task.
     """
     return total // jnp.maximum(10 * old, 1)
 
 
 def split_first(subset: Subset, labels: jax.Array, per_class: jax.Array) -> tuple[Subset, Subset]:
-    """The first `per_class` images of each label, and all others; both keep the order.
+    """Splits images into the first `per_class` of each label and all others, both in order.
 
     Args:
-      subset: new images in file order, then exemplars best first, makes BiC's hold-out set.
+      subset: for BiC's held-out images, new images in file order and then exemplars, best first.
       labels: int32 [capacity]; K for padding.
       per_class: int32 [].
     """
@@ -89,21 +106,22 @@ def _only(subset, is_kept):
 
 @hyperparameters
 class Budget:
-    """How many images of each class are kept.
+    """Says how many exemplars of each class are stored.
 
     Attributes:
-      size: M, images in all, of which every class seen gets a share; "per_class": of each class.
-      rule: "floor": shares are rounded down, but are at least 1 (LibContinual). "ceil": rounded
-        up (LUCIR's fix_budget), so up to one image less than there are classes above M. "remainder"
-        (ABD code): rounded down, and the remainder goes to the newest classes, one image each,
-        passing over classes that have no more than the share. "per_class": M itself.
+      size: number of exemplars M in all, of which each seen class gets a quota; for rule
+        "per_class", number of exemplars of each class.
+      rule: how quotas are rounded. "floor": down, but at least 1 (LibContinual). "ceil": up
+        (LUCIR's fix_budget), which may exceed M by up to the number of classes minus one.
+        "remainder" (ABD reference code): down, and the last seen classes get one image each of the
+        remainder, except classes that have no more images than the quota. "per_class": `size`.
     """
 
     size: int
     rule: str
 
     def capacity(self, num_classes: int) -> int:
-        """The most images that may ever be kept of `num_classes` classes."""
+        """Returns the largest number of exemplars that `num_classes` classes may ever have."""
         return {
             "floor": max(self.size, num_classes),
             "ceil": self.size + num_classes - 1,
@@ -112,7 +130,7 @@ class Budget:
         }[self.rule]
 
     def largest(self, seen: jax.Array) -> jax.Array:
-        """The most images of any class when `seen` int32 [] have been seen, int32 []."""
+        """Returns the largest quota of any class, int32 []; `seen` int32 [] counts seen classes."""
         seen = jnp.maximum(seen, 1)
         if self.rule == "per_class":
             return jnp.full_like(seen, self.size)
@@ -122,11 +140,11 @@ class Budget:
         return share + 1 if self.rule == "remainder" else jnp.maximum(share, 1)
 
     def quotas(self, available: jax.Array, seen: jax.Array) -> jax.Array:
-        """Images that each label may keep. What a class lacks is not given to others.
+        """Returns the number of exemplars of each label; a class never gets what another lacks.
 
         Args:
-          available: int32 [K], images of each label to choose from.
-          seen: int32 [], classes with labels from `seen` on get 0.
+          available: int32 [K], images of each label to select from.
+          seen: int32 [], number of seen classes; future classes get 0.
 
         Returns:
           int32 [K].
@@ -141,17 +159,17 @@ class Budget:
         return jnp.where(is_seen, jnp.minimum(available, largest), 0)
 
 
-def choose(
+def keep_best(
     indices: jax.Array, labels: jax.Array, ranks: jax.Array, quota: jax.Array, size: int
 ) -> Exemplars:
-    """Keeps the images whose rank is below their label's quota.
+    """Keeps the images with a rank below the quota of their label.
 
     Args:
       indices: int32 [N], training images.
-      labels: int32 [N]; K for entries that are no image.
+      labels: int32 [N]; K for padding.
       ranks: int32 [N], within the label.
       quota: int32 [K].
-      size: M; no more images are kept.
+      size: M, the maximum number of exemplars.
     """
     num_classes = quota.shape[0]
     is_kept = ranks < quota.at[labels].get(mode="fill", fill_value=0)
@@ -171,19 +189,19 @@ def select_ranked(
     seen: jax.Array,
     budget: Budget,
 ) -> Exemplars:
-    """Adds the best ranked images of a task's classes.
+    """Adds the images of new classes that are ranked best.
 
-    Earlier classes keep their ranks and only shrink to the new quota, so kept sets are nested.
+    Old classes keep their ranks and only shrink to the new quota.
 
     Args:
-      exemplars: the memory during the task.
+      exemplars: exemplar memory during the task.
       class_images: int32 [C, n], images of each new class; padded.
-      class_image_counts: int32 [C], 0 where there is no class.
+      class_image_counts: int32 [C], 0 for padding.
       ranks: int32 [C, n], of at least min(budget.largest(seen), count) images of each class; n for
         images without a rank.
-      old: int32 [], label of the first new class.
-      seen: int32 [], classes of this and earlier tasks.
-      budget: whose capacity is the memory's.
+      old: int32 [], number of old classes, the label of the first new class.
+      seen: int32 [], number of seen classes.
+      budget: the quotas; its capacity must be that of `exemplars`.
     """
     num_classes = exemplars.counts.shape[0]
     is_ranked = (jnp.arange(class_images.shape[1]) < class_image_counts[:, None]) & (
@@ -197,7 +215,7 @@ def select_ranked(
     labels = jnp.concatenate([old_labels, new_labels.ravel()])
     quota = budget.quotas(class_counts(labels, num_classes), seen)
     ranks = jnp.concatenate([old_ranks, ranks.ravel()])
-    return choose(indices, labels, ranks, quota, exemplars.indices.shape[0])
+    return keep_best(indices, labels, ranks, quota, exemplars.indices.shape[0])
 
 
 def select_per_class(
@@ -208,48 +226,49 @@ def select_per_class(
     seen: jax.Array,
     budget: Budget,
 ) -> Exemplars:
-    """Draws every class anew from the images of a pool.
+    """Draws the exemplars of each class again from the images of a pool.
 
     Args:
-      exemplars: the memory during the task; only its shapes matter.
-      pool: images to choose from; what it lists twice may be kept twice.
+      exemplars: exemplar memory during the task; only its shapes are used.
+      pool: images to select from; an image that it lists twice may be stored twice.
       labels: int32 [capacity], of the pool; K for padding.
-      draws: uint32 [capacity], random; of each class the images with the lowest are kept.
-      seen: int32 [], classes of this and earlier tasks.
-      budget: whose capacity is the memory's.
+      draws: uint32 [capacity], random; the images of each class with the lowest draws are kept.
+      seen: int32 [], number of seen classes.
+      budget: the quotas; its capacity must be that of `exemplars`.
     """
     quota = budget.quotas(class_counts(labels, exemplars.counts.shape[0]), seen)
     ranks = ranks_within_class(labels, draws)
-    return choose(pool.indices, labels, ranks, quota, exemplars.indices.shape[0])
+    return keep_best(pool.indices, labels, ranks, quota, exemplars.indices.shape[0])
 
 
 def select_any(
     exemplars: Exemplars, pool: Subset, labels: jax.Array, draws: jax.Array
 ) -> Exemplars:
-    """Draws the memory anew from all images of a pool alike, whatever their classes.
+    """Draws all exemplars again from the images of a pool, without regard to classes.
 
-    Arguments are those of `select_per_class`.
+    Args:
+      exemplars, pool, labels, draws: as in `select_per_class`.
     """
     size, num_classes = exemplars.indices.shape[0], exemplars.counts.shape[0]
     is_padding = (labels == num_classes).astype(jnp.int32)
     ranks = ranks_within_class(is_padding, draws)
-    return choose(pool.indices, labels, ranks, jnp.full(num_classes, size), size)
+    return keep_best(pool.indices, labels, ranks, jnp.full(num_classes, size), size)
 
 
 def update_reservoir(
     exemplars: Exemplars, images: Subset, labels: jax.Array, turns: jax.Array, slots: jax.Array
 ) -> Exemplars:
-    """Puts a task's images into slots, one after the other, in place of what was there.
+    """Puts the images of a task into slots, one after the other, in place of their content.
 
-    The memory as it is stored stands for the slots: as slots are drawn uniformly, it does not
-    matter which image is in which.
+    Stored order stands for the slots: slots are drawn uniformly, so it does not matter which image
+    is in which slot.
 
     Args:
-      exemplars: the memory during the task.
-      images: the task's.
+      exemplars: exemplar memory during the task.
+      images: images of the task.
       labels: int32 [capacity], of the images; K for padding.
       turns: int32 [capacity], the order of the images, all different.
-      slots: int32 [capacity]; from M on, the image is not stored.
+      slots: int32 [capacity]; an image with slot M or more is not stored.
     """
     size, num_classes = exemplars.indices.shape[0], exemplars.counts.shape[0]
     slots = jnp.where(labels < num_classes, slots, size)
@@ -259,4 +278,4 @@ def update_reservoir(
     labels = jnp.concatenate([old_labels, jnp.where(is_last, labels, num_classes)])
     indices = jnp.concatenate([exemplars.indices, images.indices])
     ranks = ranks_within_class(labels, jnp.arange(labels.shape[0]))
-    return choose(indices, labels, ranks, jnp.full(num_classes, size), size)
+    return keep_best(indices, labels, ranks, jnp.full(num_classes, size), size)

@@ -1,9 +1,9 @@
-"""LibContinual's herding, as its code computes it; for comparison only."""
+"""Computes LibContinual's herding as its code does; for comparison only."""
 
 import jax
 import jax.numpy as jnp
 
-from cljax.memory.exemplars import Budget, choose
+from cljax.memory.exemplars import Budget, keep_best
 from cljax.memory.ranking import class_counts, ranks_within_class
 from cljax.state import Exemplars, Subset
 
@@ -16,30 +16,31 @@ def select(
     seen: jax.Array,
     budget: Budget,
 ) -> Exemplars:
-    """Selects every class anew from a pool as LibContinual does; see `rank`.
+    """Selects the exemplars of each class again from a pool as LibContinual does; see `rank`.
 
-    Arguments are those of `exemplars.select_per_class`, with features
-    float [capacity, D] in place of draws.
+    Args:
+      memory, pool, labels, seen, budget: as in `exemplars.select_per_class`.
+      features: float [capacity, D], of the pool.
     """
     quota = budget.quotas(class_counts(labels, memory.counts.shape[0]), seen)
     ranks = rank(features, labels, quota)
-    return choose(pool.indices, labels, ranks, quota, memory.indices.shape[0])
+    return keep_best(pool.indices, labels, ranks, quota, memory.indices.shape[0])
 
 
 def rank(features: jax.Array, labels: jax.Array, quota: jax.Array) -> jax.Array:
-    """Ranks within every class by the rule that LibContinual calls herding.
+    """Ranks images within each class by the rule that LibContinual calls herding.
 
-    Pick k of a class is argmin ||mean - (a + candidate) / k||, where a is the mean of those picked
-    before; in herding it is their sum. A class with no more candidates than its quota keeps their
-    order. A candidate is picked once, but an image that is listed twice is two candidates.
+    Pick k of a class is argmin ||mean - (a + candidate) / k||, where a is the mean of the images
+    picked before; in herding, a is their sum. A class with no more candidates than its quota keeps
+    their order. A candidate is picked once, but an image that is listed twice is two candidates.
 
     Args:
-      features: float [N, D]; of padding, anything.
+      features: float [N, D]; those of padding are ignored.
       labels: int32 [N]; K for padding.
       quota: int32 [K], images of each class to rank.
 
     Returns:
-      int32 [N]: from 0 within each class; at least its quota for images not picked.
+      int32 [N], from 0 within each class; at least the quota for images that were not picked.
     """
     n, num_classes = labels.shape[0], quota.shape[0]
     places = jnp.arange(n, dtype=jnp.int32)

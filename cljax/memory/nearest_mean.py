@@ -1,4 +1,4 @@
-"""Class means of features, and classification by the nearest mean."""
+"""Computes class means of features, and classifies by the nearest mean."""
 
 from collections.abc import Callable
 
@@ -10,11 +10,13 @@ from cljax.memory import exemplars
 from cljax.memory.ranking import class_counts
 from cljax.state import Data, LearnerState, Subset
 
-# What class means average over besides the images as they are (uint8 [B, H, W, C] -> the same).
-MIRRORS: dict[str, Callable | None] = {
+Transform = Callable[[jax.Array], jax.Array]
+
+# Mirrored copies (uint8 [B, H, W, C] -> the same shape) that class means also average over.
+MIRRORS: dict[str, Transform | None] = {
     "none": None,
     "horizontal": lambda images: images[:, :, ::-1],
-    # What the LUCIR code's flip does: it reverses the colours.
+    # The flip of the LUCIR reference code reverses the colors.
     "channels": lambda images: images[..., ::-1],
 }
 
@@ -27,13 +29,15 @@ def class_means(
     labels: jax.Array,
     mirror: str = "none",
 ) -> jax.Array:
-    """Unit vectors along the mean of each class's unit features (iCaRL, section 3; LUCIR's code).
+    """Computes the mean of each class's unit features, scaled to norm 1 (iCaRL, section 3; LUCIR).
 
     Args:
-      method: gives `features`.
-      images: of the classes, such as the exemplars.
+      method: the method, whose `features` are averaged.
+      state: learner state.
+      data: dataset on the device.
+      images: images of the classes, such as the exemplars.
       labels: int32 [capacity], of `images`; K for padding.
-      mirror: a key of MIRRORS; the mean of mirrored images counts as much as that of the others.
+      mirror: a key of MIRRORS; the mean of mirrored images weighs the same as that of the others.
 
     Returns:
       float32 [D, K]; zeros for classes without images.
@@ -54,14 +58,21 @@ def class_means(
 
 
 def exemplar_means(method, state: LearnerState, data: Data, mirror: str = "none") -> jax.Array:
-    """`class_means` of the exemplars that the state keeps."""
+    """Computes `class_means` of the exemplars in the learner state."""
     images, labels = exemplars.as_subset(state.exemplars), exemplars.labels_of(state.exemplars)
     return class_means(method, state, data, images, labels, mirror)
 
 
 def similarities(features: jax.Array, means: jax.Array) -> jax.Array:
-    """The larger, the nearer: features [B, D] times means [D, K] of unit length -> [B, K].
+    """Scores how near features are to class means; a larger score is nearer.
 
-    |f - u|^2 = |f|^2 + 1 - 2 <f, u>, so this orders classes as the Euclidean distance does.
+    |f - u|^2 = |f|^2 + 1 - 2 <f, u>, so <f, u> orders classes as the Euclidean distance does.
+
+    Args:
+      features: float [B, D].
+      means: float32 [D, K], of norm 1.
+
+    Returns:
+      float32 [B, K].
     """
     return features.astype(jnp.float32) @ means

@@ -1,4 +1,4 @@
-"""The exemplar policy: which images a method stores, and how it replays them."""
+"""Defines the exemplar policy: rules that select exemplars and replay them in later tasks."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -15,12 +15,13 @@ Features = Callable[[jax.Array, jax.Array], jax.Array]
 
 
 class Strategy(NamedTuple):
-    """What is particular to a strategy.
+    """Describes a selection strategy.
 
     Attributes:
-      shares: the rule of its `Budget`; None if classes have no shares.
-      rank: from features [n, D], count and picks to the ranks of one class, once and for ever.
-      unit: whether the features are given unit length before.
+      shares: rule of its `Budget`; None if classes have no quotas.
+      rank: maps features [n, D], count and picks to the permanent ranks of one class; None for
+        strategies that select again after each task.
+      unit: whether features are scaled to norm 1 before they are ranked.
     """
 
     shares: str | None
@@ -45,31 +46,34 @@ REPLAYS = ("bootstrap", "all")
 
 @hyperparameters
 class MemoryPolicy:
-    """The exemplar policy of a learner (LibContinual: "buffer"; ABD code: "coreset").
+    """Selects and replays exemplars (LibContinual: "buffer"; ABD reference code: "coreset").
 
-    These rank a class once, after the task that brought it, and later keep the best:
-      "herding": its correct form, on features of unit length (Rebuffi et al., CVPR 2017).
-      "herding_raw": the same on features as they are, as the ABD code has it (BiC).
-      "nearest": to the class mean (Castro et al., ECCV 2018), as the ABD code has it (E2E).
-      "herding_lucir": as the released code of LUCIR (Hou et al., CVPR 2019).
-    These choose anew after each task:
-      "random": from the task's images and the exemplars, all alike, so old classes fade.
-      "equal_random": from the same, as many of each class.
-      "random_redraw": from what the task was trained on, as many of each class, as the ABD code
-        does. With replay "bootstrap" that has exemplars repeatedly, and so has the memory: its
-        different images become fewer from task to task.
-      "libcontinual_herding": LibContinual's "herding", by the mean where its sum belongs, from a
-        list that has stored images twice. For comparison only.
-      "reservoir": every image of all tasks so far is kept with the same probability (Vitter, 1985).
-    "none" keeps nothing. How shares are rounded belongs to the strategy, see `exemplars.Budget`.
+    These strategies rank a class once, after its task, and later keep the best ranks:
+      "herding": herding as published, on features of norm 1 (Rebuffi et al., CVPR 2017).
+      "herding_raw": herding on features that are not normalized, as the ABD reference code (BiC).
+      "nearest": nearest to the class mean (Castro et al., ECCV 2018), as the ABD reference code
+        (E2E).
+      "herding_lucir": as the LUCIR reference code (Hou et al., CVPR 2019).
+    These strategies select again after each task:
+      "random": from the task's images and the exemplars, without regard to classes, so exemplars of
+        old classes become fewer.
+      "equal_random": from the same images, equal numbers per class.
+      "random_redraw": from the images that the task was trained on, equal numbers per class, as the
+        ABD reference code. With replay "bootstrap" these images contain exemplars repeatedly, and
+        so does the exemplar memory: its different images become fewer from task to task.
+      "libcontinual_herding": LibContinual's "herding", with the mean in place of the sum, from a
+        list that contains exemplars twice. For comparison only.
+      "reservoir": each image of all tasks so far is kept with the same probability (Vitter, 1985).
+    "none" keeps nothing. The strategy says how quotas are rounded, see `exemplars.Budget`.
 
     Attributes:
-      size: images kept, in all or of each class; 0: none.
+      size: number of exemplars, in all or per class; 0: none.
       strategy: a key of STRATEGIES.
-      replay: "bootstrap" adds to a task as many exemplars as it has images, drawn with
-        replacement; "all" adds each exemplar once.
-      class_weighting: weighs the cross entropy against rare classes of the training set.
-      per_class: whether `size` is of each class.
+      replay: "bootstrap" adds as many exemplars as the task has images, drawn with replacement;
+        "all" adds each exemplar once.
+      class_weighting: whether sample weights of the cross entropy favor rare classes of the
+        training images.
+      per_class: whether `size` counts per class (default False).
     """
 
     size: int
@@ -80,24 +84,24 @@ class MemoryPolicy:
 
     @property
     def is_balanced(self) -> bool:
-        """Whether every class has a share of the memory."""
+        """Whether each seen class has a quota."""
         return STRATEGIES[self.strategy].shares is not None
 
     @property
     def budget(self) -> exemplars.Budget:
-        """The shares of the classes."""
+        """Quotas of the classes; only for balanced strategies."""
         rule = "per_class" if self.per_class else STRATEGIES[self.strategy].shares
         return exemplars.Budget(self.size, rule)
 
     def init(self, num_classes: int) -> Exemplars | None:
-        """The memory before the first task."""
+        """Makes the exemplar memory before the first task; None if `size` is 0."""
         if not self.size:
             return None
         capacity = self.budget.capacity(num_classes) if self.is_balanced else self.size
         return exemplars.empty(capacity, num_classes)
 
     def training_set(self, state: LearnerState, task: Task) -> Subset:
-        """The task's images and, from the second task on, the exemplars that come back."""
+        """Returns the images of the task and, in later tasks, the replayed exemplars."""
         if not self.size or task.is_first:
             return task.images
         if self.replay == "all":
@@ -111,11 +115,17 @@ class MemoryPolicy:
     def after_task(
         self, state: LearnerState, task: Task, data: Data, features: Features
     ) -> LearnerState:
-        """The state with the exemplars that are kept after `task`; to be called once a task.
+        """Selects the exemplars after a task; must be called once per task.
 
         Args:
-          features: from image indices int32 [N] and the number [] of those that count to the
+          state: learner state.
+          task: the task that was learned.
+          data: dataset on the device.
+          features: maps image indices int32 [N] and the number int32 [] of images among them to the
             features float [N, D] by which classes are ranked.
+
+        Returns:
+          The learner state with the new exemplars.
         """
         if not self.size:
             return state
@@ -132,7 +142,7 @@ class MemoryPolicy:
         return state.replace(exemplars=kept)
 
     def _rank(self, memory, task, features):
-        """The best of the new classes, and the best that were kept of the old ones."""
+        """Keeps the best of the new classes, and the best exemplars of the old ones."""
         strategy, budget = STRATEGIES[self.strategy], self.budget
         table, counts = task.class_images, task.class_image_counts
         num_images = table.shape[1] * (task.seen - task.old)
@@ -142,14 +152,14 @@ class MemoryPolicy:
         return exemplars.select_ranked(memory, table, counts, ranks, task.old, task.seen, budget)
 
     def _reselect(self, memory, task, data, features):
-        """The task's images, then the exemplars twice, are the candidates."""
+        """Selects from the task's images and then the exemplars, which are listed twice."""
         stored = exemplars.as_subset(memory)
         pool = exemplars.append(exemplars.append(task.images, stored), stored)
         labels, found = task.labels(data, pool), features(pool.indices, pool.count)
         return libcontinual.select(memory, pool, labels, found, task.seen, self.budget)
 
     def _draw(self, key, state, task, data):
-        """A random choice from the pool that the strategy names. The key is consumed."""
+        """Draws from the pool that the strategy names. The key is consumed."""
         memory = state.exemplars
         if self.strategy == "random_redraw":
             pool = self.training_set(state, task)
@@ -162,7 +172,7 @@ class MemoryPolicy:
         return exemplars.select_per_class(memory, pool, labels, draws, task.seen, self.budget)
 
     def _offer(self, key, memory, task, data):
-        """Every image of the task is offered to the reservoir once. The key is consumed."""
+        """Offers each image of the task to the reservoir once. The key is consumed."""
         capacity, size = task.images.indices.shape[0], memory.indices.shape[0]
         turns, slots = ranking.offer(key, task.images.count, task.past_images, capacity, size)
         labels = task.labels(data, task.images)

@@ -1,28 +1,31 @@
-"""Which images of a class an exemplar memory prefers: ranks, best first.
+"""Ranks the images of a class for the exemplar memory, best first.
 
-Pure functions of padded arrays, each after one paper or one released program. Labels are places of
-classes in the class order; an entry that is no image has the label K.
+The functions are pure and take padded arrays. Each follows one paper or one reference code. Padding
+has the label K.
 """
 
 import jax
 import jax.numpy as jnp
 
-_LUCIR_ROUNDS, _LUCIR_PICKS = 1000, 500  # limits of the released code
+_LUCIR_ROUNDS, _LUCIR_PICKS = 1000, 500  # limits of the reference code
 
 
 def class_counts(labels: jax.Array, num_classes: int) -> jax.Array:
-    """Images of each label, int32 [K], in labels int32 [N]."""
+    """Counts the images of each label: int32 [N] -> int32 [K]; padding (label K) is ignored."""
     return jnp.zeros(num_classes, jnp.int32).at[labels].add(1, mode="drop")
 
 
 def ranks_within_class(labels: jax.Array, priorities: jax.Array) -> jax.Array:
-    """Place of each image among those of its label in ascending priority, int32 [N].
+    """Ranks each image among those of its label in ascending priority.
 
     Equal priorities are ranked by position. Padding is ranked as a class of its own.
 
     Args:
-      labels: int32 [N].
+      labels: int32 [N]; K for padding.
       priorities: numbers [N].
+
+    Returns:
+      int32 [N], from 0 within each label.
     """
     places = jnp.arange(labels.shape[0], dtype=jnp.int32)
     ordered, _, order = jax.lax.sort((labels, priorities, places), num_keys=2, is_stable=True)
@@ -32,15 +35,15 @@ def ranks_within_class(labels: jax.Array, priorities: jax.Array) -> jax.Array:
 
 
 def herding(features: jax.Array, count: jax.Array, picks: jax.Array) -> jax.Array:
-    """Ranks of the images of one class by herding (Rebuffi et al., iCaRL, 2017, algorithm 4).
+    """Ranks the images of one class by herding (Rebuffi et al., iCaRL, 2017, algorithm 4).
 
     Each pick is the image that, with those picked before, has the mean nearest to the class mean:
-    argmin ||mean - (sum of picked + candidate) / (picked + 1)||. No image is picked twice. Of
-    candidates whose distances are equal as computed, which holds for duplicates, the first wins.
-    More picks only extend the ranking.
+    argmin ||mean - (sum of picked + candidate) / (picked + 1)||. No image is picked twice. If the
+    computed distances of candidates are equal, as for duplicates, the first one is picked. More
+    picks only extend the ranking.
 
     Args:
-      features: float [n, D]; what is behind `count` is ignored.
+      features: float [n, D]; rows from `count` on are padding.
       count: int32 [], images of the class.
       picks: int32 [], images to rank; all if more than `count`.
 
@@ -67,13 +70,17 @@ def herding(features: jax.Array, count: jax.Array, picks: jax.Array) -> jax.Arra
 
 
 def herding_lucir(features: jax.Array, count: jax.Array, picks: jax.Array) -> jax.Array:
-    """Ranks of the images of one class as the released code of LUCIR herds (Hou et al., 2019).
+    """Ranks the images of one class as the LUCIR reference code does (Hou et al., 2019).
 
-    From w = mean on, each round takes argmax <w, candidate>, the first one if tied, and adds
-    mean - candidate to w. An image may be taken again, which moves w but gives no rank. It ends
-    after 1000 rounds, so there may be fewer ranks than picks, and ranks 500 images at most.
+    Starting with w = mean, each round takes argmax <w, candidate>, the first one if tied, and adds
+    mean - candidate to w. An image may be taken again, which changes w but gives no rank. There are
+    at most 1000 rounds, so there may be fewer ranks than picks, and at most 500 ranks.
 
-    Args and result are those of `herding`; the authors' features have unit length.
+    Args:
+      features, count, picks: as in `herding`; the authors' features have norm 1.
+
+    Returns:
+      int32 [n], as `herding`.
     """
     n = features.shape[0]
     is_image = jnp.arange(n) < count
@@ -98,10 +105,16 @@ def herding_lucir(features: jax.Array, count: jax.Array, picks: jax.Array) -> ja
 
 
 def nearest_to_mean(features: jax.Array, count: jax.Array, picks: jax.Array) -> jax.Array:
-    """Ranks of the images of one class by distance to the class mean, nearest first (E2E).
+    """Ranks the images of one class by distance to the class mean, nearest first (E2E).
 
-    Equal distances are ranked by position. Args and result are those of `herding`, except that
-    all images are ranked, whatever `picks` is.
+    Equal distances are ranked by position.
+
+    Args:
+      features, count: as in `herding`.
+      picks: ignored; all images are ranked.
+
+    Returns:
+      int32 [n], as `herding`.
     """
     n = features.shape[0]
     is_padding = jnp.arange(n) >= count
@@ -110,7 +123,7 @@ def nearest_to_mean(features: jax.Array, count: jax.Array, picks: jax.Array) -> 
 
 
 def _mean(features, count):
-    """Mean [D] of the first `count` rows of features [n, D]."""
+    """Computes the mean [D] of the first `count` rows of features [n, D]."""
     is_image = (jnp.arange(features.shape[0]) < count)[:, None]
     return jnp.where(is_image, features, 0).sum(0) / jnp.maximum(count, 1)
 
@@ -118,20 +131,21 @@ def _mean(features, count):
 def offer(
     key: jax.Array, count: jax.Array, past: jax.Array, capacity: int, size: int
 ) -> tuple[jax.Array, jax.Array]:
-    """Random turns of a task's images, and the slot of a reservoir that each is to be put in.
+    """Draws random turns of a task's images and the slot of a reservoir for each image.
 
-    The c-th image ever offered has slot c - 1 while there is room, later one drawn uniformly from
-    0..c-1, of which only 0..size-1 exist (Vitter, 1985, algorithm R).
+    Image c of all images offered, counted from 1, gets slot c - 1 while there is room. Later its
+    slot is uniform in 0..c-1, of which only 0..size-1 exist (Vitter, 1985, algorithm R).
 
     Args:
       key: consumed.
       count: int32 [], images of the task.
-      past: int32 [], images offered in earlier tasks.
+      past: int32 [], images offered in previous tasks.
       capacity: N.
       size: M.
 
     Returns:
-      int32 [N], int32 [N]; behind `count`, turns that come after all others, and anything.
+      Turns int32 [N] and slots int32 [N]. The turns of padding come after all others; its slots
+      have no meaning.
     """
     turn_key, slot_key = jax.random.split(key)
     is_padding = (jnp.arange(capacity) >= count).astype(jnp.int32)

@@ -156,14 +156,14 @@ def test_holdout_size_rounds_down():
     assert ex.holdout_size(jnp.int32(0), 0) == 0
 
 
-choose = jax.jit(ex.choose, static_argnames="size")
+keep_best = jax.jit(ex.keep_best, static_argnames="size")
 
 
 def test_choose_keeps_the_lowest_ranks_in_ascending_label():
     indices = jnp.array([50, 51, 52, 53, 54, 55, 56, 57])
     labels = jnp.array([2, 0, 2, 0, 2, 4, 4, 1])  # 4: no image
     ranks = jnp.array([1, 0, 0, 8, 2, 0, 1, 0])
-    got = choose(indices, labels, ranks, jnp.array([1, 0, 2, 3]), size=5)
+    got = keep_best(indices, labels, ranks, jnp.array([1, 0, 2, 3]), size=5)
     assert listed(got) == [51, 52, 50]
     assert got.counts.tolist() == [1, 0, 2, 0]
     assert got.indices.tolist() == [51, 52, 50, 0, 0]
@@ -173,7 +173,7 @@ def test_choose_keeps_the_lowest_ranks_in_ascending_label():
 def test_a_memory_larger_than_all_images_keeps_them_all():
     quota = jnp.array([9, 9])
     indices, labels, ranks = jnp.array([[7, 8, 9], [1, 0, 1], [1, 0, 0]])
-    got = choose(indices, labels, ranks, quota, size=20)
+    got = keep_best(indices, labels, ranks, quota, size=20)
     assert listed(got) == [8, 9, 7]
     assert got.indices.shape == (20,)
 
