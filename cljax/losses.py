@@ -1,7 +1,7 @@
-"""Losses as pure functions of logits and features.
+"""Computes losses with pure functions of logits and features.
 
-A range of valid classes is a boolean mask over all K logits, so that its bounds may be traced:
-a softmax over masked logits equals the softmax over the slice.
+A range of valid classes is a boolean mask over all K logits, so that its bounds may be traced. A
+softmax over masked logits equals the softmax over the slice.
 """
 
 import jax
@@ -11,7 +11,7 @@ SHORTEST = 1e-12  # Euclidean norm below which a vector has no direction
 
 
 def class_range(num_classes: int, start: jax.Array | int, stop: jax.Array | int) -> jax.Array:
-    """Mask bool [num_classes] of the classes start..stop-1."""
+    """Makes the mask bool [num_classes] of the classes start..stop-1."""
     classes = jnp.arange(num_classes)
     return (classes >= start) & (classes < stop)
 
@@ -22,16 +22,16 @@ def cross_entropy(
     valid: jax.Array | None = None,
     weights: jax.Array | None = None,
 ) -> jax.Array:
-    """Softmax cross entropy, `(1/B) sum_b weights_b CE(logits_b, labels_b)`, natural logarithm.
+    """Computes the softmax cross entropy `(1/B) sum_b weights_b CE(logits_b, labels_b)` in nats.
 
-    The weighted sum is divided by the number of rows, not by the sum of weights (spec of the ABD
-    code, "wCE").
+    The weighted sum is divided by the number of rows, not by the sum of the weights ("wCE" of the
+    ABD reference code).
 
     Args:
       logits: float [B, K].
       labels: int32 [B], each a valid class.
-      valid: bool [K], the classes of the softmax; all by default.
-      weights: float [B]; ones by default.
+      valid: bool [K], classes of the softmax; all by default.
+      weights: float [B], sample weights; ones by default.
 
     Returns:
       float [].
@@ -42,14 +42,16 @@ def cross_entropy(
 
 
 def class_weights(counts: jax.Array, seen: jax.Array) -> jax.Array:
-    """Weights against rare classes, `w_k = sum_j (c_j + 1) / (s (c_k + 1))` (ABD code, "--DW").
+    """Computes weights that favor rare classes, `w_k = sum_j (c_j + 1) / (s (c_k + 1))`.
+
+    The flag in the ABD reference code is "--DW".
 
     Args:
-      counts: int32 [K], c: images of each class; 0 for classes not seen.
-      seen: int32 [], s.
+      counts: int32 [K], number c of images of each class; 0 for future classes.
+      seen: int32 [], number s of seen classes.
 
     Returns:
-      float [K], 0 for classes not seen.
+      float [K], 0 for future classes.
     """
     valid = class_range(counts.shape[0], 0, seen)
     more = jnp.where(valid, counts + 1, 0)
@@ -64,17 +66,17 @@ def distillation(
     temperature: float = 2.0,
     weights: jax.Array | None = None,
 ) -> jax.Array:
-    """Knowledge distillation (Hinton et al. 2015), without the factor T^2, as the ABD code has it.
+    """Computes the distillation loss (Hinton et al. 2015) without the factor T^2, as ABD.
 
     `mean_b - sum_k softmax(teacher_b / T)_k log softmax(logits_b / T)_k`.
 
     Args:
       logits, teacher_logits: float [B, K]; no gradient flows into the latter.
-      valid: bool [K], the classes of the student's softmax.
-      teacher_valid: bool [K], the classes of the teacher's softmax, a subset of `valid`; the same
-        by default. The teacher gives the other valid classes probability 0.
-      temperature: T.
-      weights: float [B], of the rows; ones by default.
+      valid: bool [K], classes of the student's softmax.
+      teacher_valid: bool [K], classes of the teacher's softmax, a subset of `valid`; `valid` by
+        default. The teacher gives the other valid classes probability 0.
+      temperature: softmax temperature T, > 0 (default 2).
+      weights: float [B], sample weights; ones by default.
 
     Returns:
       float [].
@@ -87,9 +89,9 @@ def distillation(
 
 
 def binary_cross_entropy(logits: jax.Array, targets: jax.Array, valid: jax.Array) -> jax.Array:
-    """Sigmoid cross entropy, a sum over valid classes and a mean over rows.
+    """Computes the sigmoid cross entropy: a sum over valid classes, a mean over rows.
 
-    Logarithms are bounded below by -100, PyTorch's guard against saturation.
+    Logarithms are at least -100, as in PyTorch.
 
     Args:
       logits: float [B, K].
@@ -103,14 +105,15 @@ def binary_cross_entropy(logits: jax.Array, targets: jax.Array, valid: jax.Array
 
 
 def reconstruction(logits: jax.Array, images: jax.Array, weights: jax.Array) -> jax.Array:
-    """Sigmoid cross entropy of pixels, `(1/B) sum_b weights_b mean_pixels BCE(logits_b, images_b)`.
+    """Computes the pixel loss `(1/B) sum_b weights_b mean_pixels BCE(logits_b, images_b)`.
 
-    Taken from logits, as float32 sigmoids would saturate; bounded as in `binary_cross_entropy`.
+    BCE is the sigmoid cross entropy, computed from logits because float32 sigmoids would saturate,
+    with the bound of `binary_cross_entropy`.
 
     Args:
       logits: float [B, H, W, C], the reconstructed images before their sigmoid.
       images: float [B, H, W, C] in 0..1.
-      weights: float [B]; their sum does not divide.
+      weights: float [B], sample weights; the loss is not divided by their sum.
 
     Returns:
       float [].
@@ -120,16 +123,22 @@ def reconstruction(logits: jax.Array, images: jax.Array, weights: jax.Array) -> 
 
 
 def latent_divergence(mean: jax.Array, log_variance: jax.Array) -> jax.Array:
-    """`mean_b KL(N(mean_b, exp(log_variance_b)) || N(0, I))`; float [B, Z] each -> [].
+    """Computes `mean_b KL(N(mean_b, exp(log_variance_b)) || N(0, I))`.
 
-    The variational term of an auto-encoder (Kingma & Welling 2014, appendix B).
+    This is the variational loss term of a VAE (Kingma & Welling 2014, appendix B).
+
+    Args:
+      mean, log_variance: float [B, Z].
+
+    Returns:
+      float [].
     """
     terms = 1 + log_variance - jnp.square(mean) - jnp.exp(log_variance)
     return -0.5 * terms.sum(-1).mean()
 
 
 def _sigmoid_cross_entropies(logits, targets):
-    """Element by element, with PyTorch's bound of the logarithms."""
+    # Element by element, with PyTorch's bound of the logarithms.
     yes = jnp.maximum(jax.nn.log_sigmoid(logits), -100.0)
     no = jnp.maximum(jax.nn.log_sigmoid(-logits), -100.0)
     return -(targets * yes + (1 - targets) * no)
@@ -138,9 +147,17 @@ def _sigmoid_cross_entropies(logits, targets):
 def class_share_weights(
     labels: jax.Array, old: jax.Array | int, seen: jax.Array | int
 ) -> jax.Array:
-    """Weights float [B]: `old / seen` for labels below `old`, `1 - old / seen` for the others.
+    """Computes sample weights: `old / seen` for old classes, `1 - old / seen` for new ones.
 
-    Shares of classes, not of images, as the ABD code has it; all ones in the first task.
+    These are fractions of classes, not of images, as in the ABD reference code.
+
+    Args:
+      labels: int32 [B].
+      old: int32 [], number of old classes.
+      seen: int32 [], number of seen classes.
+
+    Returns:
+      float [B]; ones in the first task.
     """
     old_share = old / seen
     return jnp.where(labels < old, old_share, 1 - old_share)
@@ -149,14 +166,14 @@ def class_share_weights(
 def weighted_feature_distance(
     features: jax.Array, teacher_features: jax.Array, kernel: jax.Array, valid: jax.Array
 ) -> jax.Array:
-    """Importance-weighted feature distillation (ABD paper, equation 13, with the code's scale).
+    """Computes the importance-weighted feature distillation of ABD (equation 13, code's scale).
 
-    `mean_b (1/|valid|) || W (features_b - teacher_features_b) ||^2`, W the valid columns of the
-    previous head: a difference counts as far as the previous head could see it.
+    `mean_b (1/|valid|) || W (features_b - teacher_features_b) ||^2`, where W has the valid columns
+    of the teacher's head. So only differences that change the teacher's logits count.
 
     Args:
       features, teacher_features: float [B, D].
-      kernel: float [D, K], the previous head's weights.
+      kernel: float [D, K], kernel of the teacher's head.
       valid: bool [K], the old classes.
 
     Returns:
@@ -168,10 +185,10 @@ def weighted_feature_distance(
 
 
 def unit_vectors(vectors: jax.Array, axis: int = -1) -> jax.Array:
-    """Vectors of norm 1 along `axis`, `v / max(|v|, 1e-12)`, in float32 at least.
+    """Scales vectors along `axis` to norm 1, `v / max(|v|, 1e-12)`, in at least float32.
 
-    Values are PyTorch's `normalize`. The gradient is its too, except for vectors shorter than the
-    bound, which have none here and one of 1e12 times the cotangent there.
+    Values and gradients are those of PyTorch's `normalize`, except the gradient of vectors shorter
+    than 1e-12: it is 0 here, and 1e12 times the cotangent in PyTorch.
     """
     vectors = vectors.astype(jnp.promote_types(vectors.dtype, jnp.float32))
     squares = jnp.square(vectors).sum(axis, keepdims=True)
@@ -182,9 +199,9 @@ def unit_vectors(vectors: jax.Array, axis: int = -1) -> jax.Array:
 
 
 def cosines(features: jax.Array, kernel: jax.Array) -> jax.Array:
-    """Cosines of features and a head's columns; times a scale, cosine logits (LUCIR, section 3.2).
+    """Computes the cosines of features and head columns (LUCIR, section 3.2) in at least float32.
 
-    Computed in float32 at least; 0 for zero vectors.
+    A cosine with a zero vector is 0.
 
     Args:
       features: float [B, D].
@@ -193,7 +210,7 @@ def cosines(features: jax.Array, kernel: jax.Array) -> jax.Array:
     Returns:
       float [B, K] in -1..1.
     """
-    # A margin between cosines is finer than the fast products of GPUs and TPUs.
+    # A margin between cosines needs more precision than the fast products of GPUs and TPUs have.
     return jnp.matmul(
         unit_vectors(features), unit_vectors(kernel, axis=0), precision=jax.lax.Precision.HIGHEST
     )
@@ -202,13 +219,13 @@ def cosines(features: jax.Array, kernel: jax.Array) -> jax.Array:
 def cosine_distance(
     features: jax.Array, teacher_features: jax.Array, weights: jax.Array | None = None
 ) -> jax.Array:
-    """`mean_b 1 - cos(features_b, teacher_features_b)` ("less-forget", LUCIR paper, section 3.3).
+    """Computes `mean_b 1 - cos(features_b, teacher_features_b)`, less-forget of LUCIR, section 3.3.
 
-    Computed in float32 at least; 1e-12 is added to both squared norms, as PyTorch does.
+    Computes in at least float32, and adds 1e-12 to both squared norms as PyTorch does.
 
     Args:
       features, teacher_features: float [B, D]; no gradient flows into the latter.
-      weights: float [B], of the rows; ones by default.
+      weights: float [B], sample weights; ones by default.
 
     Returns:
       float [].
@@ -228,24 +245,24 @@ def margin_ranking(
     num_hard_negatives: int,
     margin: float,
 ) -> jax.Array:
-    """Keeps images of old classes a margin away from their hard negatives (LUCIR, section 3.4).
+    """Computes the margin ranking loss of images of old classes (LUCIR, section 3.4).
 
-    The mean of `max(0, margin - scores_b,label + scores_b,rival)` over the rows b of old classes
-    and each one's `num_hard_negatives` negatives of largest score. The paper has a sum over them,
-    its code the mean. Computed in float32 at least.
+    This is the mean of `max(0, margin - scores_b,label + scores_b,negative)` over rows b of old
+    classes and their `num_hard_negatives` negatives with the largest scores. The paper has a sum
+    over the negatives, its code the mean. Computes in at least float32.
 
     Args:
       scores: float [B, K], cosines.
       labels: int32 [B].
-      old: int32 [], rows with labels from `old` on do not count.
-      negatives: bool [K], the classes that may be hard negatives: the new ones, in a variant of
-        the code all seen classes. A row's own class never is. Where there are fewer than
-        `num_hard_negatives`, those that lack count as zeros.
-      num_hard_negatives: 1 to K.
-      margin: of cosines.
+      old: int32 [], number of old classes; rows of new classes do not count.
+      negatives: bool [K], classes that may be hard negatives: the new ones, or all seen classes in
+        a variant of the code. The class of a row is never its own negative. Each one missing to
+        `num_hard_negatives` counts as a zero.
+      num_hard_negatives: number of negatives per row, 1 to K.
+      margin: minimum difference of cosines, 0 to 2.
 
     Returns:
-      float [], 0 if no row is of an old class.
+      float [], 0 if no row has an old class.
     """
     scores = _at_least_float32(scores)
     own = jnp.take_along_axis(scores, labels[:, None], axis=1)
@@ -262,14 +279,14 @@ def score_distance(
     valid: jax.Array,
     weights: jax.Array | None = None,
 ) -> jax.Array:
-    """`mean_b sum_k (scores_bk - teacher_scores_bk)^2` over valid k, in float32 at least.
+    """Computes `mean_b sum_k (scores_bk - teacher_scores_bk)^2` over valid k, in at least float32.
 
-    The ablation "mimic scores" of the LUCIR code.
+    This is the ablation "mimic scores" of the LUCIR reference code.
 
     Args:
       scores, teacher_scores: float [B, K], cosines; no gradient flows into the latter.
       valid: bool [K], the old classes.
-      weights: float [B], of the rows; ones by default.
+      weights: float [B], sample weights; ones by default.
 
     Returns:
       float [].
@@ -288,10 +305,27 @@ def _at_least_float32(x):
 
 
 def masked_argmax(logits: jax.Array, valid: jax.Array) -> jax.Array:
-    """Index int32 [...] of the largest valid logit; `valid` bool broadcasts against logits."""
+    """Returns the index of the largest valid logit.
+
+    Args:
+      logits: float [..., K].
+      valid: bool, broadcasts against `logits`.
+
+    Returns:
+      int32 [...].
+    """
     return jnp.argmax(jnp.where(valid, logits, -jnp.inf), axis=-1).astype(jnp.int32)
 
 
 def top_k(logits: jax.Array, valid: jax.Array, k: int) -> jax.Array:
-    """The k largest valid logits' indices, int32 [..., k], largest first, ties by lower index."""
+    """Returns the indices of the k largest valid logits, largest first, ties by lower index.
+
+    Args:
+      logits: float [..., K].
+      valid: bool, broadcasts against `logits`.
+      k: 1 to K.
+
+    Returns:
+      int32 [..., k].
+    """
     return jax.lax.top_k(jnp.where(valid, logits, -jnp.inf), k)[1]

@@ -234,7 +234,7 @@ MISTAKES = {
     "dtype": ({"dtype": "float16"}, "float32, tf32, bfloat16"),
     "network": ({"model__name": "resnet9"}, "config.model.name"),
     "width": ({"model__width": 0}, "config.model.width"),
-    "generator": ({"inversion__generator": "gan"}, "no generator 'gan'; there are cifar"),
+    "generator": ({"inversion__generator": "gan"}, "config.inversion.generator='gan': unknown"),
     "generator size": ({"inversion__generator": "imagenet"}, "multiple of 32, not 8x8"),
     "method": ({"method__name": "gdumb"}, "no method 'gdumb'; there are base, "),
     "test images per step": (

@@ -1,4 +1,4 @@
-"""Converts networks to and from programs of other frameworks; see docs/interop.md."""
+"""Converts networks to and from other frameworks; see docs/interop.md."""
 
 from cljax.interop.torch import (
     autoencoder_from_torch,

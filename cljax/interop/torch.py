@@ -1,8 +1,9 @@
-"""State dicts of the original PyTorch code to Flax variables and back; PyTorch is not needed.
+"""Converts state dicts of the PyTorch reference code to Flax variables and back, without PyTorch.
 
-A state dict is a mapping from tensor names to numpy arrays, as `torch.load(..., weights_only=True)`
-with `.numpy()` on each tensor, or an `.npz` file, gives it. One table per network says what each
-tensor is called here and how its axes are ordered; both directions and all checks read it.
+A state dict maps tensor names to numpy arrays: call `.numpy()` on each tensor of
+`torch.load(..., weights_only=True)`, or read an `.npz` file. One table per network gives the path
+of each tensor in the Flax variables and the order of its axes. Both directions and all checks use
+this table.
 """
 
 import math
@@ -24,14 +25,14 @@ _LISTED = 5  # names shown per kind of mismatch
 
 
 class Entry(NamedTuple):
-    """One tensor: what it is called, there and here, and its layout.
+    """Describes one tensor: its name, its path and its layout.
 
     Attributes:
-      name: in the state dict.
-      path: in the variables.
-      axes: which of PyTorch's axes are ours, in our order.
-      view: our shape with merged axes apart; our shape if empty.
-      merged: the first and the end of those of PyTorch's axes that are one there.
+      name: name in the state dict.
+      path: path in the Flax variables.
+      axes: PyTorch's axes in Flax's order.
+      view: Flax's shape with merged axes split; empty: Flax's shape.
+      merged: start and stop of the axes, in PyTorch's order, that are merged in the state dict.
     """
 
     name: str
@@ -41,7 +42,7 @@ class Entry(NamedTuple):
     merged: tuple[int, int] = (0, 1)
 
     def torch_shapes(self, shape: tuple[int, ...]) -> tuple[tuple[int, ...], tuple[int, ...]]:
-        """PyTorch's shape of an array that has `shape` here: with axes apart, and as stored."""
+        """Returns PyTorch's shapes for Flax's `shape`: with merged axes split, and as stored."""
         view = self.view or shape
         apart = tuple(view[place] for place in np.argsort(self.axes))
         start, stop = self.merged
@@ -51,17 +52,17 @@ class Entry(NamedTuple):
 def classifier_from_torch(
     module: Classifier, state_dict: Mapping[str, np.ndarray], image_channels: int = 3
 ) -> PyTree:
-    """A CIFAR ResNet's state dict as variables of `module`.
+    """Converts the state dict of a CIFAR ResNet to variables of `module`.
 
     Args:
-      module: a classifier of the same kind, depth, width and number of classes.
-      state_dict: named as in the original code (`conv1.weight`, `layer1.0.bn1.running_var`, ...,
-        ABD's `last.bias` or LUCIR's `fc.sigma`); `num_batches_tracked`, which nothing reads, is
-        skipped. The old and the new half of LUCIR's split head, `fc.fc1` and `fc.fc2`, become one.
+      module: classifier with the same architecture, depth, width and number of classes.
+      state_dict: named as in the reference code (`conv1.weight`, `layer1.0.bn1.running_var`, ...,
+        ABD's `last.bias` or LUCIR's `fc.sigma`). `num_batches_tracked` is ignored. The old and the
+        new half of LUCIR's split head, `fc.fc1` and `fc.fc2`, are joined.
       image_channels: C of the images.
 
     Returns:
-      `params` and `batch_stats` as numpy arrays of the given dtypes.
+      `params` and `batch_stats` as numpy arrays with the dtypes of the state dict.
 
     Raises:
       UserError: tensors are missing, surplus or of another shape.
@@ -73,23 +74,32 @@ def classifier_from_torch(
 def classifier_to_torch(
     module: Classifier, variables: PyTree, image_channels: int = 3
 ) -> dict[str, np.ndarray]:
-    """The inverse of `classifier_from_torch`, for PyTorch's `load_state_dict`.
+    """Converts variables of `module` to a state dict for PyTorch's `load_state_dict`.
 
-    `num_batches_tracked` is left out; PyTorch fills it in. LUCIR's head is written unsplit.
+    This is the inverse of `classifier_from_torch`. `num_batches_tracked` is left out, and PyTorch
+    fills it in. LUCIR's head is not split.
+
+    Args:
+      module: the classifier.
+      variables: its `params` and `batch_stats`.
+      image_channels: C of the images.
+
+    Raises:
+      UserError: arrays are missing, surplus or of another shape.
     """
     return _to_torch(_classifier_entries(module), _classifier(module, image_channels), variables)
 
 
 def generator_from_torch(module: Generator, state_dict: Mapping[str, np.ndarray]) -> PyTree:
-    """State dict of a CIFAR_GEN, TINYIMNET_GEN or IMNET_GEN as variables of `module`.
+    """Converts the state dict of a CIFAR_GEN, TINYIMNET_GEN or IMNET_GEN to variables of `module`.
 
     Args:
-      module: the generator "cifar", "tiny_imagenet" or "imagenet" of the same image size.
-      state_dict: named as in the original code (`l1.0.weight`, `conv_blocks1.0.weight`, ...);
-        `num_batches_tracked` is skipped.
+      module: the generator "cifar", "tiny_imagenet" or "imagenet" with the same image size.
+      state_dict: named as in the reference code (`l1.0.weight`, `conv_blocks1.0.weight`, ...);
+        `num_batches_tracked` is ignored.
 
     Returns:
-      `params` and `batch_stats` as numpy arrays of the given dtypes.
+      `params` and `batch_stats` as numpy arrays with the dtypes of the state dict.
 
     Raises:
       UserError: tensors are missing, surplus or of another shape.
@@ -98,19 +108,25 @@ def generator_from_torch(module: Generator, state_dict: Mapping[str, np.ndarray]
 
 
 def generator_to_torch(module: Generator, variables: PyTree) -> dict[str, np.ndarray]:
-    """The inverse of `generator_from_torch`; `num_batches_tracked` is left out."""
+    """Converts variables of a generator to a state dict, without `num_batches_tracked`.
+
+    This is the inverse of `generator_from_torch`.
+
+    Raises:
+      UserError: arrays are missing, surplus or of another shape.
+    """
     return _to_torch(_generator_entries(module), _generator(module), variables)
 
 
 def autoencoder_from_torch(module: AutoEncoder, state_dict: Mapping[str, np.ndarray]) -> PyTree:
-    """State dict of the auto-encoder of deep generative replay as variables of `module`.
+    """Converts the state dict of DGR's VAE to variables of `module`.
 
     Args:
-      module: an auto-encoder of the same image size and widths.
-      state_dict: named as in the original code (`encoder.0.0.weight`, ..., `project.bias`).
+      module: a VAE with the same image size and widths.
+      state_dict: named as in the reference code (`encoder.0.0.weight`, ..., `project.bias`).
 
     Returns:
-      `params` as numpy arrays of the given dtypes.
+      `params` as numpy arrays with the dtypes of the state dict.
 
     Raises:
       UserError: tensors are missing, surplus or of another shape.
@@ -119,7 +135,11 @@ def autoencoder_from_torch(module: AutoEncoder, state_dict: Mapping[str, np.ndar
 
 
 def autoencoder_to_torch(module: AutoEncoder, variables: PyTree) -> dict[str, np.ndarray]:
-    """The inverse of `autoencoder_from_torch`."""
+    """Converts variables of a VAE to a state dict; the inverse of `autoencoder_from_torch`.
+
+    Raises:
+      UserError: arrays are missing, surplus or of another shape.
+    """
     return _to_torch(_autoencoder_entries(module), _autoencoder(module), variables)
 
 
@@ -187,7 +207,7 @@ def _autoencoder_entries(module: AutoEncoder) -> Iterator[Entry]:
 def _to_map(
     name: str, path: tuple[str, ...], inputs: int, size: int, channels: int
 ) -> Iterator[Entry]:
-    """A linear layer whose outputs are a map: there C x m x m, here m x m x C."""
+    # A linear layer whose outputs are a map: C x m x m in PyTorch, m x m x C in Flax.
     yield Entry(
         f"{name}.weight",
         ("params", *path, "kernel"),
@@ -228,7 +248,7 @@ def _autoencoder(module: AutoEncoder) -> dict[tuple[str, ...], tuple[int, ...]]:
 
 
 def _shapes(module, *inputs: jax.Array, **options) -> dict[tuple[str, ...], tuple[int, ...]]:
-    """Shapes of all variables by path."""
+    """Returns the shapes of all variables by path."""
     variables = jax.eval_shape(lambda: module.init(jax.random.key(0), *inputs, **options))
     return {path: leaf.shape for path, leaf in traverse_util.flatten_dict(variables).items()}
 

@@ -1,4 +1,4 @@
-"""Networks by name."""
+"""Makes networks by name."""
 
 import re
 from typing import Literal
@@ -27,7 +27,7 @@ __all__ = [
 ]
 
 _PROJECTION = {"shortcut": "projection", "kernel_init": he_normal_fan_out}
-# what follows "resnetN": (options of the backbone, options of a linear head)
+# what follows "resnetN": (arguments of the backbone, arguments of a linear head)
 _RESNETS = {
     "": ({}, {}),
     "_projection": (_PROJECTION, {"kernel_init": torch_uniform}),
@@ -49,11 +49,17 @@ def make_classifier(
     dtype=jnp.float32,
     head: Literal["linear", "cosine"] = "linear",
 ) -> Classifier:
-    """The classifier `name`, head included; N is a depth of 6n+2.
+    """Makes a classifier: backbone and head.
 
-    "resnetN" is the ABD code's: parameter-free shortcuts. "resnetN_projection" is that of the LUCIR
-    code's baseline: convolutions as shortcuts where the shape changes, and initial values that
-    differ. "resnetN_lucir" is the latter without its very last ReLU, made for cosine heads.
+    Args:
+      name: "resnetN", with depth N = 6n+2, is the network of the ABD reference code: parameter-free
+        shortcuts. "resnetN_projection" is that of the LUCIR reference code's baseline: convolutions
+        as shortcuts where the shape changes, and other initial values. "resnetN_lucir" is the
+        latter without its very last ReLU, made for cosine heads.
+      num_classes: K.
+      width: channels of the first network stage.
+      dtype: floating type of the computation.
+      head: "linear" or "cosine".
 
     Raises:
       UserError: there is no such network or head.
@@ -61,7 +67,7 @@ def make_classifier(
     match = re.fullmatch(r"resnet(\d+)(|_projection|_lucir)", name)
     if not match or int(match[1]) < 8 or int(match[1]) % 6 != 2:
         raise UserError(
-            f"config.model.name: no network {name!r}; use resnetN, resnetN_projection or "
+            f"config.model.name={name!r}: unknown network; use resnetN, resnetN_projection or "
             "resnetN_lucir with N = 6n+2, for example resnet20, resnet32 or resnet32_lucir"
         )
     backbone_options, linear_options = _RESNETS[match[2]]
@@ -70,26 +76,32 @@ def make_classifier(
     elif head == "cosine":
         last = CosineHead(num_classes)
     else:
-        raise UserError(f"config.model.head: no head {head!r}; there are linear, cosine")
+        raise UserError(f"config.model.head={head!r}: unknown head; choose linear or cosine")
     return Classifier(CifarResNet(int(match[1]), width, dtype, **backbone_options), last)
 
 
 def make_generator(name: str, image_shape: tuple[int, int, int], dtype=jnp.float32) -> Generator:
-    """The generator `name` for images [H, W, C] with H = W.
+    """Makes an image generator.
+
+    Args:
+      name: "cifar", "tiny_imagenet", "imagenet" or "digits".
+      image_shape: (H, W, C) with H = W.
+      dtype: floating type of the computation.
 
     Raises:
       UserError: the name is unknown or the image size does not fit the generator.
     """
     if name not in _GENERATORS:
         raise UserError(
-            f"config.inversion.generator: no generator {name!r}; there are {', '.join(_GENERATORS)}"
+            f"config.inversion.generator={name!r}: unknown generator; choose "
+            f"{', '.join(_GENERATORS)}"
         )
     shrinkage, map_channels, stages = _GENERATORS[name]
     height, width, channels = image_shape
     if height != width or height % shrinkage:
         raise UserError(
-            f"config.inversion.generator: {name!r} makes square images whose side is a multiple "
-            f"of {shrinkage}, not {height}x{width}"
+            f"config.inversion.generator={name!r}: makes square images whose side is a multiple "
+            f"of {shrinkage}, not {height}x{width}; choose another generator"
         )
     return Generator(height // shrinkage, map_channels, stages, channels, dtype)
 
@@ -100,7 +112,13 @@ def make_autoencoder(
     latent_size: int = 1024,
     dtype=jnp.float32,
 ) -> AutoEncoder:
-    """The auto-encoder for images [H, W, C] with H = W; the published one by default.
+    """Makes the VAE of DGR; the published one by default.
+
+    Args:
+      image_shape: (H, W, C) with H = W.
+      channels: output channels of the three convolutions.
+      latent_size: length of a latent vector.
+      dtype: floating type of the computation.
 
     Raises:
       UserError: the image size does not fit, or there are not three convolutions.
@@ -108,12 +126,12 @@ def make_autoencoder(
     height, width, image_channels = image_shape
     if height != width or height % SHRINKAGE:
         raise UserError(
-            "config.autoencoder: it takes square images whose side is a multiple of "
-            f"{SHRINKAGE}, not {height}x{width}"
+            "config.autoencoder: needs square images whose side is a multiple of "
+            f"{SHRINKAGE}, not {height}x{width}; use another config.data.name"
         )
     if len(channels) != 3:
         raise UserError(
-            "config.autoencoder.channels: its three convolutions need three numbers, not "
-            f"{len(channels)}"
+            f"config.autoencoder.channels={channels}: must be three numbers, one for each "
+            "convolution"
         )
     return AutoEncoder(height, image_channels, channels, latent_size, dtype)

@@ -1,4 +1,4 @@
-"""The variational auto-encoder of deep generative replay, as the ABD code has it."""
+"""Defines the variational autoencoder (VAE) of DGR as in the ABD reference code."""
 
 import functools
 import itertools
@@ -16,11 +16,11 @@ SHRINKAGE = 8  # of the image to the last map: three halvings
 
 
 class Reconstruction(NamedTuple):
-    """What the auto-encoder makes of images; Z is the size of a latent vector.
+    """Holds the outputs of the VAE; Z is the size of a latent vector.
 
     Attributes:
-      logits: float [B, H, W, C], whose sigmoids are the reconstructed images.
-      mean, log_variance: float [B, Z], of the latent vectors' normal distributions.
+      logits: float [B, H, W, C]; their sigmoids are the reconstructed images.
+      mean, log_variance: float [B, Z], of the normal distributions of the latent vectors.
     """
 
     logits: jax.Array
@@ -29,15 +29,15 @@ class Reconstruction(NamedTuple):
 
 
 class TransposedConv(nn.Module):
-    """Transposed 4x4 convolution of stride 2 that doubles a map (PyTorch's, with padding 1).
+    """Doubles a map with a transposed 4x4 convolution of stride 2 (PyTorch's, with padding 1).
 
-    An output at an even or odd place sees but every other row and column of the kernel, so there
-    are four 2x2 convolutions, whose results are interleaved. On CPU its gradients take a tenth of
-    the time of `nn.ConvTranspose`'s, which convolves a map with zeros between its pixels.
+    An output at an even or odd position sees only every second row and column of the kernel. So
+    four 2x2 convolutions give the outputs, which are interleaved. On CPU the gradients take 10 % of
+    the time of `nn.ConvTranspose`, which convolves a map with zeros between its pixels.
 
     Attributes:
-      channels: of the output.
-      dtype: of the computation; parameters are float32.
+      channels: number of output channels.
+      dtype: floating type of the computation; parameters are float32.
     """
 
     channels: int
@@ -45,7 +45,7 @@ class TransposedConv(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        """x [B, H, W, C] -> [B, 2H, 2W, channels]."""
+        """Convolves x [B, H, W, C] -> [B, 2H, 2W, channels]."""
         # PyTorch's initial values have the outputs for fan-in, hence HWOI.
         kernel = self.param("kernel", torch_uniform, (4, 4, self.channels, x.shape[-1]))
         bias = self.param("bias", torch_uniform, (self.channels,), jnp.float32, 16 * self.channels)
@@ -61,19 +61,19 @@ class TransposedConv(nn.Module):
 
 
 class AutoEncoder(nn.Module):
-    """Images in 0..1 to normal distributions of latent vectors, and latent vectors to images.
+    """Maps images in 0..1 to normal distributions of latent vectors, and latent vectors to images.
 
-    Three 4x4 convolutions of stride 2 with ReLU, then a linear layer each for mean and
-    log-variance. Back: a linear layer and three transposed convolutions of the same kind, with
-    ReLU between them and a sigmoid last. There is no batch norm.
+    The encoder has three 4x4 convolutions of stride 2 with ReLU, then one linear layer for the mean
+    and one for the log-variance. The decoder has a linear layer and three transposed convolutions
+    of the same size, with ReLU between them and a sigmoid last. There is no batch norm.
 
     Attributes:
       image_size: side of the square images, a multiple of SHRINKAGE.
       image_channels: channels of the images.
-      channels: outputs of the three convolutions. The first two transposed ones have half the last
-        and the first of these numbers.
-      latent_size: of a latent vector.
-      dtype: of the computation; parameters are float32.
+      channels: output channels of the three convolutions. The first two transposed ones have half
+        the last and the first of these numbers.
+      latent_size: length Z of a latent vector.
+      dtype: floating type of the computation; parameters are float32.
     """
 
     image_size: int = 32
@@ -113,14 +113,15 @@ class AutoEncoder(nn.Module):
 
         Args:
           images: float [B, H, W, C] in 0..1.
-          noise: float [B, Z], standard normal; zeros give what the original has in eval mode.
+          noise: float [B, Z], standard normal; zeros give the result of the reference code in eval
+            mode.
         """
         mean, log_variance = self.encode(images)
         latents = mean + jnp.exp(log_variance / 2) * noise
         return Reconstruction(self.pixel_logits(latents), mean, log_variance)
 
     def encode(self, images: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """images [B, H, W, C] in 0..1 -> mean and log-variance [B, Z], float32 at least."""
+        """Encodes images [B, H, W, C] in 0..1 -> mean, log-variance [B, Z], at least float32."""
         x = images
         for layer in self.encoder:
             x = nn.relu(layer(x))
@@ -128,11 +129,11 @@ class AutoEncoder(nn.Module):
         return _at_least_float32(self.mean(x)), _at_least_float32(self.log_variance(x))
 
     def decode(self, latents: jax.Array) -> jax.Array:
-        """latents [B, Z] -> images [B, H, W, C] in 0..1, float32 at least."""
+        """Decodes latents [B, Z] -> images [B, H, W, C] in 0..1, at least float32."""
         return nn.sigmoid(self.pixel_logits(latents))
 
     def pixel_logits(self, latents: jax.Array) -> jax.Array:
-        """latents [B, Z] -> images before the sigmoid."""
+        """Decodes latents [B, Z] -> images [B, H, W, C] before the sigmoid, at least float32."""
         x = self.project(latents).reshape(-1, self.map_size, self.map_size, self.channels[-1])
         *hidden, last = self.decoder
         for layer in hidden:

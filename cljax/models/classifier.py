@@ -1,4 +1,4 @@
-"""A classifier: a backbone that gives features, and a head that gives logits."""
+"""Defines classifiers: a backbone that gives features, and a head that gives logits."""
 
 import functools
 from typing import NamedTuple
@@ -13,12 +13,12 @@ from cljax.models.resnet import he_normal_fan_in
 
 
 class Outputs(NamedTuple):
-    """What a classifier makes of images.
+    """Holds the outputs of a classifier.
 
     Attributes:
-      logits: float [B, K] over all classes of the run.
+      logits: float [B, K], over all classes of the run.
       features: float [B, D].
-      scores: float [B, K], the cosines of a cosine head; the logits themselves of a linear one.
+      scores: float [B, K], the cosines of a cosine head or the logits of a linear one.
     """
 
     logits: jax.Array
@@ -27,11 +27,11 @@ class Outputs(NamedTuple):
 
 
 class LinearHead(nn.Module):
-    """logits = features W + b; initial biases are PyTorch's.
+    """Computes logits = features W + b; the initial biases are PyTorch's.
 
     Attributes:
       num_classes: K.
-      kernel_init: initial values of W; by default those of the ABD code.
+      kernel_init: initial values of W; by default those of the ABD reference code.
     """
 
     num_classes: int
@@ -39,7 +39,7 @@ class LinearHead(nn.Module):
 
     @nn.compact
     def __call__(self, features: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """features [B, D] -> logits [B, K], twice."""
+        """Maps features [B, D] -> logits [B, K], given twice: as logits and as scores."""
         size = features.shape[-1]
         kernel = self.param("kernel", self.kernel_init, (size, self.num_classes))
         bias_init = functools.partial(torch_uniform, fan_in=size)
@@ -48,9 +48,9 @@ class LinearHead(nn.Module):
 
 
 class CosineHead(nn.Module):
-    """logits = scale * cos(features, columns of W), without bias (LUCIR paper, section 3.2).
+    """Computes logits = scale * cos(features, columns of W), without bias (LUCIR, section 3.2).
 
-    The learned scale is one for all classes and starts at 1; W is uniform within 1/sqrt(D).
+    One learned scale serves all classes and starts at 1. The initial W is uniform within 1/sqrt(D).
 
     Attributes:
       num_classes: K.
@@ -60,7 +60,7 @@ class CosineHead(nn.Module):
 
     @nn.compact
     def __call__(self, features: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """features [B, D] -> logits and cosines, each [B, K] in float32 at least."""
+        """Maps features [B, D] -> logits and cosines, each [B, K], at least float32."""
         kernel = self.param("kernel", torch_uniform, (features.shape[-1], self.num_classes))
         scale = self.param("scale", nn.initializers.ones, ())
         scores = cosines(features, kernel)
@@ -70,17 +70,17 @@ class CosineHead(nn.Module):
 def imprint(
     kernel: jax.Array, features: jax.Array, counts: jax.Array, old: jax.Array | int
 ) -> jax.Array:
-    """A cosine head's kernel with columns of new classes taken from their images' features.
+    """Sets the columns of new classes in the kernel of a cosine head from features of images.
 
-    A column points where the mean of the images' unit features does and is as long as the old
-    columns are on average (LUCIR's code; Qi et al., CVPR 2018). All other columns stay.
+    A column gets the direction of the mean of the images' unit features and the mean norm of the
+    old columns (LUCIR reference code; Qi et al., CVPR 2018). All other columns stay.
 
     Args:
       kernel: float [D, K].
       features: float [C, n, D]; those of the class with label old + c are the first `counts[c]`
-        of `features[c]`, what is behind them is ignored.
-      counts: int32 [C]; a class without images is left as it is.
-      old: int32 [], classes with trained columns; at least 1.
+        rows of `features[c]`, the other rows are ignored.
+      counts: int32 [C]; the column of a class without images stays.
+      old: int32 [], number of old classes, whose columns are trained; at least 1.
 
     Returns:
       float [D, K].
@@ -98,9 +98,13 @@ def imprint(
 
 
 class Classifier(nn.Module):
-    """Backbone and head; the head has all classes from the start.
+    """Joins a backbone and a head that has all classes of the run from the start.
 
-    Variables: `params` and `batch_stats`, each with `backbone` and (params) `head`.
+    Its variables are `params` (`backbone` and `head`) and `batch_stats` (`backbone`).
+
+    Attributes:
+      backbone: maps images to features.
+      head: maps features to logits and scores.
     """
 
     backbone: nn.Module
@@ -108,20 +112,23 @@ class Classifier(nn.Module):
 
     @property
     def num_classes(self) -> int:
-        """K."""
+        """Number of classes K."""
         return self.head.num_classes
 
     def __call__(
         self, images: jax.Array, train: bool = False, weights: jax.Array | None = None
     ) -> Outputs:
-        """Images float [B, H, W, C], normalised, to logits, features and scores.
+        """Classifies images.
 
-        `weights`, as in `Batch`, keep padding out of batch norm's statistics in train mode.
+        Args:
+          images: float [B, H, W, C], normalized.
+          train: whether batch norm uses the batch and updates its running statistics.
+          weights: as in `Batch`; keep padding out of the statistics of batch norm in train mode.
         """
         features = self.backbone(images, train, weights)
         logits, scores = self.head(features)
         return Outputs(logits, features, scores)
 
     def classify(self, features: jax.Array) -> jax.Array:
-        """Logits [B, K] of given features [B, D]."""
+        """Maps features [B, D] -> logits [B, K]."""
         return self.head(features)[0]

@@ -1,4 +1,4 @@
-"""Convolutions whose gradients are fast on every backend."""
+"""Defines convolutions with gradients that are fast on every backend."""
 
 import functools
 
@@ -16,12 +16,21 @@ _MOST_CHANNELS_IN_PAIRS = 16
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
 def convolve(x: jax.Array, kernel: jax.Array, stride: int, padding: Padding) -> jax.Array:
-    """Cross-correlation of x [B, H, W, C] with a kernel [h, w, C, D] -> [B, H', W', D].
+    """Cross-correlates x with a kernel.
 
-    On CPU outputs of few channels come in pairs (`_paired_outputs`) where no gradient is taken, and
-    the kernel's gradient is one matrix product (`kernel_gradient`): XLA's own, a convolution with a
-    kernel as large as the image, takes up to three times as long. Elsewhere, and for x, gradients
-    are XLA's.
+    On CPU, outputs of few channels come in pairs (`_paired_outputs`) where no gradient is taken,
+    and the gradient of the kernel is one matrix product (`kernel_gradient`): XLA's own, a
+    convolution with a kernel as large as the image, takes up to three times as long. On other
+    devices, and for x, gradients are XLA's.
+
+    Args:
+      x: float [B, H, W, C].
+      kernel: float [h, w, C, D].
+      stride: of both axes.
+      padding: zeros added to rows and columns.
+
+    Returns:
+      float [B, H', W', D].
     """
     by_xla = functools.partial(_by_xla, strides=(stride, stride), padding=padding)
     width = x.shape[2] + sum(padding[1]) - kernel.shape[1] + 1
@@ -38,10 +47,10 @@ def _by_xla(x, kernel, strides, padding):
 
 
 def _paired_outputs(x, kernel, padding):
-    """`convolve` with stride 1 that has neighbours of a row as channels of one place.
+    """Computes `convolve` with stride 1, with two neighbors of a row as channels of one position.
 
-    The kernel's two copies lie one column apart, so a quarter of the arithmetic (of three columns)
-    is with zeros, but more channels at once are worth it.
+    The two copies of the kernel lie one column apart, so 25 % of the arithmetic (of three columns)
+    is with zeros, but more channels at once are faster all the same.
     """
     batch, channels = x.shape[0], kernel.shape[3]
     copies = [jnp.pad(kernel, ((0, 0), (i, 1 - i), (0, 0), (0, 0))) for i in (0, 1)]
@@ -74,11 +83,11 @@ convolve.defvjp(_convolve_forward, _convolve_backward)
 
 
 def _computed_once(function, number, *operands):
-    """function(*operands), with operands that are computed once, whoever else needs them.
+    """Calls a function with operands that are computed only once, however many others use them.
 
-    XLA:CPU computes cheap operands anew within every consumer, here the whole chain of residual
-    sums for each shifted copy. It does not look into the branches of a condition, so this one is
-    made to look open: no number is greater than infinity.
+    XLA:CPU computes cheap operands again within every consumer, here the whole chain of residual
+    sums for each shifted copy. It does not look into the branches of a condition. So this call is
+    in a branch that is always taken, as no number is greater than infinity.
     """
     shape = jax.eval_shape(function, *operands)
     return lax.cond(
@@ -92,21 +101,21 @@ def _computed_once(function, number, *operands):
 def kernel_gradient(
     x: jax.Array, gradient: jax.Array, size: tuple[int, int], stride: int, padding: Padding
 ) -> jax.Array:
-    """The gradient of `convolve` for its kernel, as one matrix product.
+    """Computes the gradient of `convolve` for its kernel as one matrix product.
 
     Entry (i, j) of the kernel's gradient is a product of x, shifted by (i, j), and the output's
-    gradient, summed over images and places. All entries come from one product if one factor has
-    its shifted copies side by side as channels; a shift of one factor is a shift back of the
-    other, so each axis' copies are made of the factor that has fewer channels.
+    gradient, summed over images and positions. All entries come from one product if one factor has
+    its shifted copies side by side as channels. A shift of one factor is the opposite shift of the
+    other, so the copies along each axis are made of the factor that has fewer channels.
 
     Args:
       x: float [B, H, W, C].
-      gradient: of the output, float [B, H', W', D].
+      gradient: float [B, H', W', D], gradient of the output.
       size: (h, w) of the kernel.
       stride, padding: as in `convolve`.
 
     Returns:
-      float [h, w, C, D], float32 at least.
+      float [h, w, C, D], at least float32.
     """
     channels = x.shape[-1], gradient.shape[-1]
     copies = [[1, 1], [1, 1]]  # of x and of the gradient, along rows and columns
@@ -131,10 +140,10 @@ def kernel_gradient(
 
 
 def _shifted_copies(x, axis, low, starts, length, stride):
-    """Copies of x [B, H, W, C], each beginning at another place of an axis, along its channels.
+    """Joins copies of x [B, H, W, C], each starting at another position of an axis, as channels.
 
-    Places count from `low` zeros before x. The copies are padded and added, as XLA's concatenation
-    takes three times as long on CPU.
+    Positions count from `low` zeros before x. The copies are padded and added, because XLA's
+    concatenation takes three times as long on CPU.
     """
     channels = x.shape[-1]
     total = jnp.zeros((), x.dtype)
@@ -151,15 +160,15 @@ def _shifted_copies(x, axis, low, starts, length, stride):
 
 
 class Conv(nn.Module):
-    """Convolution with a square kernel.
+    """Convolves a map with a square kernel.
 
     Attributes:
-      channels: of the output.
-      size: side of the kernel.
-      stride: of both axes.
-      padding: zeros on each side.
-      kernel_init, bias_init: initial values; no bias if `bias_init` is None.
-      dtype: of the computation; parameters are float32.
+      channels: number of output channels.
+      size: side of the kernel (default 3).
+      stride: of both axes (default 1).
+      padding: zeros on each side (default 1).
+      kernel_init, bias_init: initial values; there is no bias if `bias_init` is None.
+      dtype: floating type of the computation; parameters are float32.
     """
 
     channels: int
@@ -172,7 +181,7 @@ class Conv(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        """x [B, H, W, C] -> [B, H', W', channels] in `dtype`."""
+        """Convolves x [B, H, W, C] -> [B, H', W', channels] in `dtype`."""
         x, kernel, bias = self._parameters(x)
         y = convolve(x, kernel, self.stride, ((self.padding,) * 2,) * 2)
         return y if bias is None else y + bias
@@ -185,16 +194,16 @@ class Conv(nn.Module):
 
 
 class UpsampledConv(Conv):
-    """Convolution of a map that is first enlarged, every pixel becoming 2x2 equal ones.
+    """Enlarges a map, each pixel to 2x2 equal ones, and convolves it.
 
-    Equal neighbours share a product: an output at an even or odd place is a 2x2 convolution of the
-    small map with sums of the kernel's entries, which is 4/9 of the arithmetic. One convolution
-    gives all four kinds of places. Made for `size` 3, `stride` 1 and `padding` 1.
+    Equal neighbors share a product: an output at an even or odd position is a 2x2 convolution of
+    the small map with sums of the kernel's entries, which is 4/9 of the arithmetic. One convolution
+    gives all four combinations of even and odd. Needs `size` 3, `stride` 1 and `padding` 1.
     """
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        """x [B, H, W, C] -> [B, 2H, 2W, channels] in `dtype`."""
+        """Convolves x [B, H, W, C] -> [B, 2H, 2W, channels] in `dtype`."""
         x, kernel, bias = self._parameters(x)
         batch, height, width, inputs = x.shape
         # An even row sees the small map's row before (entry 0) and its own (entries 1 and 2), an
@@ -209,7 +218,7 @@ class UpsampledConv(Conv):
 
 
 def interleave(places: list[list[jax.Array]]) -> jax.Array:
-    """The map [B, 2H, 2W, C] that has places[p][q] [B, H, W, C] at (2h + p, 2w + q)."""
+    """Joins four maps to one [B, 2H, 2W, C] with places[p][q] [B, H, W, C] at (2h + p, 2w + q)."""
     batch, height, width, channels = places[0][0].shape
     y = jnp.stack([jnp.stack(row, axis=3) for row in places], axis=2)
     return y.reshape(batch, 2 * height, 2 * width, channels)

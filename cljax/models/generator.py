@@ -1,4 +1,4 @@
-"""Image generators for model inversion (section 4 of the ABD paper's supplement and its code)."""
+"""Defines image generators for model inversion (ABD paper, supplement, section 4, and its code)."""
 
 import functools
 import math
@@ -11,15 +11,19 @@ from cljax.models.conv import Conv, UpsampledConv
 from cljax.models.norm import BatchNorm
 
 LATENT_SIZE = 1000
-# The original passes 0.8 where an epsilon belongs (a slip in much GAN code); kept, as it shapes
-# the published generator.
+# The ABD reference code passes 0.8 where an epsilon belongs (a slip in much GAN code). It is kept,
+# because it shapes the published generator.
 STAGE_EPSILON = 0.8
 
 
 def torch_uniform(key: jax.Array, shape: tuple[int, ...], dtype=jnp.float32, fan_in: int = 0):
-    """PyTorch's default initial values: uniform within 1/sqrt(fan_in).
+    """Draws PyTorch's default initial values: uniform within 1/sqrt(fan_in).
 
-    For a kernel (fan_in 0) the fan-in is the product of all axes but the last.
+    Args:
+      key: consumed.
+      shape: of the result.
+      dtype: floating type of the result.
+      fan_in: 0, for a kernel: the product of all axes but the last.
     """
     fan_in = fan_in or math.prod(shape[:-1])
     bound = fan_in**-0.5
@@ -27,19 +31,19 @@ def torch_uniform(key: jax.Array, shape: tuple[int, ...], dtype=jnp.float32, fan
 
 
 class Generator(nn.Module):
-    """Latent vectors to images, standardised per channel by a last batch norm.
+    """Maps latent vectors to images that a last batch norm standardizes per channel.
 
-    Linear layer to a small map, batch norm, nearest up-sampling, then stages of 3x3 convolution,
-    batch norm and leaky ReLU with up-sampling between them; last a convolution to the image
-    channels, tanh, and a batch norm without parameters. There is no other output scaling.
+    A linear layer gives a small map, followed by batch norm. Then come network stages of nearest
+    up-sampling, 3x3 convolution, batch norm and leaky ReLU. The last layers are a convolution to
+    the image channels, tanh, and a batch norm without parameters. There is no other output scaling.
 
     Attributes:
       map_size: side of the first map.
       map_channels: channels of the first map.
-      stages: output channels of each stage; one up-sampling comes before each stage ("CIFAR_GEN"
-        up-samples twice: before the first and before the second).
+      stages: output channels of each network stage; one up-sampling comes before each stage
+        ("CIFAR_GEN" up-samples twice: before the first and before the second).
       image_channels: channels of the images.
-      dtype: of the computation; parameters are float32.
+      dtype: floating type of the computation; parameters are float32.
     """
 
     map_size: int
@@ -50,7 +54,7 @@ class Generator(nn.Module):
 
     @nn.compact
     def __call__(self, latents: jax.Array, train: bool) -> jax.Array:
-        """latents [B, LATENT_SIZE] -> images float32 [B, H, W, C], H = map_size * 2^len(stages)."""
+        """Maps latents [B, LATENT_SIZE] -> float32 [B, H, W, C], H = map_size * 2^len(stages)."""
 
         def bias(fan_in):
             return functools.partial(torch_uniform, fan_in=fan_in)

@@ -1,26 +1,28 @@
-"""Batch normalisation with PyTorch's running statistics."""
+"""Defines batch normalization with PyTorch's running statistics."""
 
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
+from cljax.state import PyTree
+
 MOMENTUM = 0.1  # share of the new batch in the running statistics
 
 
 class BatchNorm(nn.Module):
-    """Normalises channels; the running variance is fed the unbiased batch variance.
+    """Normalizes channels; its running variance averages the unbiased variances of the batches.
 
-    Flax's own layer keeps the biased variance, PyTorch's the unbiased one (factor n/(n-1)); the
-    published numbers belong to the latter. Batches are normalised with the biased variance.
+    Flax's own layer keeps the biased variance, PyTorch's the unbiased one (factor n/(n-1)). The
+    published results belong to the latter. Batches are normalized with the biased variance.
 
-    Collections: `batch_stats` (`mean`, `var`, float32 [C]), moved in train mode. If the caller
-    makes `moments` mutable, the layer sows its input's mean and biased variance there, which is
-    what generator inversion matches against the running statistics.
+    Train mode updates the collection `batch_stats` (`mean`, `var`, float32 [C]). If the caller
+    makes the collection `moments` mutable, the layer stores the mean and the biased variance of its
+    input there. Model inversion compares them with the running statistics.
 
     Attributes:
-      epsilon: added to the variance.
-      affine: learn a scale and a shift per channel.
-      dtype: of the output; statistics are computed in float32 at least.
+      epsilon: added to the variance (default 1e-5).
+      affine: whether a scale and a shift per channel are learned (default True).
+      dtype: floating type of the output; statistics are computed in at least float32.
     """
 
     epsilon: float = 1e-5
@@ -29,7 +31,7 @@ class BatchNorm(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool, weights: jax.Array | None = None) -> jax.Array:
-        """x [B, ..., C] -> [B, ..., C] in `dtype`; weights as in `Batch`."""
+        """Normalizes x [B, ..., C] -> [B, ..., C] in `dtype`; weights as in `Batch`."""
         channels = x.shape[-1]
         running_mean = self.variable("batch_stats", "mean", jnp.zeros, (channels,))
         running_var = self.variable("batch_stats", "var", jnp.ones, (channels,))
@@ -63,11 +65,11 @@ class BatchNorm(nn.Module):
 
 @jax.custom_vjp
 def moments(x: jax.Array, shares: jax.Array | float) -> tuple[jax.Array, jax.Array]:
-    """Mean and biased variance of each channel.
+    """Computes the mean and the biased variance of each channel.
 
     Args:
       x: float [B, ..., C].
-      shares: [B, 1, ...], each row's weight, of mean 1; or 1.0. No gradient flows into them.
+      shares: float [B, 1, ...], weights of the rows with mean 1; or 1.0. They get no gradient.
 
     Returns:
       Two arrays [C].
@@ -98,17 +100,18 @@ def normalise(
     bias: jax.Array,
     epsilon: jax.Array | float,
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """(x - mean) / sqrt(var + epsilon) * scale + bias, with the batch's own moments.
+    """Computes (x - mean) / sqrt(var + epsilon) * scale + bias with the moments of the batch.
 
-    Its gradient takes two sums over x, where the chain rule step by step takes four. None flows
-    into `shares` and `epsilon`.
+    Its gradient takes two sums over x, where the chain rule step by step takes four. `shares` and
+    `epsilon` get no gradient.
 
     Args:
       x, shares: as in `moments`.
-      scale, bias: [C] or [].
+      scale, bias: float [C] or [].
+      epsilon: added to the variance.
 
     Returns:
-      The normalised x, and the mean and biased variance [C].
+      The normalized x, and the mean and the biased variance, each [C].
     """
     mean, var = moments(x, shares)
     return (x - mean) * (jax.lax.rsqrt(var + epsilon) * scale) + bias, mean, var
@@ -147,11 +150,11 @@ def _none_for(shares):
     return None if isinstance(shares, float) else jnp.zeros_like(shares)
 
 
-def repeat_statistics_update(before, after):
-    """Running statistics after the same batch has moved them a second time.
+def repeat_statistics_update(before: PyTree, after: PyTree) -> PyTree:
+    """Returns the running statistics after the same batch has updated them a second time.
 
-    One update is r1 = r + m (v - r); since r1 - r = m (v - r), a second one with the same batch
-    statistics v gives r1 + (1 - m) (r1 - r), so v need not be computed again.
+    One update is r1 = r + m (v - r). Since r1 - r = m (v - r), a second one with the same batch
+    statistics v gives r1 + (1 - m) (r1 - r), and v need not be computed again.
 
     Args:
       before: `batch_stats` before the step.

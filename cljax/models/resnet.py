@@ -1,4 +1,4 @@
-"""Residual networks for small images (He et al. 2016, section 4.2), as ABD and LUCIR have them."""
+"""Defines residual networks for small images (He et al. 2016, section 4.2) of ABD and LUCIR."""
 
 import functools
 from typing import Literal
@@ -15,10 +15,16 @@ he_normal_fan_out = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
 
 
 def pad_shortcut(x: jax.Array, channels: int, stride: int) -> jax.Array:
-    """Parameter-free shortcut ("option A"): every `stride`-th pixel, zero channels around.
+    """Makes the parameter-free shortcut ("option A"): each `stride`-th pixel, channels of zeros.
 
-    x [B, H, W, C] -> [B, ceil(H/stride), ceil(W/stride), channels]; the missing channels are
-    zeros, half of them before the old ones and half after.
+    Args:
+      x: float [B, H, W, C].
+      channels: number of output channels, C or more.
+      stride: of both axes.
+
+    Returns:
+      float [B, ceil(H/stride), ceil(W/stride), channels]; half of the zeros come before the
+      channels of x, half after.
     """
     missing = channels - x.shape[-1]
     x = x[:, ::stride, ::stride]
@@ -26,15 +32,15 @@ def pad_shortcut(x: jax.Array, channels: int, stride: int) -> jax.Array:
 
 
 class BasicBlock(nn.Module):
-    """Two 3x3 convolutions with batch norm and a shortcut.
+    """Adds two 3x3 convolutions with batch norm to a shortcut.
 
     Attributes:
-      channels: of the output.
+      channels: number of output channels.
       stride: of the first convolution.
-      shortcut: where the shape changes, see `CifarResNet`.
-      last_relu: whether the sum of convolutions and shortcut is rectified.
+      shortcut: shortcut where the shape changes, see `CifarResNet`.
+      last_relu: whether a ReLU follows the sum of convolutions and shortcut.
       kernel_init: initial values of the kernels.
-      dtype: of the computation; parameters are float32.
+      dtype: floating type of the computation; parameters are float32.
     """
 
     channels: int
@@ -46,7 +52,7 @@ class BasicBlock(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool, weights: jax.Array | None) -> jax.Array:
-        """x [B, H, W, C] -> [B, H/stride, W/stride, channels]; weights as in `Batch`."""
+        """Maps x [B, H, W, C] -> [B, H/stride, W/stride, channels]; weights as in `Batch`."""
         conv = functools.partial(
             Conv, self.channels, kernel_init=self.kernel_init, dtype=self.dtype
         )
@@ -64,14 +70,15 @@ class BasicBlock(nn.Module):
 
 
 class CifarResNet(nn.Module):
-    """CIFAR ResNet of depth 6n+2 without its head: three stages of n blocks, global mean.
+    """Computes features with a CIFAR ResNet: three network stages of n blocks, then a global mean.
 
     Attributes:
-      depth: 6n+2 (20, 32, 44, 56, 110, ...; the "resnet18" of the ABD code is depth 14).
-      width: channels of the first stage; the next two double it.
-      dtype: of the computation; parameters are float32.
-      shortcut: of the blocks that change the shape: "pad" is `pad_shortcut`, "projection" a 1x1
-        convolution with batch norm (He et al.'s options A and B).
+      depth: 6n+2 (20, 32, 44, 56, 110, ...; default 32). The ABD reference code's "resnet18" has
+        depth 14.
+      width: channels of the first network stage (default 16); each later stage doubles them.
+      dtype: floating type of the computation; parameters are float32.
+      shortcut: shortcut of the blocks that change the shape: "pad" is `pad_shortcut`, "projection"
+        a 1x1 convolution with batch norm (options A and B of He et al.).
       last_relu: False leaves out the very last ReLU, so that features may be negative (LUCIR).
       kernel_init: initial values of the kernels.
     """
@@ -85,7 +92,7 @@ class CifarResNet(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool, weights: jax.Array | None = None) -> jax.Array:
-        """x [B, H, W, C] -> features [B, 4 * width] in float32 at least; weights as in `Batch`."""
+        """Maps x [B, H, W, C] -> features [B, 4 width], at least float32; weights as in `Batch`."""
         x = Conv(self.width, kernel_init=self.kernel_init, dtype=self.dtype, name="conv1")(x)
         x = nn.relu(BatchNorm(dtype=self.dtype, name="bn1")(x, train, weights))
         blocks = (self.depth - 2) // 6

@@ -113,7 +113,7 @@ def test_half_precision_gives_float32_outputs():
     [
         ((28, 28, 1), (64, 128, 512), "multiple of 8, not 28x28"),
         ((32, 16, 3), (64, 128, 512), "square images"),
-        ((32, 32, 3), (64, 128), "three numbers, not 2"),
+        ((32, 32, 3), (64, 128), "channels=\\(64, 128\\): must be three"),
     ],
 )
 def test_unfit_autoencoders(shape, channels, message):

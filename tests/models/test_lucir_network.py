@@ -277,5 +277,5 @@ def test_inversion_matches_the_statistics_of_projections_too():
 def test_unknown_networks_and_heads():
     with pytest.raises(UserError, match=r"resnetN_lucir with N = 6n\+2"):
         make_classifier("resnet33_lucir", 10)
-    with pytest.raises(UserError, match="no head 'softmax'; there are linear, cosine"):
+    with pytest.raises(UserError, match="head='softmax': unknown head; choose linear or cosine"):
         make_classifier("resnet32_lucir", 10, head="softmax")

@@ -247,7 +247,7 @@ def test_unknown_classifier(name):
 
 
 def test_unfit_generators():
-    with pytest.raises(UserError, match="no generator 'dcgan'; there are cifar"):
+    with pytest.raises(UserError, match="generator='dcgan': unknown generator; choose cifar"):
         make_generator("dcgan", (32, 32, 3))
     with pytest.raises(UserError, match="multiple of 8, not 36x36"):
         make_generator("tiny_imagenet", (36, 36, 3))
