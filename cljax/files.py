@@ -1,19 +1,23 @@
-"""Reads and writes files: whole or not at all, with one line for what goes wrong."""
+"""Reads and writes files: whole or not at all, with a one-line error if that fails."""
 
 import contextlib
 import json
 import math
 import os
 import re
+from collections.abc import Iterator
 from pathlib import Path
+from typing import IO, Any
 
 import numpy as np
 
 from cljax.errors import UserError
 
+StrPath = str | os.PathLike[str]
+
 
 @contextlib.contextmanager
-def writing(path: str | os.PathLike):
+def writing(path: StrPath) -> Iterator[None]:
     """Turns an OSError of the block into a UserError that names `path` and the reason."""
     try:
         yield
@@ -21,8 +25,8 @@ def writing(path: str | os.PathLike):
         raise UserError(f"cannot write {path}: {error.strerror or error}") from error
 
 
-def plain(value):
-    """`value` as JSON can hold it: NumPy becomes Python, non-finite floats become None (null)."""
+def plain(value: Any) -> Any:
+    """Converts a value to JSON's types: NumPy to Python, non-finite floats to None (null)."""
     if isinstance(value, dict):
         return {str(key): plain(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
@@ -34,13 +38,14 @@ def plain(value):
     return value
 
 
-def write_atomically(path: str | os.PathLike, content: bytes) -> None:
-    """Replaces the file `path` as a whole: readers see the old content or the new, never half.
+@contextlib.contextmanager
+def replacing(path: StrPath) -> Iterator[IO[bytes]]:
+    """Opens a file that replaces `path` as a whole when the block ends without an error.
 
-    Its folder is made if absent.
+    Readers see the old content or the new, never half. The directory of `path` is made if absent.
 
     Raises:
-      UserError: it cannot be written; the old file is intact and nothing else is left behind.
+      UserError: the file cannot be written; the old file is intact and nothing else is left.
     """
     path = Path(path)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
@@ -48,7 +53,7 @@ def write_atomically(path: str | os.PathLike, content: bytes) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
             with open(temporary, "wb") as file:
-                file.write(content)
+                yield file
                 file.flush()
                 os.fsync(file.fileno())
             os.replace(temporary, path)
@@ -56,13 +61,26 @@ def write_atomically(path: str | os.PathLike, content: bytes) -> None:
             temporary.unlink(missing_ok=True)
 
 
-def write_json_atomically(path: str | os.PathLike, value) -> None:
+def write_atomically(path: StrPath, content: bytes) -> None:
+    """Writes bytes to the file `path` as `replacing` does.
+
+    Raises:
+      UserError: the file cannot be written.
+    """
+    with replacing(path) as file:
+        file.write(content)
+
+
+def write_json_atomically(path: StrPath, value: Any) -> None:
     """Writes `value` as JSON: two spaces of indent, lists of numbers on one line, floats exact.
 
-    Non-finite floats become null. Raises UserError as `write_atomically` does.
+    Non-finite floats become null.
+
+    Raises:
+      UserError: the file cannot be written.
     """
     text = json.dumps(plain(value), indent=2, ensure_ascii=False, allow_nan=False)
-    # A JSON string holds no bare newline, so this can only match a list without strings inside.
+    # No JSON string contains a bare newline, so this matches only lists without strings inside.
     text = re.sub(r'\[\n[^][{}"]*\]', lambda match: _on_one_line(match.group()), text)
     write_atomically(path, (text + "\n").encode())
 
@@ -71,24 +89,24 @@ def _on_one_line(numbers: str) -> str:
     return "[" + " ".join(numbers[1:-1].split()) + "]"
 
 
-def read_json(path: Path) -> dict:
-    """A JSON file.
+def read_json(path: Path) -> dict[str, Any]:
+    """Reads a JSON file that holds an object.
 
     Raises:
-      UserError: it is absent, unreadable or no JSON.
+      UserError: the file is absent or unreadable, or does not hold a JSON object.
     """
     try:
         value = json.loads(path.read_text())
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror}") from error
     except ValueError as error:
-        raise UserError(f"{path} is not valid JSON ({error}); the file is damaged") from error
+        raise UserError(f"{path}: not valid JSON ({error}); the file is damaged") from error
     if not isinstance(value, dict):
-        raise UserError(f"{path} holds no JSON object; it is not a file of this program")
+        raise UserError(f"{path}: not a JSON object; this file was not written by cljax")
     return value
 
 
 def user_cache_folder() -> Path:
-    """`$XDG_CACHE_HOME/cljax`, or `~/.cache/cljax`."""
+    """Returns `$XDG_CACHE_HOME/cljax`, or `~/.cache/cljax` if that variable is not set."""
     user = Path(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"))
     return user / "cljax"

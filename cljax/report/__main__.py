@@ -1,33 +1,37 @@
-"""The command `python -m cljax.report`."""
+"""Writes a report: the command `cljax-report`, equal to `python -m cljax.report`."""
 
 import argparse
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from cljax import cli
 from cljax.errors import UserError
 
-DESCRIPTION = """Prints a table of runs beside the published figures of CIFAR-100, and writes it as
-report.md, report.csv and report.html (with accuracy curves). Runs that are shortened or incomplete
-are marked."""
+DESCRIPTION = """Prints a table of runs beside the published results on CIFAR-100, and writes it as
+report.md, report.csv and report.html (with accuracy curves). Adds a caveat ("marks") to each run
+that is shortened, changed or incomplete."""
 
 
 def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
-    """The command line."""
-    parser = argparse.ArgumentParser(prog="python -m cljax.report", description=DESCRIPTION)
+    """Parses the arguments of the command, those of the process by default."""
+    installed = Path(sys.argv[0]).stem == "cljax-report"
+    parser = argparse.ArgumentParser(
+        prog="cljax-report" if installed else "python -m cljax.report", description=DESCRIPTION
+    )
     parser.add_argument(
         "workdirs",
         metavar="WORKDIR",
         nargs="+",
         type=Path,
-        help="of a run, or a directory whose subdirectories are workdirs of runs",
+        help="workdir of a run, or a directory that contains workdirs",
     )
     parser.add_argument(
         "--out",
         metavar="DIR",
         type=Path,
-        help="where the files go; default: the first WORKDIR if its subdirectories are the runs, "
-        "else the directory that it is in",
+        help="directory of the files; default: the first WORKDIR if it contains workdirs, "
+        "otherwise its parent",
     )
     return parser.parse_args(argv)
 

@@ -5,8 +5,8 @@ from collections.abc import Sequence
 from html import escape
 
 from cljax.report import plot
-from cljax.report.cells import FOOTNOTES, LEFT_COLUMNS, cells, describe_group, grouped
-from cljax.report.runs import Mark, Run
+from cljax.report.cells import FOOTNOTES, LEFT_COLUMNS, cells, group_title, grouped
+from cljax.report.runs import Mark, RunRecord
 
 STYLE = """
 :root { color-scheme: light; }
@@ -42,17 +42,17 @@ details td { white-space: normal; text-align: left; font-size: .85rem; overflow-
 """
 
 
-def page(runs: Sequence[Run]) -> str:
-    """The page: curves, a table with badges for marks, what the numbers mean, versions."""
+def page(runs: Sequence[RunRecord]) -> str:
+    """Makes the page: a table with badges for marks, curves, definitions of numbers, versions."""
     picture = plot.draw(runs)
     shown = ""
     if picture:
         data = base64.b64encode(picture).decode()
-        text = "accuracy on all seen classes over the number of classes seen"
+        text = "accuracy on seen classes over the number of seen classes"
         shown = f'<h2>Accuracy curves</h2>\n<img alt="{text}" src="data:image/png;base64,{data}">\n'
     many = f"{len(runs)} runs" if len(runs) > 1 else "1 run"
     marked = sum(bool(run.marks) for run in runs)
-    lead = f"{many}, {marked or 'none'} of them marked" if len(runs) > 1 else many
+    lead = f"{many}, {marked or 'none'} of them with a mark" if len(runs) > 1 else many
     return f"""<!DOCTYPE html>
 <html lang="en">
 <head>
@@ -76,12 +76,12 @@ def page(runs: Sequence[Run]) -> str:
 
 
 def _table(runs):
-    hidden = ("data set", "tasks", "device")  # the groups' lines and the footer tell them
+    hidden = ("data set", "tasks", "device")  # group titles and the footer have them
     names = [name for name in cells(runs[0]) if name not in hidden]
     head = "".join(_cell("th", name, name) for name in names)
     rows = []
     for group in grouped(runs):
-        line = escape(describe_group(group[0]))
+        line = escape(group_title(group[0]))
         rows.append(f'<tr class="group"><td colspan="{len(names)}">{line}</td></tr>')
         for run in group:
             row = {name: escape(text) for name, text in cells(run).items()}
@@ -103,9 +103,9 @@ def _badge(mark: Mark):
 
 
 def _origins(runs):
-    """Where every run lies and what made it."""
+    """Lists workdir, device and versions of each run."""
     rows = "\n".join(
-        f"<tr><td>{escape(str(run.workdir))}</td><td>{escape(f'{run.name}, {describe_group(run)}')}"
+        f"<tr><td>{escape(str(run.workdir))}</td><td>{escape(f'{run.name}, {group_title(run)}')}"
         f"</td><td>{escape(', '.join(map(str, run.seeds)))}</td>"
         f"<td>{escape(run.device) or '-'}</td>"
         f"<td>{escape(', '.join(' '.join(pair) for pair in run.versions)) or '-'}</td></tr>"
@@ -114,6 +114,6 @@ def _origins(runs):
     names = ("workdir", "run", "seeds", "device", "versions")
     head = "".join(f'<th class="left">{name}</th>' for name in names)
     return (
-        "<details><summary>Directories, devices and versions</summary>\n"
+        "<details><summary>Workdirs, devices and versions</summary>\n"
         f'<div class="wide"><table>\n<tr>{head}</tr>\n{rows}\n</table></div></details>'
     )

@@ -8,22 +8,25 @@ from matplotlib.lines import Line2D
 
 from cljax.output.plot_style import COLOURS, DASHES, MARKERS, png, styled
 from cljax.report import published
-from cljax.report.cells import describe_group, grouped, mean_std
-from cljax.report.runs import Run
+from cljax.report.cells import group_title, grouped, mean_std
+from cljax.report.runs import RunRecord
 
-# As many as the published tables have names; from then on colours come again, but the number of
-# markers and that of dashes are others.
+# One color for each name in the published tables. With more names colors repeat, but not together
+# with markers and dashes, whose numbers are different.
 PALETTE = (*COLOURS, "#882255", "#8C8C8C", "#997700")
 PANEL = (9.8, 4.4)  # inches, legend included
 
 
-def draw(runs: Sequence[Run]) -> bytes | None:
-    """A PNG with a panel for each data set and split; None if no run has finished a task.
+def draw(runs: Sequence[RunRecord]) -> bytes | None:
+    """Draws accuracy on seen classes over the number of seen classes, a panel for each group.
 
-    Seen accuracy over the classes seen, mean over seeds with a band of ± std. Published final
-    figures are stars in their run's colour, beside the last point. A learner has the same colour,
-    marker and dashes in all panels, with exemplars the marker is hollow. Lines that come later are
-    thinner, so that equal ones can all be seen.
+    Lines are means over seeds, bands are ± std. A published final accuracy is a star in the color
+    of its run, next to the last point. A method has the same color, marker and dashes in all
+    panels; with exemplars its marker is hollow. Later lines are thinner, so that equal lines can
+    all be seen.
+
+    Returns:
+      The content of a PNG file; None if no run has finished a task.
     """
     panels = [[run for run in group if run.tasks_done] for group in grouped(runs)]
     panels = [panel for panel in panels if panel]
@@ -45,32 +48,32 @@ def draw(runs: Sequence[Run]) -> bytes | None:
 
 def _draw_panel(axes, runs, looks):
     last = max(run.classes[-1] for run in runs)
-    if any(run.figure for run in runs):
+    if any(run.published for run in runs):
         last = published.CLASSES
     for n, run in enumerate(runs):
         _draw_run(axes, run, looks[run.name], n / len(runs), last)
     handles = axes.get_legend_handles_labels()[0]
-    if any(run.figure for run in runs):
+    if any(run.published for run in runs):
         handles.append(_star("0.4", "published final accuracy"))
     if any(run.marks for run in runs):
-        handles.append(Line2D([], [], linestyle="", label="† marked, no reproduction"))
+        handles.append(Line2D([], [], linestyle="", label="† has a mark, not a reproduction"))
     ticks = max((run.classes for run in runs), key=len)
     axes.legend(
         handles=handles, loc="upper left", bbox_to_anchor=(1.02, 1), fontsize=9.5, handlelength=4
     )
     axes.set(
-        xlabel="classes seen",
-        ylabel="accuracy on all seen classes (%)",
+        xlabel="seen classes",
+        ylabel="accuracy on seen classes (%)",
         xlim=(0, 1.07 * last),
         ylim=(0, 103),
         xticks=ticks[:: -math.ceil(len(ticks) / 10)],
     )
-    axes.set_title(describe_group(runs[0]), loc="left", weight="bold")
+    axes.set_title(group_title(runs[0]), loc="left", weight="bold")
     axes.grid(axis="y", alpha=0.3)
 
 
 def _draw_run(axes, run, place, before, last):
-    """`place` among the names gives the look; `before` is the share of lines drawn before."""
+    # `place` among the names gives the look; `before` is the fraction of lines drawn before.
     colour = PALETTE[place % len(PALETTE)]
     mean, std = run.seen_accuracy.mean(0), run.seen_accuracy.std(0)
     kept = f", {run.exemplars} exemplars" if run.exemplars else ""
@@ -89,10 +92,10 @@ def _draw_run(axes, run, place, before, last):
         linestyle=DASHES[place % len(DASHES)],
         label=_plain(label),
     )
-    if run.figure:
-        place = 1.035 * last  # beside the curve's end, which it would hide
-        axes.errorbar(place, *run.figure, color=colour, capsize=3, elinewidth=1.2, zorder=4)
-        axes.add_line(_star(colour, x=[place], y=[run.figure.mean]))
+    if run.published:
+        place = 1.035 * last  # next to the curve's end, which it would hide
+        axes.errorbar(place, *run.published, color=colour, capsize=3, elinewidth=1.2, zorder=4)
+        axes.add_line(_star(colour, x=[place], y=[run.published.mean]))
 
 
 def _star(colour, label=None, x=(), y=()):
@@ -111,5 +114,5 @@ def _star(colour, label=None, x=(), y=()):
 
 
 def _plain(label):
-    """A dollar sign in a directory's name begins no formula."""
+    # A dollar sign in the name of a directory must not start a formula.
     return label.replace("$", r"\$")

@@ -1,16 +1,18 @@
-"""Published results on CIFAR-100 (Smith et al., ICCV 2021), and the settings they belong to."""
+"""Lists published results on CIFAR-100 (Smith et al., ICCV 2021) and the settings behind them."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
+
+Config = dict[str, Any]  # content of config.json
 
 SOURCE = (
     "Smith et al., Always Be Dreaming, ICCV 2021, arXiv 2106.09701: final accuracy on CIFAR-100, "
     "mean and standard deviation of three trials"
 )
-CLASSES = 100  # of CIFAR-100, seen when a published figure was taken
+CLASSES = 100  # of CIFAR-100: a final accuracy is measured over all of them
 SEEDS = 3
 
-# The tables' names of the methods, in the tables' order. "Ours" there is ABD. `deep_inversion_lwf`
-# is in the scripts of the original code, but not in the tables.
+# Names and order of the methods in the paper's tables, which call ABD "Ours". `deep_inversion_lwf`
+# is in the scripts of the ABD reference code, but not in the tables.
 NAMES = {
     "oracle": "UB (oracle)",
     "base": "Base",
@@ -26,37 +28,37 @@ NAMES = {
 
 
 class MeanStd(NamedTuple):
-    """Mean and population standard deviation over seeds."""
+    """Holds the mean and the population standard deviation over seeds."""
 
     mean: float
     std: float
 
 
-def _figures(*pairs):
-    """By the number of tasks, of as many classes each."""
+def _results(*pairs: tuple[float, float]) -> dict[int, MeanStd]:
+    # By the number of tasks, which have equal numbers of classes.
     return {tasks: MeanStd(*pair) for tasks, pair in zip((5, 10, 20), pairs, strict=True)}
 
 
 # (method, exemplars in all): {tasks: final accuracy in percent}
-FIGURES = {
-    # Stands in both tables. Joint training is the same for every split, one task included.
+RESULTS: dict[tuple[str, int], dict[int, MeanStd]] = {
+    # In both tables. Joint training is the same for any number of tasks, one task included.
     ("oracle", 0): dict.fromkeys((1, 5, 10, 20), MeanStd(69.9, 0.2)),
-    ("base", 0): _figures((16.4, 0.4), (8.8, 0.1), (4.4, 0.3)),
-    ("lwf", 0): _figures((17.0, 0.1), (9.2, 0.0), (4.7, 0.1)),
-    ("lwf_mc", 0): _figures((32.5, 1.0), (17.1, 0.1), (7.7, 0.5)),
-    ("dgr", 0): _figures((14.4, 0.4), (8.1, 0.1), (4.1, 0.3)),
-    ("deep_inversion", 0): _figures((18.8, 0.3), (10.9, 0.6), (5.7, 0.3)),
-    ("abd", 0): _figures((43.9, 0.9), (33.7, 1.2), (20.0, 1.4)),
-    ("base", 2000): _figures((34.0, 0.2), (24.0, 1.0), (14.9, 0.7)),
-    ("lwf", 2000): _figures((39.4, 0.3), (27.4, 0.8), (16.6, 0.4)),
-    ("e2e", 2000): _figures((47.4, 0.8), (38.4, 1.3), (32.7, 1.9)),
-    ("bic", 2000): _figures((53.7, 0.4), (45.9, 1.8), (37.5, 3.2)),
+    ("base", 0): _results((16.4, 0.4), (8.8, 0.1), (4.4, 0.3)),
+    ("lwf", 0): _results((17.0, 0.1), (9.2, 0.0), (4.7, 0.1)),
+    ("lwf_mc", 0): _results((32.5, 1.0), (17.1, 0.1), (7.7, 0.5)),
+    ("dgr", 0): _results((14.4, 0.4), (8.1, 0.1), (4.1, 0.3)),
+    ("deep_inversion", 0): _results((18.8, 0.3), (10.9, 0.6), (5.7, 0.3)),
+    ("abd", 0): _results((43.9, 0.9), (33.7, 1.2), (20.0, 1.4)),
+    ("base", 2000): _results((34.0, 0.2), (24.0, 1.0), (14.9, 0.7)),
+    ("lwf", 2000): _results((39.4, 0.3), (27.4, 0.8), (16.6, 0.4)),
+    ("e2e", 2000): _results((47.4, 0.8), (38.4, 1.3), (32.7, 1.9)),
+    ("bic", 2000): _results((53.7, 0.4), (45.9, 1.8), (37.5, 3.2)),
 }
 
-# A run that differs here is another experiment, which no figure was published for.
+# A run that differs in these settings is another experiment, without a published result.
 EXPERIMENT = {"data.name": "cifar100", "first_task_size": 0, "task_sizes": ()}
 
-# What cuts any run short, on any data set, or counts another accuracy.
+# Other values shorten a run on any dataset, or count another accuracy.
 FULL_RUN = {
     "schedule_scale": 1.0,
     "max_tasks": 0,
@@ -97,12 +99,12 @@ REHEARSAL = {
     "exemplars.class_weighting": False,
 }
 
-# (method, exemplars in all): what is particular to it
-METHOD_SETTINGS = {
+# (method, exemplars in all): settings of this method
+METHOD_SETTINGS: dict[tuple[str, int], dict[str, Any]] = {
     ("oracle", 0): {},
     ("base", 0): {},
     ("lwf", 0): {"method.mu": 1.0, "method.temperature": 2.0},
-    ("lwf_mc", 0): {},  # has neither weight nor temperature
+    ("lwf_mc", 0): {},  # has neither loss weight nor temperature
     ("dgr", 0): {"method.mu": 1.0, "method.temperature": 2.0, "optimizer.weight_decay": 0.0},
     ("deep_inversion", 0): {"method.mu": 1.0, "method.temperature": 2.0} | INVERSION,
     ("abd", 0): {"method.mu": 0.1} | INVERSION,
@@ -111,50 +113,50 @@ METHOD_SETTINGS = {
     ("e2e", 2000): {
         "method.mu": 1.0,
         "method.temperature": 2.0,
-        "method.new_class_teacher": "previous",  # as the original code computes it
+        "method.new_class_teacher": "previous",  # as the reference code computes it
         "exemplars.strategy": "nearest",
         "exemplars.replay": "all",
     },
     ("bic", 2000): {
         "method.temperature": 2.0,
-        "method.correct_at_test": False,  # as the original code evaluates
+        "method.correct_at_test": False,  # as the reference code evaluates
         "exemplars.strategy": "herding_raw",
         "exemplars.replay": "all",
     },
 }
 
 
-def learner(config: dict) -> tuple[str, int]:
-    """The method's name and how many exemplars it keeps in all, from a run's config.json."""
+def method_key(config: Config) -> tuple[str, int]:
+    """Returns a run's method and its number of exemplars in all, a key of RESULTS."""
     total = lookup(config, "exemplars.total")
     return str(config["method"]["name"]), 0 if total is None else total
 
 
 def display_name(method: str, exemplars: int) -> str:
-    """As the paper's tables call it; a method that is not in them keeps its name here."""
+    """Returns the method's name in the paper's tables; other methods keep their name."""
     if method == "base" and exemplars:
         return "Naive rehearsal"
     return NAMES.get(method, method)
 
 
-def figure(config: dict) -> MeanStd | None:
-    """The published final accuracy of a config's experiment, percent; None if there is none."""
+def result(config: Config) -> MeanStd | None:
+    """Returns the published final accuracy of a run's experiment in percent, or None."""
     if any(lookup(config, key) != value for key, value in EXPERIMENT.items()):
         return None
-    return FIGURES.get(learner(config), {}).get(lookup(config, "num_tasks"))
+    return RESULTS.get(method_key(config), {}).get(lookup(config, "num_tasks"))
 
 
-def setting(config: dict) -> dict:
-    """What the config has to hold, dotted key by dotted key.
+def setting(config: Config) -> dict[str, Any]:
+    """Returns the values that a run's config must have, by dotted key.
 
-    All of the published setting where a figure was published, otherwise only that nothing is cut
-    short. Source: the scripts of the original code.
+    With a published result these are all published settings, from the scripts of the ABD reference
+    code. Without one, only FULL_RUN.
     """
-    return SHARED_SETTINGS | METHOD_SETTINGS[learner(config)] if figure(config) else FULL_RUN
+    return SHARED_SETTINGS | METHOD_SETTINGS[method_key(config)] if result(config) else FULL_RUN
 
 
-def lookup(config: dict, key: str):
-    """The value of a dotted key, lists as tuples; None where a config has no such key."""
+def lookup(config: Config, key: str) -> Any:
+    """Returns the value of a dotted key, lists as tuples; None if the config has no such key."""
     value = config
     for part in key.split("."):
         if not isinstance(value, dict) or part not in value:
@@ -164,20 +166,26 @@ def lookup(config: dict, key: str):
 
 
 class Difference(NamedTuple):
-    """A key in which a run differs from the published setting."""
+    """Holds a setting of a run that differs from the published one.
+
+    Attributes:
+      key: dotted key.
+      found: value in the run's config.
+      wanted: published value.
+    """
 
     key: str
-    found: object
-    wanted: object
+    found: Any
+    wanted: Any
 
     @property
     def shortens(self) -> bool:
-        """Whether less is trained or tested for it."""
+        """Whether the run trains or tests less because of this setting."""
         if self.key in _ALL_IF_0:
             return True
         return self.key in _LENGTHS and self.found < self.wanted
 
-    def __str__(self):
+    def __str__(self) -> str:
         found, wanted = _plain(self.found), _plain(self.wanted)
         return f"{self.key} {found} instead of {'all' if self.key in _ALL_IF_0 else wanted}"
 
@@ -186,8 +194,8 @@ _ALL_IF_0 = ("max_tasks", "data.per_class")
 _LENGTHS = ("schedule_scale", "epochs", "inversion.steps")
 
 
-def differences(config: dict, wanted: dict) -> list[Difference]:
-    """Where a config holds something else than wanted; a key that it lacks does not count."""
+def differences(config: Config, wanted: dict[str, Any]) -> list[Difference]:
+    """Lists the settings of a config that differ from the wanted ones; absent keys do not count."""
     found = {key: lookup(config, key) for key in wanted}
     return [
         Difference(key, found[key], value)
@@ -197,7 +205,7 @@ def differences(config: dict, wanted: dict) -> list[Difference]:
 
 
 def _plain(value) -> str:
-    """Short and the same for 1 and 1.0, such as 0.247, 10000, (10, 15)."""
+    # Short, and the same for 1 and 1.0, such as 0.247, 10000, (10, 15).
     if isinstance(value, tuple):
         return f"({', '.join(map(_plain, value))})"
     if isinstance(value, float):

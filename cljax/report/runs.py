@@ -1,11 +1,11 @@
-"""Reads runs from their workdirs, and says what keeps a run from being compared."""
+"""Reads runs from their workdirs, and marks those that do not reproduce a published result."""
 
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import accumulate
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -13,41 +13,49 @@ from cljax.errors import UserError
 from cljax.files import read_json
 from cljax.output import metrics
 from cljax.report import published
-from cljax.report.published import MeanStd
+from cljax.report.published import Config, MeanStd
 
 
 class Mark(NamedTuple):
-    """Why a run is no reproduction.
+    """Holds a caveat: a reason not to compare a run with a published result.
 
     Attributes:
       category: "setting", "unfinished" or "seeds".
-      kind: a word or two, such as "shortened" or "3 of 5 tasks".
+      kind: a few words, such as "shortened" or "3 of 5 tasks".
+      detail: the settings concerned; "" (default) if `kind` says everything.
     """
 
     category: str
     kind: str
     detail: str = ""
 
-    def __str__(self):
+    def __str__(self) -> str:
         return f"{self.kind}: {self.detail}" if self.detail else self.kind
 
 
 @dataclass(frozen=True)
-class Run:
-    """One run; accuracies in percent, forgetting and backward transfer in points.
+class RunRecord:
+    """Holds one run; accuracies in percent, forgetting and backward transfer in points.
 
     Attributes:
-      name: the learner's, with the directory's where others of the same learner are beside it.
-      exemplars: images of earlier tasks that it keeps in all.
+      workdir: workdir of the run.
+      name: name of the method, with the directory if several runs have the same method.
+      method: value of config.method.name.
+      exemplars: number of exemplars in all.
+      dataset: name of the dataset.
+      num_tasks: number of tasks.
       split: the tasks, in words.
-      tasks_done, tasks_total: the latter is 0 where no task is finished.
-      final_accuracy, average_incremental_accuracy, forgetting, backward_transfer: over seeds; None
-        where there is none.
-      classes: [t] classes seen after each finished task.
-      seen_accuracy: float [S, t].
-      seconds: of the whole run so far; None where no task is finished.
-      figure: the published final accuracy of the experiment, if there is one.
-      marks: empty if nothing keeps the run from being compared.
+      seeds: the seeds.
+      published: published final accuracy of the experiment, or None.
+      marks: caveats; empty if the run can be compared.
+      tasks_done, tasks_total: finished tasks and all tasks; both 0 before the first is finished.
+      final_accuracy, average_incremental_accuracy, forgetting, backward_transfer: mean and std over
+        seeds; None if there is no value.
+      classes: number of seen classes after each of the t finished tasks.
+      seen_accuracy: float [S, t], accuracy on seen classes of each seed; None if t is 0.
+      seconds: wall time of the run so far; None before the first task is finished.
+      device: name of the devices.
+      versions: pairs of name and version.
     """
 
     workdir: Path
@@ -58,7 +66,7 @@ class Run:
     num_tasks: int
     split: str
     seeds: tuple[int, ...]
-    figure: MeanStd | None
+    published: MeanStd | None
     marks: tuple[Mark, ...]
     tasks_done: int = 0
     tasks_total: int = 0
@@ -74,31 +82,34 @@ class Run:
 
     @property
     def group(self) -> tuple[str, int, str]:
-        """Runs of the same group have learned the same tasks: data set, number of tasks, split."""
+        """Dataset, number of tasks and split, equal for runs that learn the same tasks."""
         return self.dataset, self.num_tasks, self.split
 
 
 HEADLINES = ("final_accuracy", "average_incremental_accuracy", "forgetting", "backward_transfer")
 
 
-def collect(directories: Sequence[Path]) -> list[Run]:
-    """All runs in the directories, in the order of the report.
+def collect(directories: Sequence[Path]) -> list[RunRecord]:
+    """Reads all runs in directories and sorts them for the report.
 
-    By data set and split; there without exemplars before with, each in the order of the paper's
-    tables. A directory that holds no run stands for the runs right below it; none counts twice.
+    Runs are sorted by dataset and tasks, then without and with exemplars, then in the order of the
+    paper's tables. A run that is found twice is read once.
+
+    Args:
+      directories: workdirs, or directories that contain workdirs.
 
     Raises:
-      UserError: a directory holds no run, or a file is damaged.
+      UserError: there is no run in a directory, or a file is damaged.
     """
     workdirs = {w.resolve(): w for d in directories for w in find_workdirs(d)}
     return _tell_apart(sorted(map(read_run, workdirs.values()), key=_place))
 
 
 def find_workdirs(directory: Path) -> list[Path]:
-    """The directory if it holds a run, else those right below it that do.
+    """Returns a directory if it is a workdir, otherwise the workdirs directly below it.
 
     Raises:
-      UserError: there is none.
+      UserError: there is no workdir.
     """
     try:
         if is_workdir(directory):
@@ -108,13 +119,13 @@ def find_workdirs(directory: Path) -> list[Path]:
         raise UserError(f"cannot read {directory}: {error.strerror}") from error
     if not below:
         raise UserError(
-            f"{directory} holds no run, nor do the directories in it: there is no config.json"
+            f"{directory}: neither it nor the directories in it are workdirs (no config.json)"
         )
     return below
 
 
 def is_workdir(directory: Path) -> bool:
-    """Whether a run was begun there."""
+    """Whether a run was started in this directory."""
     return (directory / "config.json").is_file()
 
 
@@ -126,7 +137,7 @@ def _place(run):
 
 
 def _tell_apart(runs):
-    """Adds directories to the names of runs that are otherwise the same row."""
+    """Adds directories to the names of runs that would otherwise have equal rows."""
     for more in (lambda run: run.workdir.resolve().name, lambda run: run.workdir):
         counts = Counter((run.group, run.name, run.exemplars) for run in runs)
         runs = [
@@ -138,11 +149,11 @@ def _tell_apart(runs):
     return runs
 
 
-def read_run(workdir: Path) -> Run:
-    """A run from its config.json and, where a task is finished, results.json.
+def read_run(workdir: Path) -> RunRecord:
+    """Reads a run from its config.json and, once a task is finished, results.json.
 
     Raises:
-      UserError: a file cannot be read or is none of this program's.
+      UserError: a file cannot be read or was not written by cljax.
     """
     path = workdir / "config.json"
     config = read_json(path)
@@ -161,16 +172,15 @@ def read_run(workdir: Path) -> Run:
     except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
         reason = f"no {error}" if isinstance(error, KeyError) else error
         raise UserError(
-            f"{path} is damaged, or of another version of this program: {reason}"
+            f"{path}: damaged, or written by another version of cljax: {reason}"
         ) from error
     return replace(run, marks=(*_progress(run, results["complete"]), *shortcuts))
 
 
-def _from_config_only(workdir, config) -> Run:
-    """What is known of a run before its first task is finished."""
-    method, exemplars = published.learner(config)
+def _from_config_only(workdir: Path, config: Config) -> RunRecord:
+    method, exemplars = published.method_key(config)
     split, num_tasks = _split(config)
-    return Run(
+    return RunRecord(
         workdir=workdir,
         name=published.display_name(method, exemplars),
         method=method,
@@ -179,13 +189,13 @@ def _from_config_only(workdir, config) -> Run:
         num_tasks=num_tasks,
         split=split,
         seeds=tuple(config["seeds"]),
-        figure=published.figure(config),
+        published=published.result(config),
         marks=(),
     )
 
 
-def _split(config) -> tuple[str, int]:
-    """The tasks in words, and their number; max_tasks does not count, it only stops early."""
+def _split(config: Config) -> tuple[str, int]:
+    """Returns the tasks in words and their number; max_tasks only stops early, so is ignored."""
     if sizes := published.lookup(config, "task_sizes"):
         return f"tasks of {', '.join(map(str, sizes))} classes", len(sizes)
     tasks = int(config["num_tasks"])
@@ -195,7 +205,7 @@ def _split(config) -> tuple[str, int]:
     return words, tasks
 
 
-def _with_results(run, results) -> Run:
+def _with_results(run: RunRecord, results: dict[str, Any]) -> RunRecord:
     done = results["tasks_done"]
     seen = np.array(results["seen_accuracy"], float)
     if seen.shape != (len(run.seeds), done) or not np.isfinite(seen).all():
@@ -223,20 +233,19 @@ def _mean_std(value) -> MeanStd | None:
     return MeanStd(float(value["mean"]), float(value["std"]))
 
 
-def _progress(run, complete) -> list[Mark]:
+def _progress(run: RunRecord, complete: bool) -> list[Mark]:
     if not run.tasks_done:
         return [Mark("unfinished", "no task finished")]
     return [] if complete else [Mark("unfinished", f"{run.tasks_done} of {run.tasks_total} tasks")]
 
 
-def _shortcuts(config, run) -> list[Mark]:
-    """Where the setting is not the published one, or where nothing is published, cut short."""
+def _shortcuts(config: Config, run: RunRecord) -> list[Mark]:
     differences = published.differences(config, published.setting(config))
     marks = []
     if differences:
         kind = "shortened" if any(d.shortens for d in differences) else "changed"
         marks.append(Mark("setting", kind, "; ".join(map(str, differences))))
-    if run.figure and len(run.seeds) < published.SEEDS:
+    if run.published and len(run.seeds) < published.SEEDS:
         kind = "1 seed" if len(run.seeds) == 1 else f"{len(run.seeds)} seeds"
         marks.append(Mark("seeds", kind))
     return marks

@@ -5,6 +5,7 @@ import io
 import re
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from rich import box
 from rich.console import Console
@@ -14,10 +15,10 @@ from rich.text import Text
 from cljax.files import write_atomically
 from cljax.report import html, published
 from cljax.report import runs as runs_lib
-from cljax.report.cells import FOOTNOTES, LEFT_COLUMNS, cells, describe_group, grouped
-from cljax.report.runs import HEADLINES, Run
+from cljax.report.cells import FOOTNOTES, LEFT_COLUMNS, cells, group_title, grouped
+from cljax.report.runs import HEADLINES, RunRecord
 
-# In the terminal, where width is dear.
+# Broken lines save width in the terminal.
 HEADINGS = {
     "exemplars": "exem-\nplars",
     "final accuracy (%)": "final\naccuracy\n(%)",
@@ -25,6 +26,7 @@ HEADINGS = {
     "average incremental accuracy (%)": "average\nincremental\naccuracy (%)",
     "forgetting (points)": "forgetting\n(points)",
 }
+_MARKED = "Runs with a mark are not reproductions of a published result"
 LEFT_OUT_WHEN_NARROW = (
     "device",
     "time",
@@ -59,15 +61,16 @@ def write_report(
     """Prints the comparison of runs, and writes it as report.md, report.csv and report.html.
 
     Args:
-      workdirs: of runs, or directories with runs in them.
-      out: where the files go, made when missing; by default as `default_folder` says.
+      workdirs: workdirs of runs, or directories that contain workdirs.
+      out: directory of the files, made if absent; `default_folder` of the first workdir by default.
+      console: standard output by default.
 
     Returns:
       The paths of the files.
 
     Raises:
-      UserError: a directory holds no run or a damaged one, and nothing is written; or a file cannot
-        be written.
+      UserError: there is no run in a directory, a run is damaged, or a file cannot be written. In
+        the first two cases nothing is written.
     """
     console = console or Console()
     runs = runs_lib.collect(workdirs)
@@ -87,46 +90,60 @@ def write_report(
 
 
 def default_folder(workdir: Path) -> Path:
-    """The directory itself if it is one of runs; that of a run is left as it is: its parent."""
+    """Returns the parent of a workdir; any other directory itself."""
     return workdir.resolve().parent if runs_lib.is_workdir(workdir) else workdir
 
 
-def print_table(runs: Sequence[Run], console: Console) -> None:
-    """One table with a section for each data set and split; details of the marks below.
+def print_table(runs: Sequence[RunRecord], console: Console) -> None:
+    """Prints a table with a section for each dataset and split, and the details of the marks.
 
-    On a narrow console some columns are left out, the ones that compare least first.
+    On a narrow console some columns are hidden, the least important first.
     """
-    for n in range(len(LEFT_OUT_WHEN_NARROW) + 1):
-        table = _table(runs, {"data set", "tasks", *LEFT_OUT_WHEN_NARROW[:n]})
-        unlimited = console.options.update(width=10_000)
-        if console.measure(table, options=unlimited).maximum <= console.width:
-            break
+    table, hidden = _fit_table(runs, console)
     console.print(table)
-    plain = {"markup": False, "emoji": False, "highlight": False, "soft_wrap": True}
     marked = [run for run in runs if run.marks]
     if marked:
-        console.print("\nMarked runs are no reproductions:", style="bold yellow", **plain)
+        console.print()
+        _print_plain(console, f"{_MARKED}:", style="bold yellow")
     for run in marked:
-        text = f"  {run.name}, {describe_group(run)} ({run.workdir}): {describe_marks(run)}"
-        console.print(text, **plain)
+        text = f"  {run.name}, {group_title(run)} ({run.workdir}): {describe_marks(run)}"
+        _print_plain(console, text)
     console.print()
-    if n:
-        console.print(f"Left out for width: {', '.join(LEFT_OUT_WHEN_NARROW[:n])}.", **plain)
-    console.print(f"Published: {published.SOURCE}.", style="dim", **plain)
+    if hidden:
+        columns = ", ".join(hidden)
+        _print_plain(
+            console, f"Hidden in this narrow terminal: {columns}. See report.md for all columns."
+        )
+    _print_plain(console, f"Published: {published.SOURCE}.", style="dim")
 
 
-def _table(runs, hidden) -> Table:
+def _print_plain(console: Console, text: str, style: str | None = None) -> None:
+    console.print(text, style=style, markup=False, emoji=False, highlight=False, soft_wrap=True)
+
+
+def _fit_table(runs: Sequence[RunRecord], console: Console) -> tuple[Table, Sequence[str]]:
+    """Returns the widest table that fits the console, and the columns hidden for it."""
+    unlimited = console.options.update(width=10_000)
+    for n in range(len(LEFT_OUT_WHEN_NARROW)):
+        hidden = LEFT_OUT_WHEN_NARROW[:n]
+        table = _table(runs, {"data set", "tasks", *hidden})
+        if console.measure(table, options=unlimited).maximum <= console.width:
+            return table, hidden
+    return _table(runs, {"data set", "tasks", *LEFT_OUT_WHEN_NARROW}), LEFT_OUT_WHEN_NARROW
+
+
+def _table(runs: Sequence[RunRecord], hidden: set[str]) -> Table:
     table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, collapse_padding=True)
     names = [name for name in cells(runs[0]) if name not in hidden]
     headings = [HEADINGS.get(name, name) for name in names]
     lines = max(heading.count("\n") for heading in headings)
     for name, heading in zip(names, headings, strict=True):
-        heading = "\n" * (lines - heading.count("\n")) + heading  # they stand on the rule
+        heading = "\n" * (lines - heading.count("\n")) + heading  # aligned at the bottom
         justify = "left" if name in LEFT_COLUMNS else "right"
         table.add_column(heading, justify=justify, no_wrap=name != "learner", overflow="fold")
     for group in grouped(runs):
         table.add_section()
-        table.add_row(Text(describe_group(group[0]), "bold"))
+        table.add_row(Text(group_title(group[0]), "bold"))
         for run in group:
             row = cells(run)
             row["marks"] = "\n".join(mark.kind.replace("task f", "task\nf") for mark in run.marks)
@@ -135,13 +152,13 @@ def _table(runs, hidden) -> Table:
     return table
 
 
-def describe_marks(run: Run) -> str:
-    """All marks with their details."""
+def describe_marks(run: RunRecord) -> str:
+    """Formats all marks of a run with their details."""
     return " | ".join(map(str, run.marks))
 
 
-def markdown(runs: Sequence[Run]) -> str:
-    """The table, the marks and what the numbers mean, as GitHub's Markdown."""
+def markdown(runs: Sequence[RunRecord]) -> str:
+    """Formats the table, the marks and the definitions of the numbers as GitHub's Markdown."""
     names = list(cells(runs[0]))
     lines = ["# Comparison of runs", "", _line(names)]
     lines.append(_line("---" if name in LEFT_COLUMNS else "---:" for name in names))
@@ -151,9 +168,9 @@ def markdown(runs: Sequence[Run]) -> str:
         lines.append(_line(row.values()))
     marked = [run for run in runs if run.marks]
     if marked:
-        lines += ["", "Marked runs are no reproductions:", ""]
+        lines += ["", f"{_MARKED}:", ""]
     for run in marked:
-        name = _escape(f"{run.name}, {describe_group(run)} ({run.workdir})")
+        name = _escape(f"{run.name}, {group_title(run)} ({run.workdir})")
         lines.append(f"- {name}: {_escape('; '.join(map(str, run.marks)))}")
     lines += ["", *(f"- {_escape(note)}" for note in FOOTNOTES), ""]
     return "\n".join(lines)
@@ -164,12 +181,12 @@ def _line(row) -> str:
 
 
 def _escape(text: str) -> str:
-    """Text as Markdown shows it and no table's cell breaks at."""
+    """Escapes text so that Markdown shows it as it is, also in a cell of a table."""
     return re.sub(r"([\\`*<>\[\]|])", r"\\\1", " ".join(text.split()))
 
 
-def csv_text(runs: Sequence[Run]) -> str:
-    """A line for each run, numbers in full precision and empty where there is none."""
+def csv_text(runs: Sequence[RunRecord]) -> str:
+    """Formats one line of CSV per run, with numbers in full precision; no value is empty."""
     buffer = io.StringIO()
     writer = csv.DictWriter(buffer, CSV_COLUMNS, lineterminator="\n")
     writer.writeheader()
@@ -177,8 +194,8 @@ def csv_text(runs: Sequence[Run]) -> str:
     return buffer.getvalue()
 
 
-def _record(run) -> dict:
-    record = {
+def _record(run: RunRecord) -> dict[str, Any]:
+    record: dict[str, Any] = {
         "workdir": run.workdir,
         "data_set": run.dataset,
         "split": run.split,
@@ -194,7 +211,7 @@ def _record(run) -> dict:
         "device": run.device,
         "versions": " ".join(f"{name}={version}" for name, version in run.versions),
     }
-    figures = {key: getattr(run, key) for key in HEADLINES}
-    for name, value in (figures | {"published_final_accuracy": run.figure}).items():
+    values = {key: getattr(run, key) for key in HEADLINES}
+    for name, value in (values | {"published_final_accuracy": run.published}).items():
         record[f"{name}_mean"], record[f"{name}_std"] = value or (None, None)
     return record

@@ -44,14 +44,14 @@ def minimal(method, total, tasks):
     }
 
 
-IN_THE_TABLES = [name for name in CONFIGS if published.learner(load(name)) in published.FIGURES]
+IN_THE_TABLES = [name for name in CONFIGS if published.method_key(load(name)) in published.RESULTS]
 
 
 @pytest.mark.parametrize("name", IN_THE_TABLES)
 def test_shipped_configs_hold_the_published_setting(name):
     config = load(name)
-    learner = published.learner(config)
-    assert published.figure(config) == published.FIGURES[learner][config["num_tasks"]]
+    learner = published.method_key(config)
+    assert published.result(config) == published.RESULTS[learner][config["num_tasks"]]
     wanted = published.setting(config)
     assert (
         wanted.keys()
@@ -63,8 +63,8 @@ def test_shipped_configs_hold_the_published_setting(name):
 
 
 def test_every_learner_of_the_tables_has_a_setting_and_a_name():
-    assert published.FIGURES.keys() == published.METHOD_SETTINGS.keys() == SCRIPTS.keys()
-    assert {published.learner(load(name)) for name in IN_THE_TABLES} == published.FIGURES.keys()
+    assert published.RESULTS.keys() == published.METHOD_SETTINGS.keys() == SCRIPTS.keys()
+    assert {published.method_key(load(name)) for name in IN_THE_TABLES} == published.RESULTS.keys()
     assert {method for method, _ in SCRIPTS} < published.NAMES.keys()
 
 
@@ -88,7 +88,7 @@ def test_every_learner_of_the_tables_has_a_setting_and_a_name():
     ],
 )
 def test_figures_belong_to_a_learner_its_memory_and_a_split(method, total, tasks, expected):
-    found = published.figure(minimal(method, total, tasks))
+    found = published.result(minimal(method, total, tasks))
     assert found == (expected and MeanStd(*expected))
 
 
@@ -96,14 +96,14 @@ def test_figures_belong_to_a_learner_its_memory_and_a_split(method, total, tasks
     "other", [{"task_sizes": [60, 10, 10, 10, 10]}, {"first_task_size": 60}, {"data": {}}]
 )
 def test_another_experiment_has_no_figure(other):
-    assert published.figure(minimal("abd", 0, 5) | other) is None
+    assert published.result(minimal("abd", 0, 5) | other) is None
 
 
 def test_a_config_without_exemplars_keeps_none():
     config = minimal("lwf", 0, 5)
     del config["exemplars"]
-    assert published.learner(config) == ("lwf", 0)
-    assert published.figure(config) == (17.0, 0.1)
+    assert published.method_key(config) == ("lwf", 0)
+    assert published.result(config) == (17.0, 0.1)
 
 
 def test_without_a_figure_only_short_cuts_count():

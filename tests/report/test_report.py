@@ -14,6 +14,7 @@ from PIL import Image
 from rich.console import Console
 
 from cljax.errors import UserError
+from cljax.report import __main__ as main
 from cljax.report import published, runs, tables
 from tests.helpers.fake_runs import write_run
 
@@ -52,7 +53,7 @@ def test_the_terminal_shows_figures_side_by_side_and_the_marks(table):
 @pytest.mark.parametrize("width", [70, 80, 100, 140])
 def test_the_terminal_table_fits_and_cuts_no_number(table, width):
     text = printed([table], table, width)
-    lines = text.partition("Marked runs")[0].splitlines()
+    lines = text.partition("Runs with a mark")[0].splitlines()
     assert max(map(len, lines)) <= width
     (row,) = (line for line in lines if line.startswith("ABD") and "43.9" in line)
     assert "81.0 ± 0.8" in row and "43.9 ± 0.9" in row
@@ -63,7 +64,7 @@ def test_a_long_name_takes_no_room_from_marks_and_numbers(tmp_path):
     folder = tmp_path / "a_directory_of_runs_with_a_rather_long_name"
     for name in ("a_first_run_of_this_learner", "another_run_of_this_learner"):
         write_run(folder / name, "abd_cifar100", epochs=25)
-    rows = printed([folder], tmp_path, 80).partition("Marked runs")[0].splitlines()
+    rows = printed([folder], tmp_path, 80).partition("Runs with a mark")[0].splitlines()
     assert max(map(len, rows)) <= 80
     assert "…" not in "".join(rows)
     assert sum("80.0" in row and "43.9 ± 0.9" in row and "shortened" in row for row in rows) == 2
@@ -180,7 +181,7 @@ def test_files_go_beside_runs_or_into_their_directory(table, tmp_path):
 
 def test_nothing_is_written_when_a_run_is_damaged(table):
     (table / "lwf" / "results.json").write_text("{")
-    with pytest.raises(UserError, match=r"lwf/results\.json is not valid JSON"):
+    with pytest.raises(UserError, match=r"lwf/results\.json: not valid JSON"):
         tables.write_report([table], table / "out")
     assert not (table / "out").exists()
 
@@ -220,3 +221,14 @@ def test_reports_load_neither_jax_nor_pyplot():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == ""
+
+
+@pytest.mark.parametrize(
+    "script, name",
+    [("/venv/bin/cljax-report", "cljax-report"), ("report/__main__.py", "python -m cljax.report")],
+)
+def test_the_usage_names_the_command_that_was_called(monkeypatch, capsys, script, name):
+    monkeypatch.setattr(sys, "argv", [script])
+    with pytest.raises(SystemExit):
+        main.parse(["--help"])
+    assert capsys.readouterr().out.startswith(f"usage: {name} [-h]")

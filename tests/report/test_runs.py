@@ -19,7 +19,7 @@ def marks(workdir):
 def test_a_run_of_the_published_setting_has_its_figure_and_no_mark(tmp_path):
     write_run(tmp_path / "run", "abd_cifar100", seeds=THREE, num_tasks=10)
     (run,) = runs_lib.collect([tmp_path / "run"])
-    assert run.figure == (33.7, 1.2) and run.marks == ()
+    assert run.published == (33.7, 1.2) and run.marks == ()
     assert run.name == "ABD" and run.group == ("cifar100", 10, "10 tasks")
 
 
@@ -86,7 +86,7 @@ def test_learners_with_exemplars_come_after_those_without(tmp_path):
         config["exemplars"] = {"total": total}
         (workdir / "config.json").write_text(json.dumps(config))
     runs = runs_lib.collect([tmp_path])
-    found = [(run.name, run.exemplars, run.figure.mean) for run in runs]
+    found = [(run.name, run.exemplars, run.published.mean) for run in runs]
     assert found == [
         ("Base", 0, 16.4),
         ("ABD", 0, 43.9),
@@ -107,7 +107,7 @@ def test_runs_of_one_learner_are_told_apart_by_their_directories(tmp_path):
 def test_uneven_tasks_are_a_split_of_their_own_without_a_figure(tmp_path):
     write_run(tmp_path / "run", "abd_cifar100", first_task_size=60)
     (run,) = runs_lib.collect([tmp_path / "run"])
-    assert (run.split, run.figure) == ("5 tasks, the first of 60 classes", None)
+    assert (run.split, run.published) == ("5 tasks, the first of 60 classes", None)
 
 
 def spoil(change):
@@ -131,17 +131,17 @@ def test_results_of_the_older_format_are_read(tmp_path):
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
-        (lambda w: (w / "config.json").unlink(), r"run holds no run.*no config\.json"),
-        (lambda w: (w / "config.json").write_text("{"), r"config\.json is not valid JSON"),
-        (lambda w: (w / "config.json").write_text("{}"), r"config\.json is damaged.*'method'"),
-        (lambda w: (w / "results.json").write_text(""), r"results\.json is not valid JSON"),
-        (lambda w: (w / "results.json").write_text("[]"), r"results\.json holds no JSON object"),
-        (spoil(lambda r: r.pop("forgetting")), r"results\.json is damaged.*no 'forgetting'"),
-        (spoil(lambda r: r.update(format=99)), r"results\.json .* format 99 instead of 2"),
-        (spoil(lambda r: r.update(seconds=None)), r"results\.json is damaged"),
-        (spoil(lambda r: r["seen_accuracy"].pop()), r"results\.json .*seen_accuracy"),
+        (lambda w: (w / "config.json").unlink(), r"run: neither .* workdirs \(no config\.json\)"),
+        (lambda w: (w / "config.json").write_text("{"), r"config\.json: not valid JSON"),
+        (lambda w: (w / "config.json").write_text("{}"), r"config\.json: damaged.*'method'"),
+        (lambda w: (w / "results.json").write_text(""), r"results\.json: not valid JSON"),
+        (lambda w: (w / "results.json").write_text("[]"), r"results\.json: not a JSON object"),
+        (spoil(lambda r: r.pop("forgetting")), r"results\.json: damaged.*no 'forgetting'"),
+        (spoil(lambda r: r.update(format=99)), r"results\.json: .* format 99 instead of 2"),
+        (spoil(lambda r: r.update(seconds=None)), r"results\.json: damaged"),
+        (spoil(lambda r: r["seen_accuracy"].pop()), r"results\.json: .*seen_accuracy"),
         (spoil(lambda r: r["seen_accuracy"][0].__setitem__(0, None)), r"seen_accuracy"),
-        (spoil(lambda r: r["task_sizes"].pop()), r"results\.json .*sizes of 4"),
+        (spoil(lambda r: r["task_sizes"].pop()), r"results\.json: .*sizes of 4"),
     ],
 )
 def test_a_damaged_run_is_named_in_one_line(tmp_path, damage, message):
