@@ -115,7 +115,7 @@ def test_user_mistakes_end_the_command(tmp_path, compiled):
     tiny_runs.assert_one_line(status, err, "cannot write", str(blocked), "Not a directory")
     assert blocked.read_text() == "no directory"
     status, _, err = tiny_runs.command(*tiny_runs.arguments(tmp_path / "run", num_tasks=3))
-    tiny_runs.assert_one_line(status, err, "cannot be split into num_tasks=3", "use num_tasks of")
+    tiny_runs.assert_one_line(status, err, "config.num_tasks=3: 10 classes", "use 1, 2, 5, 10, or")
     status, _, err = tiny_runs.command(
         *tiny_runs.arguments(tmp_path / "run", optimizer__lr=1e30), cache=compiled
     )
@@ -216,11 +216,11 @@ MISTAKES = {
     "seed range": ({"seeds": (2**31,)}, "config.seeds"),
     "stream range": ({"streams__init": 2**31}, "config.streams.init"),
     "split": ({"num_tasks": 3}, "10 classes cannot be split"),
-    "no tasks": ({"num_tasks": 0}, "num_tasks is 0"),
+    "no tasks": ({"num_tasks": 0}, "config.num_tasks=0"),
     "first task": ({"first_task_size": 11}, "cannot be split"),
     "task sizes": ({"task_sizes": (6, 5)}, "at most the 10 classes"),
     "task size text": ({"task_sizes": (1.5,)}, "config.task_sizes"),
-    "class order": ({"data__class_order": "1,2,99"}, "class 99 does not exist"),
+    "class order": ({"data__class_order": "1,2,99"}, "the dataset has no class 99"),
     "order file": ({"data__class_order": "none.txt"}, "no such file"),
     "batch": ({"batch_size": 21}, "more than the 20 training images of task 1"),
     "no batch": ({"batch_size": 0}, "config.batch_size"),
@@ -247,7 +247,7 @@ MISTAKES = {
     "no npz": ({"data__name": "npz"}, "config.data.path is empty"),
     "missing npz": ({"data__name": "npz", "data__path": "none.npz"}, "none.npz: no such file"),
     "loop": ({"execution__loop": "fast"}, "auto, compiled, host"),
-    "fold": ({"data__validation": True, "seeds": (5,)}, "folds exist for seeds 0..4"),
+    "fold": ({"data__validation": True, "seeds": (5,)}, "use seeds 0 to 4"),
     "first task from": ({"first_task_from": "/none"}, "no run there"),
 }
 

@@ -1,7 +1,7 @@
-"""Training augmentation and normalisation: pure functions on uint8 images inside compiled steps.
+"""Augments and normalizes uint8 images with pure functions for compiled steps.
 
-The transforms, their order and their arithmetic are those of the ABD code, which applies
-torchvision's to 8-bit Pillow images; the jitter reproduces Pillow bit for bit.
+The transforms, their order and their arithmetic are those of the ABD reference code, which applies
+torchvision's to 8-bit Pillow images. The jitter reproduces Pillow bit for bit.
 """
 
 from dataclasses import dataclass
@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.typing import ArrayLike, DTypeLike
 
 from cljax.errors import UserError
 
@@ -18,16 +19,17 @@ _GREY_WEIGHTS = (19595, 38470, 7471)  # of R, G, B in 1/65536, as Pillow convert
 
 @dataclass(frozen=True)
 class Augmentation:
-    """What to apply to training images; hashable, so a static argument of a compiled step.
+    """Describes the random changes of training images; hashable, a static argument of a step.
 
     Attributes:
-      brightness: factors are uniform in [max(0, 1 - brightness), 1 + brightness]; 0: off.
-      contrast: likewise.
-      flip: mirror images left to right with probability 1/2.
-      crop_padding: pixels of black border on every side before a random crop; 0: off.
+      brightness: spread of the brightness factors, which are uniform in
+        [max(0, 1 - brightness), 1 + brightness]; 0 (default): off.
+      contrast: spread of the contrast factors, in the same way; 0 (default): off.
+      flip: whether images are mirrored left to right with probability 1/2.
+      crop_padding: pixels of black border on each side before a random crop; 0 (default): off.
 
     Raises:
-      UserError: if a number is negative.
+      UserError: a number is negative.
     """
 
     brightness: float = 0.0
@@ -39,14 +41,17 @@ class Augmentation:
         for name in ("brightness", "contrast", "crop_padding"):
             value = getattr(self, name)
             if not value >= 0:
-                raise UserError(f"augmentation: {name} is {value}; use 0 (off) or more")
+                raise UserError(f"config.data.augmentation.{name}={value}: must be 0 (off) or more")
 
 
 class Draws(NamedTuple):
-    """One batch's random choices; None where the transform is off.
+    """Holds the random choices of one batch; None where the transform is off.
 
-    brightness, contrast float32 [B]: factors. brightness_first bool [B]: else contrast is.
-    mirrored bool [B]. offsets int32 [B, 2]: the crop's first row and column in the padded image.
+    Attributes:
+      brightness, contrast: float32 [B], factors.
+      brightness_first: bool [B], whether brightness is adjusted before contrast.
+      mirrored: bool [B].
+      offsets: int32 [B, 2], first row and column of the crop in the padded image.
     """
 
     brightness: jax.Array | None
@@ -71,16 +76,16 @@ def _blend(images, degenerate, factors):
 
 
 def adjust_brightness(images: jax.Array, factors: jax.Array) -> jax.Array:
-    """Scales pixels: uint8 [B, H, W, C] and float32 [B] -> uint8 [B, H, W, C], as Pillow does."""
+    """Scales pixels as Pillow does: uint8 [B, H, W, C] and float32 [B] -> uint8 [B, H, W, C]."""
     factors = factors.astype(jnp.float32)
     return _blend(images, jnp.zeros((), jnp.float32), _per_image(factors))
 
 
 def adjust_contrast(images: jax.Array, factors: jax.Array) -> jax.Array:
-    """Scales distances from the grey image's rounded mean, as Pillow does.
+    """Scales distances from the rounded mean of the gray image, as Pillow does.
 
     Args:
-      images: uint8 [B, H, W, C]; three channels are RGB, one channel is grey already.
+      images: uint8 [B, H, W, C]; three channels are RGB, one channel is gray already.
       factors: float32 [B].
 
     Returns:
@@ -118,7 +123,13 @@ def _crop(images, mirrored, offsets, padding):
 
 
 def draw(key: jax.Array, batch: int, augmentation: Augmentation) -> Draws:
-    """Random choices for a batch; turning one transform off leaves the others' as they were."""
+    """Draws the random choices of a batch; switching one transform off does not change the others.
+
+    Args:
+      key: random key of this batch.
+      batch: B.
+      augmentation: static.
+    """
 
     def factors(purpose, spread):
         low, high = max(0.0, 1 - spread), 1 + spread
@@ -142,10 +153,10 @@ def draw(key: jax.Array, batch: int, augmentation: Augmentation) -> Draws:
 
 
 def augment(key: jax.Array, images: jax.Array, augmentation: Augmentation) -> jax.Array:
-    """Jitters, flips and crops a batch, every image with its own random choices.
+    """Jitters, flips and crops a batch, each image with its own random choices.
 
-    As the ABD code's training transform: brightness and contrast in random order, then the flip,
-    then padding with black and a random crop back to the image's size.
+    Does what the training transform of the ABD reference code does: brightness and contrast in
+    random order, then the flip, then padding with black and a random crop back to the image size.
 
     Args:
       key: random key of this batch.
@@ -170,13 +181,14 @@ def augment(key: jax.Array, images: jax.Array, augmentation: Augmentation) -> ja
     return _crop(images, draws.mirrored, draws.offsets, augmentation.crop_padding)
 
 
-def normalise(images: jax.Array, mean, std, dtype=jnp.float32) -> jax.Array:
-    """(pixel / 255 - mean) / std per channel, computed in float32 or `dtype` if that is wider.
+def normalise(
+    images: jax.Array, mean: ArrayLike, std: ArrayLike, dtype: DTypeLike = jnp.float32
+) -> jax.Array:
+    """Computes (pixel / 255 - mean) / std per channel, in float32 or `dtype` if that is wider.
 
     Args:
       images: uint8 [B, H, W, C].
-      mean: [C], of pixels scaled to 0..1.
-      std: [C], likewise.
+      mean, std: float [C], moments of pixels scaled to 0..1.
       dtype: floating type of the result.
 
     Returns:

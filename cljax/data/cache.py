@@ -1,16 +1,17 @@
-"""Disk cache for decoded images."""
+"""Caches decoded images on disk so that the next run loads them faster."""
 
 import hashlib
 import json
 import logging
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from cljax.files import user_cache_folder
+from cljax.errors import UserError
+from cljax.files import replacing, user_cache_folder, writing
 
 Arrays = dict[str, np.ndarray]
 
@@ -18,29 +19,29 @@ _log = logging.getLogger("cljax")
 
 
 def folder_cache_path(source: Path, name: str) -> Path:
-    """Where arrays made from a folder are kept in it."""
+    """Returns the cache file inside the folder that the arrays are made from."""
     return source / ".cljax_cache" / f"{name}.npz"
 
 
 def user_cache_path(source: Path, name: str) -> Path:
-    """Where they are kept in the user's cache folder."""
+    """Returns the cache file in the user's cache folder, one for each source."""
     own = hashlib.sha256(os.fsencode(source.resolve())).hexdigest()[:16]
     return user_cache_folder() / f"{own}-{name}.npz"
 
 
 def load_cached(
-    places: list[Path],
+    places: Sequence[Path],
     key: Any,
     is_good: Callable[[Arrays], bool],
     make: Callable[[], Arrays],
 ) -> Arrays:
-    """What `make()` gives, from the disk if it was kept there under the same key.
+    """Returns what `make()` returns, from the disk if it is cached there under the same key.
 
     Args:
-      places: files that may hold the arrays; they are written to the first that can be written.
-      key: JSON of all that the arrays depend on, such as names, sizes and times of files.
-      is_good: whether arrays have the right names, shapes and dtypes.
-      make: reads the source; what it raises is raised here, and nothing is kept.
+      places: files that may hold the arrays; new arrays go to the first that can be written.
+      key: JSON value of all that the arrays depend on, such as names, sizes and times of files.
+      is_good: tells whether arrays have the right names, shapes and dtypes.
+      make: reads the source; its errors are raised here, and then nothing is cached.
     """
     stamp = hashlib.sha256(json.dumps(key).encode()).hexdigest()
     for place in places:
@@ -48,13 +49,16 @@ def load_cached(
         if arrays is not None and is_good(arrays):
             return arrays
     arrays = make()
+    failures = []
     for place in places:
         try:
             _write(place, stamp, arrays)
             return arrays
-        except OSError as error:
-            _log.info("cannot keep the images in %s: %s", place, error.strerror or error)
-    _log.warning("the images can be kept nowhere; the next run reads all files again")
+        except UserError as error:
+            _log.info("%s", error)
+            failures.append(str(error))
+    reasons = "; ".join(failures)
+    _log.warning("cannot cache the images: %s; the next run decodes all files again", reasons)
     return arrays
 
 
@@ -66,21 +70,13 @@ def _read(place, stamp):
                 return None
             # The archive has a CRC of each.
             return {name: archive[name] for name in archive.files if name != "stamp"}
-    except Exception:  # absent, or whatever a damaged file raises: it is written anew
+    except Exception:  # absent, or whatever a damaged file raises: it is written again
         return None
 
 
 def _write(place, stamp, arrays):
-    """Replaces a file as a whole; raises OSError, and leaves nothing behind, if it cannot."""
-    temporary = place.with_name(f".{place.name}.{os.getpid()}.tmp")
-    place.parent.mkdir(parents=True, exist_ok=True)
-    for unfinished in place.parent.glob(f".{place.name}.*.tmp"):
-        unfinished.unlink(missing_ok=True)  # of a run that was killed
-    try:
-        with temporary.open("wb") as file:
-            np.savez(file, stamp=stamp, **arrays)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, place)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with writing(place):
+        for unfinished in place.parent.glob(f".{place.name}.*.tmp"):
+            unfinished.unlink(missing_ok=True)  # of a run that was killed
+    with replacing(place) as file:
+        np.savez(file, stamp=stamp, **arrays)

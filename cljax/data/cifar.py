@@ -5,6 +5,7 @@ import json
 import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -12,27 +13,28 @@ from cljax import files as files_lib
 from cljax.data import cache, cifar_files
 from cljax.data.cifar_files import CIFAR, Cifar, Form
 from cljax.data.download import fetch
+from cljax.data.sources import Splits
 from cljax.errors import UserError
 from cljax.notes import note
 
 _CACHE_FORMAT = 1  # raise it when the same files would give other arrays
 
 
-def load_cifar(name: str, directory: str, url: str):
-    """Training split, test split and class names of CIFAR-10 or CIFAR-100.
+def load_cifar(name: str, directory: str, url: str) -> Splits:
+    """Loads CIFAR-10 or CIFAR-100, and caches the decoded images in the user's cache folder.
 
-    The same images come in the same order, that of the authors' files, from each of: a set
+    Every source gives the same images in the same order, that of the authors' files: a dataset
     prepared by TFDS; the authors' archives, binary or pickled, packed or unpacked; the download.
 
     Args:
       name: "cifar10" or "cifar100".
       directory: where to look, and where to download to; empty: TFDS's own directory, then
         `downloads` in the user's cache folder.
-      url: mirror of the binary archive, a file or the folder that holds it; empty: the authors'.
+      url: mirror of the binary archive, a file or the directory with it; empty: the authors' site.
 
     Returns:
       (images, labels) of train, (images, labels) of test, class names. Images are uint8
-      [N, 32, 32, 3], labels int32 [N]. They are kept in the user's cache folder for the next run.
+      [N, 32, 32, 3], labels int32 [N].
 
     Raises:
       UserError: the directory is missing, a file is damaged, or the download fails.
@@ -52,7 +54,7 @@ def load_cifar(name: str, directory: str, url: str):
 
 
 def _is_prepared(folder: Path) -> bool:
-    """Whether TFDS has prepared the set in a form that is read without TensorFlow."""
+    """Whether TFDS has prepared the dataset in a form that is read without TensorFlow."""
     for path in folder.glob("3.*/dataset_info.json"):
         try:
             form = json.loads(path.read_text()).get("fileFormat")
@@ -75,22 +77,17 @@ def _find(cifar: Cifar, directory: Path) -> tuple[Form, Path] | None:
     return None
 
 
-def _load_local(cifar: Cifar, form: Form, path: Path):
+def _load_local(cifar: Cifar, form: Form, path: Path) -> Splits:
     files = [path / name for name in form.files] if path.is_dir() else [path]
     try:
         status = [file.stat() for file in files]
     except OSError as error:
         raise UserError(f"cannot read {error.filename}: {error.strerror}") from error
     key = [(file.name, s.st_size, s.st_mtime_ns) for file, s in zip(files, status, strict=True)]
-
-    def read():
-        note("reading the images in %s", path)
-        return cifar_files.read(cifar, form, path)
-
-    return _load_cached(cifar, key, path, read)
+    return _load_cached(cifar, key, path, lambda: _read(cifar, form, path))
 
 
-def _load_remote(cifar: Cifar, folder: Path, url: str):
+def _load_remote(cifar: Cifar, folder: Path, url: str) -> Splits:
     remote = cifar.remote
     if url:
         url = url if url.endswith(".tar.gz") else f"{url.rstrip('/')}/{remote.name}"
@@ -104,14 +101,18 @@ def _load_remote(cifar: Cifar, folder: Path, url: str):
                 f"{error}; put {cifar.remote.name} into {folder} by hand, or set "
                 "--config.data.dir to a directory that has it, or --config.data.url to a mirror"
             ) from error
-        note("reading the images in %s", path)
-        return cifar_files.read(cifar, cifar.binary, path)
+        return _read(cifar, cifar.binary, path)
 
     return _load_cached(cifar, remote.sha256, folder / cifar.binary.archive, read)
 
 
-def _load_cached(cifar: Cifar, key, source: Path, read: Callable[[], cache.Arrays]):
-    """What `read()` gives, from the user's cache folder if it was kept there under the same key."""
+def _read(cifar: Cifar, form: Form, path: Path) -> cache.Arrays:
+    note("reading the images in %s", path)
+    return cifar_files.read(cifar, form, path)
+
+
+def _load_cached(cifar: Cifar, key: Any, source: Path, read: Callable[[], cache.Arrays]) -> Splits:
+    """Returns what `read()` returns, from the user's cache folder if it is cached there."""
 
     def is_good(arrays):
         found = {name: (array.shape, array.dtype) for name, array in arrays.items()}

@@ -1,4 +1,4 @@
-"""The files of CIFAR-10 and CIFAR-100 as their authors give them away, and how they are read."""
+"""Reads the files of CIFAR-10 and CIFAR-100 as their authors distribute them."""
 
 import contextlib
 import gzip
@@ -23,16 +23,16 @@ _MAX_BYTES = 2**29  # of a file; the largest, a pickle of CIFAR-100, has 155 MB
 
 @dataclass(frozen=True)
 class Form:
-    """A form in which the authors give a dataset away.
+    """Describes a form in which the authors distribute a dataset.
 
     Attributes:
-      folders: names of the unpacked folder, the archive's own first.
+      folders: names of the unpacked folder, that of the archive first.
       archive: name of the archive.
       train: files of training images, in order.
       test: file of test images.
       names: file of the class names.
-      label: for the binary form, the place of the class among the bytes of an image's labels; for
-        the pickled form, the key of the labels.
+      label: in the binary form, the position of the class among the label bytes of an image; in the
+        pickled form, the key of the labels.
     """
 
     folders: tuple[str, ...]
@@ -44,7 +44,7 @@ class Form:
 
     @property
     def files(self) -> tuple[str, ...]:
-        """All files that are read."""
+        """Names of all files that are read."""
         return (*self.train, self.test, self.names)
 
     @property
@@ -55,13 +55,13 @@ class Form:
 
 @dataclass(frozen=True)
 class Cifar:
-    """A CIFAR dataset: what its files must hold, and where they come from.
+    """Describes a CIFAR dataset: what its files must hold, and where they come from.
 
     Attributes:
       num_classes: K.
-      num_train, num_test: images.
-      remote: the binary archive, as TFDS's package names it.
-      binary, pickled: the forms, of which the first is preferred.
+      num_train, num_test: numbers of images.
+      remote: the binary archive, with the address and sum that TFDS uses.
+      binary, pickled: the two forms; the binary one is preferred.
     """
 
     num_classes: int
@@ -131,9 +131,14 @@ CIFAR = {
 def read(cifar: Cifar, form: Form, path: Path) -> dict[str, np.ndarray]:
     """Reads an archive or an unpacked folder, in the order of the files.
 
+    Args:
+      cifar: the dataset.
+      form: its form at `path`.
+      path: the archive or the folder.
+
     Returns:
-      train_images, test_images: uint8 [N, 32, 32, 3]; train_labels, test_labels: int32 [N];
-      names: str [K].
+      Arrays by name. train_images, test_images: uint8 [N, 32, 32, 3]; train_labels, test_labels:
+      int32 [N]; names: str [K].
 
     Raises:
       UserError: a file is missing, unreadable or damaged.
@@ -171,13 +176,13 @@ def _read_archive(form: Form, path: Path) -> dict[str, bytes]:
         for member in archive:  # in one pass: going back would unpack it again
             total += member.size
             if total > 4 * _MAX_BYTES:
-                raise ValueError("it unpacks to more than CIFAR has")
+                raise ValueError("it unpacks to more bytes than CIFAR has")
             file = wanted.get(member.name.removeprefix("./"))
             if file and member.isfile():
                 contents[file] = archive.extractfile(member).read(_MAX_BYTES)
         unpacked.seek(4 * _MAX_BYTES)  # to the end, where gzip checks its sum
     if missing := [file for file in form.files if file not in contents]:
-        raise ValueError(f"it holds no {form.folders[0]}/{missing[0]}")
+        raise ValueError(f"it does not hold {form.folders[0]}/{missing[0]}")
     return contents
 
 

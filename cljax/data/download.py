@@ -1,4 +1,4 @@
-"""Downloads files: verified by their SHA-256 sum, resumed where a download was cut off."""
+"""Downloads files, verifies their SHA-256 sums, and resumes interrupted downloads."""
 
 import contextlib
 import fcntl
@@ -35,12 +35,12 @@ _log = logging.getLogger("cljax")
 
 @dataclass(frozen=True)
 class RemoteFile:
-    """A file in the internet.
+    """Describes a file on the internet.
 
     Attributes:
       url: its address.
-      size: bytes.
-      sha256: of the content, in hexadecimal.
+      size: number of bytes.
+      sha256: SHA-256 sum of the content, in hexadecimal.
     """
 
     url: str
@@ -49,19 +49,24 @@ class RemoteFile:
 
     @property
     def name(self) -> str:
-        """The last part of the address."""
+        """Name of the file, the last part of the address."""
         return self.url.rpartition("/")[2]
 
 
 def fetch(remote: RemoteFile, folder: Path) -> Path:
     """Returns the path of a file in `folder`, and downloads it if it is not there.
 
-    Bytes go to a hidden file beside it, which the next call continues, and which gets the file's
-    name only when its sum is right. Processes of one host wait for each other; each host has a
-    part of its own. Proxies are those of the environment (HTTPS_PROXY and the like).
+    Bytes go to a hidden file in the same folder, which the next call resumes. It gets its final
+    name only when its sum is right. Processes of one host wait for each other; each host has its
+    own hidden file. Proxies come from the environment (HTTPS_PROXY and others).
+
+    Args:
+      remote: the file.
+      folder: made if absent.
 
     Raises:
-      UserError: the server cannot be reached, sends something else, or the disk cannot be written.
+      UserError: the server cannot be reached or sends something else, or the disk cannot be
+        written.
     """
     with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
@@ -91,7 +96,7 @@ def _one_line(remote: RemoteFile, folder: Path) -> Iterator[None]:
         raise UserError(f"{what} ({size}): cannot write {folder}: {reason}") from error
     except ValueError as error:
         raise UserError(
-            f"{what}: the server sent a file with another SHA-256 sum; it was not kept"
+            f"{what}: the server sent a file with another SHA-256 sum; it was deleted"
         ) from error
 
 
@@ -131,7 +136,7 @@ def _download(remote: RemoteFile, part: Path, target: str) -> None:
     """Completes the part and moves it to `target`, as pooch's downloaders do."""
     if _size(part) > remote.size:
         part.unlink()
-    known = f", {_size(part) / 1e6:.0f} MB of it are here already" if _size(part) else ""
+    known = f", of which {_size(part) / 1e6:.0f} MB are on the disk" if _size(part) else ""
     note("downloading %s (%.0f MB%s)", remote.url, remote.size / 1e6, known)
     note("into %s", part.parent)
     with _progress(remote, _size(part)) as show:
@@ -174,8 +179,7 @@ def _check_answer(remote: RemoteFile, response: requests.Response, start: int) -
     kind = response.headers.get("Content-Type", "")
     if kind.startswith("text/html"):
         raise requests.RequestException(
-            "the server answered with a web page; a network with a login page does so until one "
-            "has logged in"
+            "the server answered with a web page; if this network has a login page, log in first"
         )
     length = response.headers.get("Content-Length")
     if length is not None and int(length) != remote.size - start:

@@ -1,4 +1,4 @@
-"""Reads a folder of images per class at one size, and caches the decoded images."""
+"""Reads one folder of images per class, resizes the images, and caches them."""
 
 import os
 import warnings
@@ -10,6 +10,7 @@ import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from cljax.data import cache
+from cljax.data.sources import Splits
 from cljax.errors import UserError
 from cljax.notes import note
 
@@ -21,45 +22,45 @@ _NAMES_SHOWN = 5
 
 
 class ImageFile(NamedTuple):
-    """An image on the disk: its name, its size in bytes, and when it changed last."""
+    """Identifies an image file: its name, its size in bytes, and the time of its last change."""
 
     name: str
     size: int
     mtime_ns: int
 
 
-def load_folder(path: str, size: int):
-    """Training and test split and class names of DIR/train/CLASS/IMAGE, DIR/test/CLASS/IMAGE.
+def load_folder(path: str, size: int) -> Splits:
+    """Loads the images DIR/train/CLASS/IMAGE and DIR/test/CLASS/IMAGE.
 
-    Class ids are the places of the folder names in sorted order, in which the images come too, by
-    class and then by file name. Names that begin with a dot are skipped. An image is turned
-    upright (EXIF), laid on white where it is transparent, made RGB, cut to its largest centred
-    square, and resized bilinearly with antialiasing.
+    A class id is the position of the folder's name in sorted order. Images come by class and then
+    by file name. Names that begin with a dot are skipped. An image is turned upright (EXIF), laid
+    on white where it is transparent, converted to RGB, cut to its largest centered square, and
+    resized bilinearly with antialiasing.
 
-    The pixels are kept in DIR/.cljax_cache, or else in the user's cache folder, and read again as
-    long as names, sizes and times of all files are the same.
+    The pixels are cached in DIR/.cljax_cache, or else in the user's cache folder. The cache is used
+    as long as names, sizes and times of all files are the same.
 
     Args:
       path: DIR.
-      size: side of the images.
+      size: side of the resized images in pixels.
 
     Returns:
       (images, labels) of train, (images, labels) of test, class names. Images are uint8
       [N, size, size, 3], labels int32 [N].
 
     Raises:
-      UserError: if a setting is missing, the folders are not as above, the classes of train and
-        test differ, or a file is no image.
+      UserError: a setting is missing, the folders are not as above, the classes of train and test
+        differ, or a file is not an image.
     """
     if not path:
         raise UserError(
-            'config.data.path is empty; config.data.name "folder" needs a folder that holds '
+            "config.data.path is empty; config.data.name=folder needs a folder with "
             "train/CLASS/IMAGE and test/CLASS/IMAGE"
         )
     if size < 1:
         raise UserError(
-            f'config.data.image_size is {size}; config.data.name "folder" needs the side that '
-            "images are resized to, such as 32"
+            f"config.data.image_size={size}: config.data.name=folder needs the side that images "
+            "are resized to; use 1 or more, such as 32"
         )
     root = Path(path)
     listing = _list(root, f"config.data.path={path}")
@@ -102,7 +103,7 @@ def _list(root: Path, where: str) -> dict[str, dict[str, list[ImageFile]]]:
         named = "; ".join(
             f"only {split} has {_some(names)}" for split, names in only.items() if names
         )
-        raise UserError(f"{where}: the classes of train and test differ: {named}")
+        raise UserError(f"{where}: train and test must have the same classes: {named}")
     return listing
 
 
@@ -110,22 +111,22 @@ def _list_classes(folder: Path, where: str) -> dict[str, list[ImageFile]]:
     classes = {}
     for entry in _visible(folder):
         if not entry.is_dir():
-            raise UserError(f"{where}/{entry.name} is no folder; expected a folder for each class")
+            raise UserError(f"{where}/{entry.name} is not a folder; use one folder for each class")
         if not entry.name.isprintable():  # it could not be written into results and plots
-            raise UserError(f"{where}/{entry.name!a} is no printable name for a class")
+            raise UserError(f"{where}/{entry.name!a}: the name of a class must be printable")
         classes[entry.name] = files = []
         for file in _visible(entry.path):
             if file.is_dir():
                 raise UserError(
-                    f"{where}/{entry.name}/{file.name} is a folder; images must lie directly in "
-                    "the folder of their class"
+                    f"{where}/{entry.name}/{file.name} is a folder; put images directly into the "
+                    "folder of their class"
                 )
             status = file.stat()
             files.append(ImageFile(file.name, status.st_size, status.st_mtime_ns))
         if not files:
-            raise UserError(f"{where}/{entry.name} holds no image")
+            raise UserError(f"{where}/{entry.name} is empty; each class needs an image")
     if not classes:
-        raise UserError(f"{where} is empty; expected a folder of images for each class")
+        raise UserError(f"{where} is empty; it must have one folder of images for each class")
     return classes
 
 
@@ -164,7 +165,7 @@ def _load_cached(root: Path, size: int, listing, files: list[list[Path]]) -> cac
 
 
 def _read_images(paths: list[Path], size: int) -> np.ndarray:
-    """uint8 [N, size, size, 3]; raises UserError that names the first file that is no image."""
+    """uint8 [N, size, size, 3]; raises UserError that names the first file that is not an image."""
     images = np.empty((len(paths), size, size, 3), np.uint8)
     with warnings.catch_warnings(), ThreadPoolExecutor(os.cpu_count()) as pool:
         warnings.simplefilter("ignore")  # Pillow's, of what it reads nevertheless
@@ -183,7 +184,7 @@ def _read_image(path: Path, size: int) -> np.ndarray:
             image = _to_rgb(ImageOps.exif_transpose(image))
             return np.asarray(ImageOps.fit(image, (size, size), Image.Resampling.BILINEAR))
     except UnidentifiedImageError as error:
-        reason = f"it is none of {', '.join(FORMATS)}"
+        reason = f"its format is not one of {', '.join(FORMATS)}"
         raise UserError(f"{path}: cannot read it as an image: {reason}") from error
     except Exception as error:  # Pillow's readers share no error class
         reason = (str(error) or type(error).__name__).split("\n")[0]

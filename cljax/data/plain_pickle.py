@@ -1,4 +1,4 @@
-"""Reads pickled CIFAR batches without running what a pickle may ask for."""
+"""Reads pickled CIFAR batches without running code that a pickle names."""
 
 import math
 import pickle
@@ -16,11 +16,14 @@ _RECONSTRUCT = {
 def load(file: BinaryIO) -> Any:
     """Reads a pickle of arrays of bytes, strings, numbers, lists and dicts.
 
-    Nothing that the pickle names is imported or called: an array's description is read as data.
-    Strings of Python 2 become bytes. Arrays are uint8.
+    Nothing that the pickle names is imported or called: the description of an array is read as
+    data.
+
+    Returns:
+      The value; strings of Python 2 become bytes, arrays are uint8.
 
     Raises:
-      ValueError: the pickle is damaged, or holds anything else.
+      ValueError: the pickle is damaged or holds anything else.
     """
     try:
         return _arrays(_PlainUnpickler(file, encoding="bytes").load())
@@ -34,7 +37,7 @@ def load(file: BinaryIO) -> Any:
 
 class _PlainUnpickler(pickle.Unpickler):
     def find_class(self, module, name):
-        """The stand-in for a part of an array; anything else is refused."""
+        """Returns the stand-in for a part of an array, and refuses anything else."""
         if (module, name) in _RECONSTRUCT:
             return _Array
         if (module, name) == ("numpy", "ndarray"):
@@ -71,7 +74,7 @@ class _Array:
         self.state = state
 
     def array(self) -> np.ndarray:
-        """The array; raises ValueError unless it is one of bytes."""
+        """Returns the array; raises ValueError unless it is one of bytes."""
         if not isinstance(self.state, tuple) or len(self.state) != 5:
             raise ValueError("damaged: an array without its content")
         _, shape, dtype, fortran, content = self.state

@@ -1,17 +1,21 @@
-"""Loads datasets into memory: digits, CIFAR, an .npz file, a folder, TFDS, or a user's source."""
+"""Loads datasets into memory: digits, CIFAR, .npz files, folders, TFDS, or a user's source."""
 
 import zipfile
 import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from cljax.errors import UserError
 
-# Mean and standard deviation of pixels scaled to 0..1, as published with the ABD code, by the
-# TFDS name without config and version. Other sets are measured.
+Split = tuple[np.ndarray, np.ndarray]  # images and labels, of the shapes that `Dataset` has
+Splits = tuple[Split, Split, tuple[str, ...]]  # of train and of test, and the class names
+
+# Mean and standard deviation of pixels scaled to 0..1, as published with the ABD reference code,
+# by the TFDS name without config and version. Those of other datasets are measured.
 _CIFAR10 = (
     (0.49139967861519607, 0.48215840839460783, 0.44653091444546567),
     (0.2470322324632819, 0.24348512800005573, 0.26158784172796434),
@@ -35,10 +39,10 @@ _DIGITS_TEST_PERIOD = 5
 
 @dataclass(frozen=True, eq=False)
 class Dataset:
-    """Images and labels of a classification problem, before any class order.
+    """Holds images with class ids, before any class order.
 
     Attributes:
-      name: as in the config.
+      name: value of config.data.name.
       train_images, test_images: uint8 [N, H, W, C], C 1 or 3, in file order.
       train_labels, test_labels: int32 [N], class ids 0..num_classes-1.
       num_classes: K.
@@ -57,25 +61,22 @@ class Dataset:
     std: tuple[float, ...]
 
 
-def load(config) -> Dataset:
-    """Reads the data set that `config.data` names.
+def load(config: Any) -> Dataset:
+    """Loads the dataset that `config.data` names.
 
     Args:
-      config: `name` (one of SOURCES, or a TFDS name such as "imagenet_resized/64x64"), `dir` (of
-        prepared TFDS sets, or of CIFAR's archives; empty: TFDS's own), `url` (a mirror of CIFAR's
-        archive), `path` (of an .npz file or a folder of images), `image_size` (side that the
-        folder's images are resized to), `per_class` (keep only the first so many training images
-        of every class; 0: all).
+      config: `config.data`, with `name` (one of SOURCES, or a TFDS name such as
+        "imagenet_resized/64x64"), `dir` (directory of prepared TFDS datasets or of CIFAR's
+        archives; empty: TFDS's default), `url` (mirror of CIFAR's archive), `path` (an .npz file
+        or a folder of images), `image_size` (side to which the images of the folder are resized)
+        and `per_class` (keeps only the first images of each class for training; 0: all).
 
     Raises:
-      UserError: if the set is unknown, missing, unreadable, or not of one image size.
+      UserError: the dataset is unknown, missing, unreadable, or not of one image size.
     """
     if config.per_class < 0:
-        raise UserError(f"config.data.per_class is {config.per_class}; use 0 (all images) or more")
-    if getattr(config, "url", "") and config.name not in ("cifar10", "cifar100"):
-        raise UserError(
-            f"config.data.url={config.url}: only cifar10 and cifar100 are downloaded from a mirror"
-        )
+        raise UserError(f"config.data.per_class={config.per_class}: must be 0 (all images) or more")
+    _check_mirror(config)
     train, test, class_names = SOURCES.get(config.name, _load_tfds)(config)
     _check_image_size(config, train[0])
     base_name = config.name.partition("/")[0].partition(":")[0]
@@ -86,14 +87,25 @@ def load(config) -> Dataset:
     return Dataset(config.name, *train, *test, len(class_names), class_names, mean, std)
 
 
-def _check_image_size(config, images: np.ndarray) -> None:
-    """Raises UserError if a size is wanted that the source has not made."""
+def _check_mirror(config: Any) -> None:
+    if not getattr(config, "url", ""):
+        return
+    from cljax.data.cifar_files import CIFAR  # A run on arrays does not need to download.
+
+    if config.name not in CIFAR:
+        raise UserError(
+            f"config.data.url={config.url}: {config.name} is not downloaded from a mirror, only "
+            f"{' and '.join(CIFAR)} are; leave it empty"
+        )
+
+
+def _check_image_size(config: Any, images: np.ndarray) -> None:
     size = getattr(config, "image_size", 0)  # a config may lack what its source does not need
     if size and images.shape[1:3] != (size, size):
         height, width = images.shape[1:3]
         raise UserError(
-            f"config.data.image_size is {size}, but the images of {config.name} are "
-            f"{height}x{width}, and only those of a folder are resized; set it to 0"
+            f"config.data.image_size={size}: the images of {config.name} are {height}x{width}, and "
+            "only those of config.data.name=folder are resized; set it to 0"
         )
 
 
@@ -125,7 +137,7 @@ def _rank_in_class(labels: np.ndarray) -> np.ndarray:
     return ranks
 
 
-def _load_digits():
+def _load_digits() -> Splits:
     """scikit-learn's 1797 scanned digits of 8x8; every fifth image of each class is for test."""
     from sklearn.datasets import load_digits  # Slow to import, and needed here only.
 
@@ -137,25 +149,25 @@ def _load_digits():
     return (images[~test], labels[~test]), (images[test], labels[test]), class_names
 
 
-def _load_folder(config):
+def _load_folder(config: Any) -> Splits:
     from cljax.data.folder_source import load_folder  # A run on arrays does not need Pillow.
 
     return load_folder(config.path, config.image_size)
 
 
-def _load_cifar(config):
+def _load_cifar(config: Any) -> Splits:
     from cljax.data.cifar import load_cifar  # A run on arrays does not need to download.
 
     return load_cifar(config.name, config.dir, getattr(config, "url", ""))
 
 
-def _load_tfds(config):
+def _load_tfds(config: Any) -> Splits:
     from cljax.data.tfds_source import load_tfds  # A run on arrays does not need TFDS.
 
     return load_tfds(config.name, config.dir)
 
 
-def _load_npz(path: str):
+def _load_npz(path: str) -> Splits:
     where = f"config.data.path={path}"
     arrays = _read_npz(path, where)
     for split in ("train", "test"):
@@ -164,7 +176,7 @@ def _load_npz(path: str):
     if train_size != test_size:
         raise UserError(
             f"{where}: images are {list(train_size)} in x_train and {list(test_size)} in x_test; "
-            "expected one height, width and number of channels"
+            "all images must have the same height, width and number of channels"
         )
     num_classes = int(arrays["y_train"].max()) + 1
     for key in ("y_train", "y_test"):
@@ -177,7 +189,7 @@ def _load_npz(path: str):
 
 def _read_npz(path: str, where: str) -> dict[str, np.ndarray]:
     if not path:
-        raise UserError('config.data.path is empty; config.data.name "npz" needs an .npz file')
+        raise UserError("config.data.path is empty; config.data.name=npz needs an .npz file")
     if not Path(path).is_file():
         raise UserError(f"{where}: no such file")
     if not zipfile.is_zipfile(path):
@@ -236,9 +248,8 @@ def _check_classes(labels: np.ndarray, num_classes: int, key: str, where: str) -
         )
 
 
-# Functions from `config.data` to ((images, labels) of train, (images, labels) of test, class
-# names), of the forms that `Dataset` has. Any other name is a TFDS set.
-SOURCES: dict[str, Callable] = {
+# Functions of `config.data`; any other name is a TFDS dataset.
+SOURCES: dict[str, Callable[[Any], Splits]] = {
     "digits": lambda config: _load_digits(),
     "npz": lambda config: _load_npz(config.path),
     "folder": _load_folder,

@@ -1,4 +1,4 @@
-"""Task streams: the class order of a seed, and the images of each task."""
+"""Makes task streams: the class order of a seed and the images of each task."""
 
 import json
 import random
@@ -13,7 +13,8 @@ import numpy as np
 from cljax.data.sources import Dataset
 from cljax.errors import UserError
 
-_FOLDS = 5  # of the training data; one of them is the validation set
+_FOLDS = 5  # of the training images; one of them is the validation split
+_KEY = "config.data.class_order"
 _LIST = re.compile(r"[(\[]?\s*-?\d+(\s*,\s*-?\d+)*\s*,?\s*[)\]]?")
 _ORDER_FORMS = (
     '"shuffled", "sequential", "numpy:SEED", "numpy:SEED:runs", a list such as "3,1,2", or a '
@@ -23,19 +24,19 @@ _ORDER_FORMS = (
 
 @dataclass(frozen=True, eq=False)
 class TaskStream:
-    """One seed's tasks, as indices into a `Dataset`.
+    """Holds the tasks of one seed as indices into a `Dataset`.
 
     Attributes:
-      seed: the run's seed.
-      class_order: int32 [classes of the run]: class ids, task after task.
+      seed: seed of the run.
+      class_order: int32 [classes of the run], class ids, task after task.
       task_sizes: number of classes of each of the T tasks.
-      label_map: int32 [K]: class id -> mapped label, its place in the class order; -1: in no task.
-      train_indices: int32 [T, capacity]: training images of each task in file order, padded with 0.
-      train_counts: int32 [T]: how many entries of each row count.
+      label_map: int32 [K], from class id to label, the position in the class order; -1: in no task.
+      train_indices: int32 [T, capacity], training images of each task in file order, padded with 0.
+      train_counts: int32 [T], number of images in each row.
       eval_split: "test", or "train" where a part of the training images is held out instead.
-      eval_indices: int32 [M]: images of that split by task, then in file order; padding, if any,
-        is 0 and at the end.
-      eval_counts: int32 [T]: evaluation images of each task.
+      eval_indices: int32 [M], images of that split by task, then in file order; padded with 0 at
+        the end.
+      eval_counts: int32 [T], number of evaluation images of each task.
     """
 
     seed: int
@@ -50,38 +51,41 @@ class TaskStream:
 
     @property
     def num_tasks(self) -> int:
-        """T."""
+        """Number of tasks T."""
         return len(self.task_sizes)
 
     def seen(self, task: int) -> int:
-        """Number of classes of tasks 0..task; `task` counts from 0."""
+        """Counts the classes of tasks 0..task; `task` counts from 0."""
         return sum(self.task_sizes[: task + 1])
 
     def old(self, task: int) -> int:
-        """Number of classes of tasks 0..task-1."""
+        """Counts the classes of tasks 0..task-1."""
         return sum(self.task_sizes[:task])
 
     def train_images(self, task: int) -> np.ndarray:
-        """Training images of tasks 0..task, int32 [number], task after task."""
+        """Returns the training images of tasks 0..task, int32 [number], task after task."""
         rows = zip(self.train_indices, self.train_counts[: task + 1], strict=False)
         return np.concatenate([row[:count] for row, count in rows])
 
 
 def class_order(spec: str, num_classes: int, seed: int) -> np.ndarray:
-    """The order in which classes come: int32 [num_classes], or fewer from a list or file.
+    """Returns the order in which the classes are learned.
 
     Args:
-      spec: "shuffled": by Python's generator seeded with `seed`, as the ABD code orders CIFAR and
-        Tiny-ImageNet. "numpy:SEED": by NumPy's legacy generator, the same for every `seed`; it
-        orders ImageNet by "numpy:1993", and LUCIR orders so. "numpy:SEED:runs": the generator's
-        shuffle number `seed`, from 0, as the runs of LUCIR. "sequential": as numbered. Otherwise
-        class ids as text, "3,1,2", or the path of a file: a .json list, .txt (spaces or commas) or
-        .npy.
+      spec: "shuffled": by Python's generator seeded with `seed`, as the ABD reference code orders
+        CIFAR and Tiny-ImageNet. "numpy:SEED": by NumPy's legacy generator, the same for every
+        `seed`; "numpy:1993" is the ABD reference code's order of ImageNet and LUCIR's order.
+        "numpy:SEED:runs": shuffle number `seed` of that generator, from 0, as LUCIR's runs.
+        "sequential": by class id. Otherwise class ids as text, "3,1,2", or the path of a file: a
+        .json list, .txt (spaces or commas) or .npy.
       num_classes: K.
-      seed: of "shuffled".
+      seed: of "shuffled" and "numpy:SEED:runs".
+
+    Returns:
+      Class ids, int32 [num_classes], or fewer if a list or a file has fewer.
 
     Raises:
-      UserError: if `spec` is none of these, or is no list of distinct classes.
+      UserError: `spec` is none of these, or is not a list of distinct class ids.
     """
     if spec == "sequential":
         return np.arange(num_classes, dtype=np.int32)
@@ -91,11 +95,12 @@ def class_order(spec: str, num_classes: int, seed: int) -> np.ndarray:
         return np.array(order, np.int32)
     if match := re.fullmatch(r"numpy:(\d+)(:runs)?", spec):
         if int(match[1]) >= 2**32:
-            raise UserError(f"class order {spec}: NumPy's seeds are below 2**32")
+            raise UserError(f"{_KEY}={spec}: a seed of NumPy must be below 2**32")
         generator = np.random.RandomState(int(match[1]))
-        for _ in range(seed + 1 if match[2] else 1):
-            order = np.arange(num_classes, dtype=np.int32)
-            generator.shuffle(order)
+        for _ in range(seed if match[2] else 0):
+            generator.shuffle(np.arange(num_classes, dtype=np.int32))
+        order = np.arange(num_classes, dtype=np.int32)
+        generator.shuffle(order)
         return order
     if _LIST.fullmatch(spec.strip()):
         ids = [int(number) for number in re.findall(r"-?\d+", spec)]
@@ -107,7 +112,7 @@ def class_order(spec: str, num_classes: int, seed: int) -> np.ndarray:
 def _read_order_file(spec: str) -> list:
     path = Path(spec)
     if path.suffix not in (".json", ".txt", ".npy") or not path.is_file():
-        raise UserError(f"class order {spec!r}: no such file; expected {_ORDER_FORMS}")
+        raise UserError(f"{_KEY}={spec!r}: no such file; use {_ORDER_FORMS}")
     try:
         if path.suffix == ".npy":
             ids = np.load(path, allow_pickle=False).tolist()
@@ -117,9 +122,9 @@ def _read_order_file(spec: str) -> list:
             ids = [int(word) for word in path.read_text().replace(",", " ").split()]
     except (ValueError, OSError, EOFError) as error:
         reason = str(error).split("\n")[0]
-        raise UserError(f"class order {spec}: not a list of class ids: {reason}") from error
+        raise UserError(f"{_KEY}={spec}: not a list of class ids: {reason}") from error
     if not isinstance(ids, list) or any(type(label) is not int for label in ids):
-        raise UserError(f"class order {spec}: expected one flat list of integer class ids")
+        raise UserError(f"{_KEY}={spec}: must be one flat list of integer class ids")
     return ids
 
 
@@ -127,13 +132,14 @@ def _check_order(ids: list[int], num_classes: int, spec: str) -> np.ndarray:
     outside = [label for label in ids if not 0 <= label < num_classes]
     if outside:
         raise UserError(
-            f"class order {spec}: class {outside[0]} does not exist; expected 0..{num_classes - 1}"
+            f"{_KEY}={spec}: the dataset has no class {outside[0]}; use class ids 0 to "
+            f"{num_classes - 1}"
         )
     repeated = [label for label in ids if ids.count(label) > 1]
     if repeated:
-        raise UserError(f"class order {spec}: class {repeated[0]} occurs more than once")
+        raise UserError(f"{_KEY}={spec}: class {repeated[0]} occurs more than once")
     if not ids:
-        raise UserError(f"class order {spec}: it is empty")
+        raise UserError(f"{_KEY}={spec}: the list is empty; name at least one class id")
     return np.array(ids, np.int32)
 
 
@@ -144,24 +150,25 @@ def split_sizes(
     task_sizes: Sequence[int] = (),
     max_tasks: int = -1,
 ) -> tuple[int, ...]:
-    """Number of classes of each task.
+    """Returns the number of classes of each task.
 
     Args:
-      num_classes: classes to share out.
-      num_tasks: how many tasks, the first one included.
-      first_task_size: classes of the first task, the others sharing the rest equally; 0: all equal.
-      task_sizes: every size, in place of the two above; classes left over never come.
-      max_tasks: keep only so many tasks; 0 or less: all.
+      num_classes: number of classes to split.
+      num_tasks: number of tasks, the first task included.
+      first_task_size: classes of the first task, the later tasks share the rest equally; 0: all
+        tasks are equal.
+      task_sizes: every size, in place of the two above; classes left over are unused.
+      max_tasks: number of tasks to keep; 0 or less: all.
 
     Raises:
-      UserError: if the classes cannot be split so.
+      UserError: the classes cannot be split in this way.
     """
     if task_sizes:
         sizes = tuple(task_sizes)
         if min(sizes) < 1 or sum(sizes) > num_classes:
             raise UserError(
-                f"task_sizes {sizes}: each must be 1 or more and their sum, {sum(sizes)}, at most "
-                f"the {num_classes} classes"
+                f"config.task_sizes={sizes}: each must be 1 or more and their sum, {sum(sizes)}, "
+                f"at most the {num_classes} classes"
             )
     else:
         sizes = _equal_sizes(num_classes, num_tasks, first_task_size)
@@ -171,7 +178,10 @@ def split_sizes(
 def _equal_sizes(num_classes: int, num_tasks: int, first: int) -> tuple[int, ...]:
     """Sizes of `num_tasks` tasks, equal but for the first if `first` is not 0."""
     if num_tasks < 1 or first < 0:
-        raise UserError(f"num_tasks is {num_tasks} and first_task_size {first}; use 1, 0 or more")
+        raise UserError(
+            f"config.num_tasks={num_tasks}, config.first_task_size={first}: must be 1 or more and "
+            "0 or more"
+        )
     head = (first,) if first else ()
     rest, tasks = num_classes - first, num_tasks - len(head)
     if rest == 0 and tasks == 0:
@@ -180,9 +190,10 @@ def _equal_sizes(num_classes: int, num_tasks: int, first: int) -> tuple[int, ...
         fitting = [n + len(head) for n in range(1, rest + 1) if rest % n == 0]
         after = f" after a first task of {first}" if first else ""
         raise UserError(
-            f"{num_classes} classes cannot be split into num_tasks={num_tasks} equal tasks{after}; "
-            + (f"use num_tasks of {', '.join(map(str, fitting))}, or " if fitting else "")
-            + "set task_sizes"
+            f"config.num_tasks={num_tasks}: {num_classes} classes cannot be split into equal tasks"
+            f"{after}; "
+            + (f"use {', '.join(map(str, fitting))}, or " if fitting else "")
+            + "set config.task_sizes"
         )
     return head + (rest // tasks,) * tasks
 
@@ -199,20 +210,20 @@ def make_stream(
     max_tasks: int = -1,
     validation: bool = False,
 ) -> TaskStream:
-    """The tasks of one seed.
+    """Makes the tasks of one seed.
 
     Args:
-      dataset: where the images are.
-      seed: of the run; chooses the fold if `validation`.
-      order_seed: of the class order "shuffled".
+      dataset: the images.
+      seed: seed of the run; selects the fold if `validation`.
+      order_seed: seed of the class order, see `class_order`.
       num_tasks, first_task_size, task_sizes, max_tasks: see `split_sizes`.
       order: see `class_order`.
-      validation: evaluate on a fifth of the training images, which then are not trained on: fold
+      validation: evaluates on 20 % of the training images and leaves them out of training: fold
         `seed` of five, after a permutation by NumPy's legacy generator seeded with `seed`.
 
     Raises:
-      UserError: if order or split are impossible, `seed` has no fold, a class has no training image
-        or a task no evaluation image.
+      UserError: order or split are impossible, `seed` has no fold, a class has no training image,
+        or a task has no evaluation image.
     """
     ids = class_order(order, dataset.num_classes, order_seed)
     sizes = split_sizes(len(ids), num_tasks, first_task_size, task_sizes, max_tasks)
@@ -243,7 +254,9 @@ def _split_images(dataset: Dataset, seed: int, validation: bool):
     if not validation:
         return np.arange(count), np.arange(len(dataset.test_labels)), dataset.test_labels
     if not 0 <= seed < _FOLDS:
-        raise UserError(f"validation with seed {seed}: folds exist for seeds 0..{_FOLDS - 1} only")
+        raise UserError(
+            f"config.data.validation=True: seed {seed} has no fold; use seeds 0 to {_FOLDS - 1}"
+        )
     folds = np.array_split(np.random.RandomState(seed).permutation(count), _FOLDS)
     held_out = folds.pop(seed)
     return np.sort(np.concatenate(folds)), np.sort(held_out), dataset.train_labels
@@ -253,20 +266,17 @@ def _check_images(name: str, ids: np.ndarray, train_labels: np.ndarray, eval_cou
     """Raises UserError if a class has nothing to train on or a task nothing to evaluate on."""
     missing = np.setdiff1d(ids, train_labels)
     if missing.size:
-        raise UserError(
-            f"{name}: class {missing[0]} has no training image; give a class order without it"
-        )
+        raise UserError(f"{name}: class {missing[0]} has no training image; leave it out of {_KEY}")
     if 0 in eval_counts:
         raise UserError(
-            f"{name}: task {eval_counts.index(0) + 1} has no image to evaluate on; "
-            "give larger tasks or a class order without its classes"
+            f"{name}: task {eval_counts.index(0) + 1} has no evaluation image; use larger tasks, "
+            f"or leave its classes out of {_KEY}"
         )
 
 
-def _by_task(indices: np.ndarray, mapped: np.ndarray, sizes: Sequence[int]) -> list[np.ndarray]:
-    """The indices of each task's images, in the order given; `mapped` are their mapped labels."""
+def _by_task(indices: np.ndarray, labels: np.ndarray, sizes: Sequence[int]) -> list[np.ndarray]:
     bounds = np.cumsum((0, *sizes))
-    return [indices[(mapped >= low) & (mapped < high)] for low, high in pairwise(bounds)]
+    return [indices[(labels >= low) & (labels < high)] for low, high in pairwise(bounds)]
 
 
 def _padded(rows: list[np.ndarray]) -> np.ndarray:
@@ -278,12 +288,13 @@ def _padded(rows: list[np.ndarray]) -> np.ndarray:
 
 
 def stack_streams(streams: Sequence[TaskStream]) -> list[TaskStream]:
-    """The same streams, padded so that arrays of equal name have equal shapes.
+    """Pads streams so that arrays of the same name have the same shape.
 
-    `train_indices` and `eval_indices` are padded with 0; the counts still tell the truth.
+    Args:
+      streams: of all seeds; `train_indices` and `eval_indices` are padded with 0, counts stay.
 
     Raises:
-      ValueError: if the streams differ in task sizes or evaluation split.
+      ValueError: the streams differ in task sizes or evaluation split.
     """
     if len({(stream.task_sizes, stream.eval_split) for stream in streams}) > 1:
         raise ValueError("streams of different task sizes or evaluation splits cannot be stacked")

@@ -11,54 +11,60 @@ import numpy as np
 import tensorflow_datasets as tfds
 
 from cljax.data import cache
+from cljax.data.sources import Splits
 from cljax.errors import UserError
 
 _ARRAYS = "train_images", "train_labels", "test_images", "test_labels"
-_KEPT_FORMAT = 2  # raise it when the same files would give other arrays
-_MAX_KEPT = 2**30  # bytes of a set's files; pixels are up to some times more
+_CACHE_FORMAT = 2  # raise it when the same files would give other arrays
+_MAX_CACHED = 2**30  # bytes of a dataset's files; its pixels take several times as much
 _READ_BATCH = 1000
-_last_read: dict = {}  # at most one set, by name and files: the runs of a table read it once
+# At most one dataset, by name and files: the runs of a table read it once.
+_last_read: dict[tuple, Splits] = {}
 
 
-def load_tfds(name: str, directory: str, order_by: str = ""):
-    """Training split, evaluation split and class names of a TFDS set.
+def load_tfds(name: str, directory: str, order_by: str = "") -> Splits:
+    """Loads a dataset that TFDS has prepared, or prepares it if TensorFlow is installed.
+
+    Decoded images of a dataset of up to 1 GiB are cached in the user's cache folder, because
+    decoding takes more than 0.1 ms per image.
 
     Args:
       name: TFDS name, with config and version if wanted, such as "imagenet_resized/64x64".
-      directory: TFDS data_dir; empty: TFDS's own.
-      order_by: a text feature that sorts each split, as TFDS shuffles it; empty: TFDS's order.
+      directory: TFDS data_dir; empty: TFDS's default.
+      order_by: text feature by which each split is sorted, because TFDS shuffles it; empty: TFDS's
+        order.
 
     Returns:
       (images, labels) of "train", (images, labels) of "test" or else "validation", class names.
-      Images are uint8 [N, H, W, C], labels int32 [N]; all read-only, as the next call may return
-      the same arrays. Those of a set of up to 1 GiB are kept in the user's cache folder for the
-      next run, as decoding takes more than 0.1 ms an image.
+      Images are uint8 [N, H, W, C], labels int32 [N]; all are read-only, because the next call may
+      return the same arrays.
 
     Raises:
-      UserError: if the set is unknown, neither prepared nor preparable, or not what is expected.
+      UserError: the dataset is unknown, can be neither read nor prepared, or has other features or
+        splits than expected.
     """
     builder = _make_builder(name, directory)
     _prepare(builder, name)
     files = _list_files(builder.data_dir)
     key = name, os.path.realpath(builder.data_dir), order_by, files
     if not files or key not in _last_read:
-        _last_read.clear()  # before reading: two large sets may not fit in memory
+        _last_read.clear()  # before reading: two large datasets may not fit in memory
         _last_read[key] = _load(builder, name, order_by, files)
     return _last_read[key]
 
 
-def _load(builder, name: str, order_by: str, files):
-    """The set from what was kept of it, or else from TFDS."""
+def _load(builder, name: str, order_by: str, files) -> Splits:
+    """Returns the dataset from the cache, or else from TFDS."""
     label_feature = _check_features(builder.info.features, name)
     is_good = functools.partial(_is_set, num_classes=label_feature.num_classes)
 
     def read():
         return dict(zip(_ARRAYS, _read(builder, name, label_feature, order_by), strict=True))
 
-    if 0 < sum(size for _, size, _ in files) <= _MAX_KEPT:
-        # Others may use TFDS's folder, too, so nothing is written there.
+    if 0 < sum(size for _, size, _ in files) <= _MAX_CACHED:
+        # Other users may share TFDS's folder, so nothing is written there.
         place = cache.user_cache_path(Path(builder.data_dir), "images")
-        arrays = cache.load_cached([place], [_KEPT_FORMAT, name, order_by, files], is_good, read)
+        arrays = cache.load_cached([place], [_CACHE_FORMAT, name, order_by, files], is_good, read)
     else:
         arrays = read()
     for array in arrays.values():
@@ -82,7 +88,7 @@ def _is_set(arrays: cache.Arrays, num_classes: int) -> bool:
 
 
 def _list_files(folder) -> tuple[tuple[str, int, int], ...]:
-    """Names, sizes and times of a set's files; empty where they cannot be known (gs://...)."""
+    """Names, sizes and times of a dataset's files; empty where they are unknown (gs://...)."""
     try:
         with os.scandir(folder) as entries:
             found = [(e.name, e.stat()) for e in entries if not e.name.startswith(".")]
@@ -98,8 +104,8 @@ def _read(builder, name: str, label_feature, order_by: str):
     for split in ("train", evaluation):
         if split not in splits:
             raise UserError(
-                f"config.data.name={name}: has the splits {', '.join(splits)}; expected train and "
-                "test or validation"
+                f"config.data.name={name}: has the splits {', '.join(splits)}; use a dataset with "
+                "train and test or validation"
             )
     train, test = (
         _read_split(builder, split, label_feature.num_classes, name, order_by)
@@ -131,18 +137,18 @@ def _make_builder(name: str, directory: str):
             close = difflib.get_close_matches(name, known, n=1)
             hint = f"; did you mean {close[0]}?" if close else ""
             raise UserError(
-                f'config.data.name={name}: neither "digits", "npz", "folder" nor a TFDS name{hint}'
+                f"config.data.name={name}: unknown; use digits, npz, folder or a TFDS name{hint}"
             ) from error
 
 
 def _prepare(builder, name: str) -> None:
-    """Downloads and prepares the set if it is not there; that step alone needs TensorFlow."""
+    """Downloads and prepares the dataset if it is not there; only this step needs TensorFlow."""
     if builder.is_prepared():
         return
     parent = builder.data_dir.removesuffix(builder.info.full_name)
     if importlib.util.find_spec("tensorflow") is None:
         raise UserError(
-            f"config.data.name={name}: not prepared under {parent}; point --config.data.dir at a "
+            f"config.data.name={name}: not prepared under {parent}; set --config.data.dir to a "
             f"directory that holds {builder.info.full_name} in ArrayRecord form, or pip install "
             "tensorflow and run once to prepare it"
         )
@@ -151,7 +157,7 @@ def _prepare(builder, name: str) -> None:
 
 
 def _check_features(features, name: str):
-    """The label feature, if there are uint8 images and class labels."""
+    """Returns the label feature, if there are uint8 images and class labels."""
     features = dict(features.items())
     image, label = features.get("image"), features.get("label")
     if isinstance(image, tfds.features.Image) and isinstance(label, tfds.features.ClassLabel):
@@ -160,8 +166,8 @@ def _check_features(features, name: str):
             return label
     found = ", ".join(f"{key} ({type(feature).__name__})" for key, feature in features.items())
     raise UserError(
-        f"config.data.name={name}: has the features {found}; expected image (Image, uint8, 1 or 3 "
-        "channels) and label (ClassLabel)"
+        f"config.data.name={name}: has the features {found}; use a dataset with image (Image, "
+        "uint8, 1 or 3 channels) and label (ClassLabel)"
     )
 
 
@@ -192,8 +198,8 @@ def _read_split(builder, split: str, num_classes: int, name: str, order_by: str)
         raise UserError(f"{where}: it is empty")
     if not _are_labels(labels, num_classes):
         raise UserError(
-            f"{where}: labels go from {labels.min()} to {labels.max()}; expected "
-            f"0..{num_classes - 1} (a split without labels cannot be used)"
+            f"{where}: labels are {labels.min()} to {labels.max()}; they must be 0 to "
+            f"{num_classes - 1} (a split without labels cannot be used)"
         )
     if order_by:
         order = np.argsort(np.array(names), kind="stable")
@@ -207,6 +213,6 @@ def _are_labels(labels, num_classes):
 
 def _sizes_differ(name: str, one, other) -> UserError:
     return UserError(
-        f"config.data.name={name}: images are of {list(one)} and of {list(other)}; expected one "
-        "size, as in imagenet_resized/64x64"
+        f"config.data.name={name}: images have the shapes {list(one)} and {list(other)}; use a "
+        "dataset with one size, such as imagenet_resized/64x64"
     )

@@ -262,4 +262,5 @@ def test_augmentation_is_a_static_argument():
 def test_negative_settings_are_the_users_mistakes(setting):
     with pytest.raises(UserError) as error:
         Augmentation(**setting)
-    assert next(iter(setting)) in str(error.value) and "\n" not in str(error.value)
+    key = f"config.data.augmentation.{next(iter(setting))}="
+    assert str(error.value).startswith(key) and "\n" not in str(error.value)

@@ -191,9 +191,13 @@ def test_without_any_place_for_a_cache_there_is_a_warning(folder, reads, tmp_pat
     (folder / ".cljax_cache").write_text("no folder")
     (tmp_path / "user_cache").write_text("no folder either")
     warnings = []
-    monkeypatch.setattr(logging.getLogger("cljax"), "warning", warnings.append)
+    log = logging.getLogger("cljax")
+    monkeypatch.setattr(log, "warning", lambda message, *args: warnings.append(message % args))
     assert shades(load_folder(str(folder), SIZE)[0]) == [40, 30, 10, 20]
-    assert len(warnings) == 1 and "the next run reads all files again" in warnings[0]
+    (warning,) = warnings
+    assert "the next run decodes all files again" in warning and "\n" not in warning
+    for place in (folder / ".cljax_cache" / "8.npz", tmp_path / "user_cache" / "cljax"):
+        assert f"cannot write {place}" in warning
 
 
 def test_a_killed_or_failed_write_leaves_no_half_cache(folder, reads, tmp_path, monkeypatch):

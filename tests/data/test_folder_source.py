@@ -159,24 +159,27 @@ MISTAKES = {
     "empty folder": (empty, "no folder train in it; expected train/CLASS/IMAGE"),
     "no train": (lambda f: shutil.rmtree(f / "train"), "no folder train in it"),
     "no test": (lambda f: shutil.rmtree(f / "test"), "no folder test in it"),
-    "empty train": (lambda f: empty(f / "train"), "train is empty; expected a folder of images"),
-    "empty class": (lambda f: empty(f / "test" / "cat"), "test/cat holds no image"),
+    "empty train": (lambda f: empty(f / "train"), "train is empty; it must have one folder"),
+    "empty class": (
+        lambda f: empty(f / "test" / "cat"),
+        "test/cat is empty; each class needs an image",
+    ),
     "hidden images only": (
         lambda f: (f / "train/ant/0.png").rename(f / "train/ant/.0.png"),
-        "train/ant holds no image",
+        "train/ant is empty; each class needs an image",
     ),
     "file among classes": (
         lambda f: (f / "train" / "labels.txt").write_text("x"),
-        "train/labels.txt is no folder; expected a folder for each class",
+        "train/labels.txt is not a folder; use one folder for each class",
     ),
     "nested folder": (
         lambda f: (f / "train" / "ant" / "more").mkdir(),
-        "train/ant/more is a folder; images must lie directly",
+        "train/ant/more is a folder; put images directly into",
     ),
-    "control character": (lambda f: (f / "train" / "a\nb").mkdir(), r"'a\nb' is no printable name"),
+    "control character": (lambda f: (f / "train" / "a\nb").mkdir(), r"'a\nb': the name of a class"),
     "class only in train": (
         lambda f: shutil.rmtree(f / "test" / "ant"),
-        "the classes of train and test differ: only train has ant",
+        "train and test must have the same classes: only train has ant",
     ),
     "classes differ": (
         lambda f: (f / "test" / "ant").rename(f / "test" / "Ant"),
@@ -192,7 +195,7 @@ MISTAKES = {
     ),
     "text": (
         lambda f: (f / "train" / "ant" / "notes.txt").write_text("x"),
-        "train/ant/notes.txt: cannot read it as an image: it is none of PNG, JPEG",
+        "train/ant/notes.txt: cannot read it as an image: its format is not one of PNG, JPEG",
     ),
     "cut image": (
         lambda f: (f / "test/cat/0.png").write_bytes((f / "test/cat/0.png").read_bytes()[:45]),
@@ -226,12 +229,12 @@ def test_settings_that_are_missing(folder):
     assert "config.data.path is empty" in user_error("")
     for size in (0, -1):
         message = user_error(folder, size)
-        assert f"config.data.image_size is {size}" in message and "such as 32" in message
+        assert f"config.data.image_size={size}:" in message and "such as 32" in message
 
 
 def test_other_sources_do_not_resize():
     config = SimpleNamespace(name="digits", dir="", path="", image_size=16, per_class=0)
-    with pytest.raises(UserError, match=r"image_size is 16, but the images of digits are 8x8"):
+    with pytest.raises(UserError, match=r"image_size=16: the images of digits are 8x8"):
         sources.load(config)
     config.image_size = 8
     assert sources.load(config).num_classes == 10

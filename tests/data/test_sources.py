@@ -91,7 +91,7 @@ def test_per_class_keeps_the_first_training_images_of_every_class():
     np.testing.assert_array_equal(few.test_images, full.test_images)
     np.testing.assert_array_equal(few.test_labels, full.test_labels)
     assert len(load(make_config(per_class=10**6)).train_labels) == len(full.train_labels)
-    assert "per_class is -1" in user_error(per_class=-1)
+    assert "config.data.per_class=-1: must be 0" in user_error(per_class=-1)
 
 
 @pytest.mark.parametrize("channels", [1, 3])
@@ -195,7 +195,8 @@ def test_zip_members_that_are_no_arrays_are_the_users_mistake(tmp_path):
 def test_unknown_names_are_the_users_mistake(tmp_path):
     message = user_error(name="cifar_100", dir=str(tmp_path))
     assert "config.data.name=cifar_100" in message and "did you mean cifar100?" in message
-    assert "neither" in user_error(name="quite_another_thing", dir=str(tmp_path))
+    message = user_error(name="quite_another_thing", dir=str(tmp_path))
+    assert "config.data.name=quite_another_thing: unknown" in message
     assert "../x" in user_error(name="../x", dir=str(tmp_path))
     assert "cifar10:1.0.0" in user_error(name="cifar10:1.0.0", dir=str(tmp_path))
 
@@ -286,19 +287,19 @@ def test_sets_are_prepared_if_tensorflow_is_there(fake_tfds, monkeypatch):
 @pytest.mark.parametrize(
     "examples, complaint",
     [
-        (dict(train=make_examples([0, 1])), "has the splits train; expected train and test or"),
+        (dict(train=make_examples([0, 1])), "has the splits train; use a dataset with train and"),
         (dict(test=make_examples([0, 1])), "has the splits test;"),
         (
             dict(train=make_examples([0]) + make_examples([1], (5, 4, 3)), test=[]),
-            "images are of [4, 4, 3] and of [5, 4, 3]",
+            "images have the shapes [4, 4, 3] and [5, 4, 3]",
         ),
         (
             dict(train=make_examples([0, 1]), test=make_examples([0, 1], (8, 8, 3))),
-            "images are of [4, 4, 3] and of [8, 8, 3]",
+            "images have the shapes [4, 4, 3] and [8, 8, 3]",
         ),
         (
             dict(train=make_examples([0, 1]), test=make_examples([-1, -1])),
-            "labels go from -1 to -1; expected 0..1",
+            "labels are -1 to -1; they must be 0 to 1",
         ),
         (dict(train=make_examples([0, 1]), test=[]), "it is empty"),
     ],

@@ -119,9 +119,9 @@ def test_orders_from_text_and_files_agree(tmp_path):
     "spec, complaint",
     [
         ("1,1,2", "class 1 occurs more than once"),
-        ("0,5", "class 5 does not exist; expected 0..4"),
-        ("0,-1", "class -1 does not exist"),
-        ("alphabetical", "no such file; expected"),
+        ("0,5", "config.data.class_order=0,5: the dataset has no class 5; use class ids 0 to 4"),
+        ("0,-1", "the dataset has no class -1"),
+        ("alphabetical", "no such file; use"),
         ("missing.json", "no such file"),
         ("numpy:x", "no such file"),
         ("numpy:99999999999", "below 2**32"),
@@ -192,16 +192,17 @@ def test_split_sizes(arguments, want):
 @pytest.mark.parametrize(
     "arguments, complaint",
     [
-        ((10, 3), "num_tasks of 1, 2, 5, 10, or set task_sizes"),
+        ((10, 3), "config.num_tasks=3: 10 classes cannot be split into equal tasks; use 1, 2, 5,"),
         ((10, 11), "cannot be split"),
-        ((10, 0), "num_tasks is 0"),
-        ((10, -2), "num_tasks is -2"),
-        ((10, 3, -1), "first_task_size -1"),
+        ((10, 0), "config.num_tasks=0"),
+        ((10, -2), "config.num_tasks=-2"),
+        ((10, 3, -1), "config.first_task_size=-1"),
         ((10, 3, 10), "after a first task of 10"),
         ((10, 3, 12), "after a first task of 12"),
-        ((10, 1, 4), "num_tasks of 2, 3, 4, 7, or set task_sizes"),
-        ((10, 4, 5), "num_tasks of 2, 6, or set task_sizes"),
-        ((10, 1, 0, (5, 6)), "their sum, 11, at most the 10 classes"),
+        ((10, 1, 4), "after a first task of 4; use 2, 3, 4, 7, or set config.task_sizes"),
+        ((10, 4, 5), "use 2, 6, or set config.task_sizes"),
+        ((10, 1, 0, (5, 6)), "config.task_sizes=(5, 6): each must be 1 or more and their sum, 11"),
+        ((10, 1, 0, (5, 6)), "at most the 10 classes"),
         ((10, 1, 0, (5, 0)), "each must be 1 or more"),
         ((10, 1, 0, (12, -2)), "each must be 1 or more"),
     ],
@@ -285,12 +286,13 @@ def test_validation_holds_out_a_fifth_by_the_runs_seed():
 def test_validation_has_five_folds(seed):
     with pytest.raises(UserError) as error:
         make_stream(make_dataset(), seed=seed, order_seed=0, num_tasks=2, validation=True)
-    assert "seeds 0..4" in one_line(error)
+    message = one_line(error)
+    assert message.startswith("config.data.validation=True") and "seeds 0 to 4" in message
 
 
 @pytest.mark.parametrize(
     "split, complaint",
-    [("train", "class 1 has no training image"), ("test", "task 2 has no image")],
+    [("train", "class 1 has no training image"), ("test", "task 2 has no evaluation image")],
 )
 def test_missing_images_matter_only_if_the_run_needs_them(split, complaint):
     dataset = make_dataset(3, **{f"{split}_labels": [0, 2, 0, 2]})

@@ -100,7 +100,7 @@ def test_a_set_is_read_once_for_all_starts(prepared, start_anew, tmp_path):
 
 
 def test_large_sets_are_not_kept(prepared, start_anew, tmp_path, monkeypatch):
-    monkeypatch.setattr(tfds_source, "_MAX_KEPT", 5)
+    monkeypatch.setattr(tfds_source, "_MAX_CACHED", 5)
     start_anew()
     start_anew()
     assert prepared == ["train", "test"] * 2
