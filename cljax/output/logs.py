@@ -9,6 +9,7 @@ import time
 from collections import Counter
 from logging.handlers import MemoryHandler
 from pathlib import Path
+from typing import Any, Self
 
 from rich.console import Console
 
@@ -18,14 +19,15 @@ from cljax.notes import NOTE
 
 FLUSH_SECONDS = 10.0  # between flushes of the event file, each of which waits for the disk
 _WAITING_RECORDS = 1000  # that log.txt may be behind, until there is a workdir
+Row = dict[str, Any]  # of metrics.jsonl
 LABELS = ("seed", "task", "stage", "epoch", "step", "global_epoch")  # say where a row belongs
 
 
-def read_rows(path: str | os.PathLike) -> list[dict]:
-    """The rows of a metrics.jsonl; a last line without its newline (a killed run) is left out.
+def read_rows(path: str | os.PathLike) -> list[Row]:
+    """Reads the rows of a metrics.jsonl; leaves out a last line without newline (a killed run).
 
     Raises:
-      UserError: no such file, or a line that is not a JSON object.
+      UserError: there is no such file, or a line is not a JSON object.
     """
     try:
         lines = Path(path).read_bytes().split(b"\n")[:-1]
@@ -36,17 +38,20 @@ def read_rows(path: str | os.PathLike) -> list[dict]:
         try:
             row = json.loads(line)
         except ValueError as error:
-            raise UserError(f"{path} line {number} is not JSON; the file is damaged") from error
+            raise UserError(f"{path}: line {number} is not JSON; the file is damaged") from error
         if not isinstance(row, dict):
-            raise UserError(f"{path} line {number} is not a JSON object; the file is damaged")
+            raise UserError(f"{path}: line {number} is not a JSON object; the file is damaged")
         rows.append(row)
     return rows
 
 
-def epoch_axis(row: dict, counts: Counter) -> int:
-    """The x of a row in curves: its `global_epoch`, else how many rows its seed and stage had.
+def epoch_axis(row: Row, counts: Counter) -> int:
+    """Returns the x of a row in curves: its `global_epoch`, or else a count of rows.
 
-    `counts` belongs to the caller: empty at first, passed again for every row in file order.
+    Args:
+      row: a row of metrics.jsonl.
+      counts: rows so far of each seed and stage; pass an empty counter for the first row and the
+        same one for each later row, in file order.
     """
     key = (row.get("seed"), row.get("stage"))
     counts[key] += 1
@@ -54,11 +59,11 @@ def epoch_axis(row: dict, counts: Counter) -> int:
 
 
 class RunLog:
-    """metrics.jsonl, a line per seed, task, stage and epoch, mirrored as TensorBoard events.
+    """Writes metrics.jsonl, a line per seed, task, stage and epoch, and TensorBoard events.
 
-    metrics.jsonl is the truth: events are rebuilt from it whenever it is cut or opened again, so
-    that a curve shows no epoch twice and lacks none. Use as a context manager, or `close` it.
-    Every method raises UserError when a file cannot be written, for example on a full disk.
+    The events are rebuilt from metrics.jsonl whenever it is cut or opened again. So a curve shows
+    each epoch exactly once. Use it as a context manager, or `close` it. Every method raises
+    UserError if a file cannot be written, for example on a full disk.
     """
 
     def __init__(self, workdir: str | os.PathLike):
@@ -72,8 +77,8 @@ class RunLog:
             self._file.seek(0)
             self._file.truncate(self._file.read().rfind(b"\n") + 1)
 
-    def append(self, row: dict) -> None:
-        """Writes one row, which names its "seed" and "stage"; non-finite floats become null."""
+    def append(self, row: Row) -> None:
+        """Writes one row, which must have "seed" and "stage"; non-finite floats become null."""
         if not self._events.is_open:
             self._events.rebuild(self.rows())
         row = plain(row)
@@ -84,53 +89,57 @@ class RunLog:
         self._events.add(row)
 
     def position(self) -> int:
-        """Length of the file in bytes, for a checkpoint; all lines so far are on the disk then."""
+        """Writes all lines so far to the disk; returns the length of the file in bytes."""
         with writing(self.path):
             os.fsync(self._file.fileno())
             return os.fstat(self._file.fileno()).st_size
 
     def truncate(self, position: int) -> None:
-        """Drops every line after `position`, as a resumed run must before it appends.
+        """Removes all lines after a position; a resumed run must do so before it appends.
+
+        Args:
+          position: length in bytes, as `position` returned it for the checkpoint.
 
         Raises:
-          UserError: the file is shorter, or no line ends there: not the checkpoint's file.
+          UserError: the file is shorter, or no line ends at `position`.
         """
         self._file.seek(0)
         kept = self._file.read(position) if position else b""
         if len(kept) < position:
             raise UserError(
-                f"{self.path} has {len(kept)} bytes but the checkpoint was saved at {position}; "
-                "put the file back or start anew in another workdir"
+                f"{self.path}: has {len(kept)} bytes, but the checkpoint was saved at {position}; "
+                "put the file back, or start over in another --workdir"
             )
         if kept and not kept.endswith(b"\n"):
             raise UserError(
-                f"{self.path} has no end of line at byte {position}, where the checkpoint was "
-                "saved; put the file back or start anew in another workdir"
+                f"{self.path}: no line ends at byte {position}, where the checkpoint was saved; "
+                "put the file back, or start over in another --workdir"
             )
         with writing(self.path):
             self._file.truncate(position)
         self._events.rebuild(self.rows())
 
-    def rows(self) -> list[dict]:
-        """All rows so far, oldest first."""
+    def rows(self) -> list[Row]:
+        """Reads all rows so far, oldest first."""
         return read_rows(self.path)
 
     def close(self) -> None:
+        """Closes both files."""
         self._file.close()
         self._events.close()
 
-    def __enter__(self):
+    def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, *exception):
+    def __exit__(self, *exception: object) -> None:
         self.close()
 
 
 class _EventFile:
-    """One TensorBoard event file with a scalar `seed0/train/loss` per number of a row.
+    """Writes a TensorBoard event file with a scalar `seed0/train/loss` for each number of a row.
 
-    Written through tensorboardX's synchronous writer: its SummaryWriter hands events to a thread,
-    which dies on a full disk and then blocks the run.
+    It uses tensorboardX's synchronous writer: SummaryWriter hands events to a thread, which dies on
+    a full disk and then blocks the run.
     """
 
     def __init__(self, folder: Path):
@@ -141,8 +150,8 @@ class _EventFile:
     def is_open(self) -> bool:
         return self._writer is not None
 
-    def rebuild(self, rows: list[dict]) -> None:
-        """Replaces the folder's event files by one that holds `rows`."""
+    def rebuild(self, rows: list[Row]) -> None:
+        """Replaces the event files in the directory by one with `rows`."""
         from tensorboardX.event_file_writer import EventsWriter  # loads protobuf: only when used
 
         self.close()
@@ -156,8 +165,8 @@ class _EventFile:
         for row in rows:
             self.add(row)
 
-    def add(self, row: dict) -> None:
-        """Writes a row's numbers as an event."""
+    def add(self, row: Row) -> None:
+        """Writes the numbers of a row as an event."""
         from tensorboardX.proto.event_pb2 import Event
         from tensorboardX.proto.summary_pb2 import Summary
 
@@ -201,13 +210,13 @@ class _ConsoleHandler(logging.Handler):
 
 
 def log_to_console(console: Console | None = None) -> logging.Logger:
-    """Sends notes and warnings of the "cljax" logger to the console; records wait for log.txt.
+    """Sends notes and warnings of the "cljax" logger to the console; stores records for log.txt.
 
-    Calling it again replaces the handlers of the call before.
+    A second call replaces the handlers of the first.
 
     Args:
-      console: standard error unless given. Pass the console of the progress display so that
-        neither overwrites the other.
+      console: standard error by default. Pass the console of the progress display so that neither
+        overwrites the other.
     """
     logger = logging.getLogger("cljax")
     _replace_handler(logger, "cljax.console", _ConsoleHandler(console or Console(stderr=True)))
@@ -219,7 +228,7 @@ def log_to_console(console: Console | None = None) -> logging.Logger:
 
 
 def log_to_file(workdir: str | os.PathLike) -> None:
-    """Sends the "cljax" logger to `workdir`/log.txt (INFO and above), with what has waited for it.
+    """Sends the "cljax" logger (INFO and above) to `workdir`/log.txt, stored records first.
 
     Raises:
       UserError: log.txt cannot be written.

@@ -1,36 +1,38 @@
-"""Every number that a run reports, each defined once, from counts of correctly classified images.
+"""Computes the metrics of a run from counts of correct predictions.
 
-An accuracy matrix is a list of rows: row t (after task t) holds t+1 percentages, entry j for the
-test images of task j with all classes seen so far to choose from. Tasks count from 0.
+An accuracy matrix is a list of rows. Row t (after task t) has t+1 percentages: entry j is the
+accuracy on the test images of task j, with predictions over all seen classes. Tasks count from 0.
 """
 
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
-# Of the files in a workdir; grows when a number in them changes its meaning. Up to 1 they counted
-# tasks and epochs from 0; results.json, whose lists are by position, is the same in both.
+# Version of the files in a workdir; raise it when a number in them changes its meaning. Version 1
+# counted tasks and epochs from 0; results.json, whose lists are by position, is the same in both.
 FORMAT = 2
 READABLE_RESULTS = (1, 2)
 
 # Read-outs other than the method's own, in words; a summary must not load JAX to print them.
 READ_OUTS = {
-    "cnn": "the network's own logits",
+    "cnn": "logits of the classifier",
     "nme": "nearest mean of exemplars",
     "ncm": "nearest class mean of all training images (an oracle)",
 }
 
 Matrix = Sequence[Sequence[float]]
+Counts = Sequence[Sequence[int]]  # row t, entry j: images of task j after task t
 
 
-def accuracy_matrix(correct: Sequence[Sequence[int]], images: Sequence[int]) -> list[list[float]]:
-    """Percentages from counts.
+def accuracy_matrix(correct: Counts, images: Sequence[int]) -> list[list[float]]:
+    """Computes the accuracy matrix in percent.
 
     Args:
-      correct: row t, entry j: images of task j classified correctly after task t, for j <= t.
-      images: [T] test images of every task.
+      correct: row t, entry j: correct predictions on images of task j after task t, for j <= t.
+      images: [T], number of test images of each task.
 
     Raises:
-      ValueError: rows that do not grow by one, a task without test images or an impossible count.
+      ValueError: rows do not grow by one, a task has no test images, or a count is impossible.
     """
     rows = []
     for t, row in enumerate(correct):
@@ -43,35 +45,42 @@ def accuracy_matrix(correct: Sequence[Sequence[int]], images: Sequence[int]) -> 
     return rows
 
 
-def seen_accuracy(correct: Sequence[Sequence[int]], images: Sequence[int]) -> list[float]:
-    """Percent of all test images of the classes seen after each task t; every image weighs one."""
+def seen_accuracy(correct: Counts, images: Sequence[int]) -> list[float]:
+    """Computes the accuracy on all seen classes after each task in percent; images weigh equally.
+
+    Args:
+      correct, images: as in `accuracy_matrix`.
+    """
     return [100.0 * float(sum(row)) / float(sum(images[: t + 1])) for t, row in enumerate(correct)]
 
 
 def mean_over_tasks(row: Sequence[float]) -> float:
-    """Unweighted mean of a row of the accuracy matrix: every task weighs one.
+    """Computes the mean of a row of the accuracy matrix in percent; tasks weigh equally.
 
-    The original code's `global`. Equals `seen_accuracy` where all tasks have as many test images.
+    This is `global` in the ABD reference code. It equals `seen_accuracy` if all tasks have the same
+    number of test images.
     """
     return statistics.fmean(row)
 
 
 def final_accuracy(seen: Sequence[float]) -> float | None:
-    """Seen accuracy after the last finished task, percent; None before the first."""
+    """Returns the accuracy on seen classes after the last finished task, or None without one."""
     return seen[-1] if seen else None
 
 
 def average_incremental_accuracy(seen: Sequence[float]) -> float | None:
-    """Mean over the tasks t of the seen accuracy after task t, percent (Rebuffi et al. 2017)."""
+    """Computes the mean over tasks of `seen_accuracy` (Rebuffi et al. 2017); None without tasks."""
     return statistics.fmean(seen) if seen else None
 
 
 def forgetting(accuracy: Matrix) -> float | None:
-    """Mean over earlier tasks of the best accuracy before the last task minus the one after it.
+    """Computes the forgetting after the last row l of an accuracy matrix (Chaudhry et al. 2018).
 
-    With l the last row: mean over j < l of max over j <= i < l of accuracy[i][j], less
-    accuracy[l][j] (Chaudhry et al. 2018). Percentage points; positive is forgotten, and negative
-    when old tasks are better than ever. None with fewer than two tasks.
+    This is the mean over tasks j < l of (max over j <= i < l of accuracy[i][j]) - accuracy[l][j].
+
+    Returns:
+      Percentage points: positive if accuracy was lost, negative if previous tasks are better than
+      ever before. None with fewer than two rows.
     """
     last = len(accuracy) - 1
     if last < 1:
@@ -81,10 +90,12 @@ def forgetting(accuracy: Matrix) -> float | None:
 
 
 def backward_transfer(accuracy: Matrix) -> float | None:
-    """Mean over earlier tasks of the accuracy now minus the one just after the task was learned.
+    """Computes the backward transfer after the last row l (Lopez-Paz & Ranzato 2017).
 
-    With l the last row: mean over j < l of accuracy[l][j] - accuracy[j][j] (Lopez-Paz & Ranzato
-    2017). Percentage points; negative is forgotten. None with fewer than two tasks.
+    This is the mean over tasks j < l of accuracy[l][j] - accuracy[j][j].
+
+    Returns:
+      Percentage points, negative if accuracy was lost. None with fewer than two rows.
     """
     last = len(accuracy) - 1
     if last < 1:
@@ -92,11 +103,12 @@ def backward_transfer(accuracy: Matrix) -> float | None:
     return statistics.fmean(accuracy[last][j] - accuracy[j][j] for j in range(last))
 
 
-def summarise(per_seed: Sequence[float | None]) -> dict:
-    """Mean and population standard deviation (as the paper's tables) over seeds.
+def summarise(per_seed: Sequence[float | None]) -> dict[str, Any]:
+    """Computes mean and population standard deviation over seeds, as in the ABD paper's tables.
 
-    Returns {"mean", "std", "per_seed"}; mean and std are None when any seed has no value, so that
-    a mean never stands for fewer seeds than are listed.
+    Returns:
+      {"mean", "std", "per_seed"}. Mean and std are None if any seed has no value, so a mean always
+      stands for all listed seeds.
     """
     values = list(per_seed)
     if not values or any(value is None for value in values):
@@ -116,29 +128,33 @@ def build_results(
     class_orders: Sequence[Sequence[int]],
     task_sizes: Sequence[int],
     test_images: Sequence[Sequence[int]],
-    correct: Sequence[Sequence[Sequence[int]]],
-    correct_within_task: Sequence[Sequence[Sequence[int]]],
-    seconds: dict[str, float],
+    correct: Sequence[Counts],
+    correct_within_task: Sequence[Counts],
+    seconds: Mapping[str, float],
     device: str,
-    versions: dict[str, str],
-    read_outs: dict[str, Sequence[Sequence[Sequence[int]]]] | None = None,
+    versions: Mapping[str, str],
+    read_outs: Mapping[str, Sequence[Counts]] | None = None,
     top_k: int = 1,
-) -> dict:
-    """The content of results.json after any number of finished tasks.
+) -> dict[str, Any]:
+    """Builds the content of results.json after any number of finished tasks.
 
     Args:
-      class_orders: [seed][k] the data set's label of the k-th class to arrive.
-      task_sizes: [T] classes of every task, the unfinished ones included.
-      test_images: [seed][j] test images of task j.
-      correct: [seed][t][j] images of task j, j <= t, classified correctly after task t among all
-        seen classes; as many rows for every seed.
-      correct_within_task: the same, with only task j's classes to choose from.
-      read_outs: `correct` of other ways to classify, by name.
-      seconds: wall time per kind of work, such as {"compile": ..., "train": ..., "total": ...}.
-      top_k: an image counts as correct when its class is among the k likeliest.
+      method, dataset: their names.
+      seeds: the seeds.
+      class_orders: [seed][k], class id of label k.
+      task_sizes: [T], number of classes of each task, unfinished tasks included.
+      test_images: [seed][j], number of test images of task j.
+      correct: [seed][t][j], correct predictions on images of task j, j <= t, after task t, with
+        predictions over all seen classes; equal numbers of rows for all seeds.
+      correct_within_task: the same, with predictions over the classes of task j only.
+      seconds: wall time by kind of work, such as {"compile": ..., "train": ..., "total": ...}.
+      device: name of the devices.
+      versions: of the program and its packages, by name.
+      read_outs: `correct` of other read-outs, by name.
+      top_k: a prediction is correct if the class of the image is among the k likeliest.
 
     Raises:
-      ValueError: counts that contradict each other.
+      ValueError: counts contradict each other.
     """
     tasks_done = len(correct[0])
     for name, per_seed in (("correct", correct), ("correct_within_task", correct_within_task)):
@@ -172,8 +188,8 @@ def build_results(
     }
 
 
-def _accuracies(correct, test_images):
-    """All that follows from counts [seed][t][j] of one way to classify."""
+def _accuracies(correct: Sequence[Counts], test_images: Sequence[Sequence[int]]) -> dict[str, Any]:
+    """Computes all metrics of one read-out."""
     pairs = list(zip(correct, test_images, strict=True))
     accuracy = [accuracy_matrix(rows, images) for rows, images in pairs]
     seen = [seen_accuracy(rows, images) for rows, images in pairs]

@@ -1,4 +1,4 @@
-"""The style of all plots, and how they are saved."""
+"""Defines the style of all plots, and saves them as PNG."""
 
 import contextlib
 import io
@@ -7,10 +7,10 @@ import matplotlib
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-# Okabe and Ito's palette, told apart with every kind of colour vision.
+# Okabe and Ito's palette, which is distinct with every kind of color vision.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 
-# Lines are told apart without colour, too; broken ones come over whole ones, which show through.
+# Lines also differ without color. Broken ones are drawn over solid ones, which show through.
 MARKERS = "os^Dv<>pX"
 DASHES = ("-", (0, (5, 1.5)), (0, (5, 1.5, 1, 1.5)), (0, (1, 1.2)), (0, (8, 2, 1, 2, 1, 2)))
 
@@ -27,7 +27,7 @@ STYLE = {
 
 @contextlib.contextmanager
 def styled(**settings):
-    """What is drawn inside has our style and these rcParams; a user's matplotlibrc has no say."""
+    """Gives plots of the block our style and these rcParams, whatever the user's matplotlibrc."""
     with matplotlib.rc_context():
         matplotlib.rcdefaults()
         matplotlib.rcParams.update(STYLE | settings)
@@ -35,7 +35,7 @@ def styled(**settings):
 
 
 def png(figure: Figure, dpi: int = 150) -> bytes:
-    """The figure as the content of a PNG file, the same for the same data."""
+    """Returns the content of a PNG file of a figure, the same for the same data."""
     buffer = io.BytesIO()
     FigureCanvasAgg(figure)
     # Without matplotlib's version in it.

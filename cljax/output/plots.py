@@ -18,7 +18,7 @@ from cljax.files import write_atomically
 from cljax.output.logs import LABELS, epoch_axis
 from cljax.output.plot_style import COLOURS, DASHES, MARKERS, png, styled
 
-# What a row of metrics.jsonl holds besides its labels and losses.
+# Keys of a row of metrics.jsonl that are not losses.
 NOT_LOSSES = {*LABELS, "learning_rate", "accuracy", "images_per_second", "seconds"}
 
 # Image grids, in pixels. A power of two as dots per inch keeps sizes whole after the division.
@@ -26,7 +26,7 @@ GRID_DPI, GAP, LINE, IMAGE_PIXELS = 128, 10, 4, 64
 
 
 def mean_matrix(matrices: Sequence[Sequence[Sequence[float]]]) -> list[list[float]]:
-    """Mean over seeds of accuracy matrices [seed][t][j]."""
+    """Computes the mean over seeds of accuracy matrices [seed][t][j]."""
     return [
         [statistics.fmean(cells) for cells in zip(*rows, strict=True)]
         for rows in zip(*matrices, strict=True)
@@ -37,10 +37,10 @@ def write_plots(results: dict, rows: Sequence[dict], folder: str | os.PathLike) 
     """Writes the plots of a run and returns their paths.
 
     Args:
-      results: as `metrics.build_results` makes them.
+      results: as `metrics.build_results` returns them.
       rows: the rows of metrics.jsonl.
-      folder: where accuracy_after_each_task.png, accuracy_matrix.png and loss_curves.png go; made
-        when missing. A plot without data (no finished task, no loss) is not written.
+      folder: directory of accuracy_after_each_task.png, accuracy_matrix.png and loss_curves.png;
+        made if absent. A plot without data (no finished task, no loss) is not written.
 
     Raises:
       UserError: a file cannot be written.
@@ -60,7 +60,7 @@ def write_plots(results: dict, rows: Sequence[dict], folder: str | os.PathLike) 
 
 
 def accuracy_name(results: dict) -> str:
-    """ "accuracy", or "top-5 accuracy" where that is what was counted."""
+    """Returns "accuracy", or for example "top-5 accuracy" for config.eval.top_k=5."""
     return "accuracy" if results["top_k"] == 1 else f"top-{results['top_k']} accuracy"
 
 
@@ -71,7 +71,7 @@ def _title(results):
 
 
 def _draw_accuracy(results):
-    """Accuracy on all seen classes against their number: every seed, mean and deviation."""
+    """Draws accuracy on seen classes over their number: each seed, mean and deviation."""
     seen = np.asarray(results["seen_accuracy"])  # [S, T]
     mean, std = seen.mean(0), seen.std(0)
     classes = list(accumulate(results["task_sizes"]))[: seen.shape[1]]
@@ -87,8 +87,8 @@ def _draw_accuracy(results):
     axes.annotate(text, (classes[-1], mean[-1]), (0, 9), textcoords="offset points", ha="center")
     axes.set(
         title=_title(results),
-        xlabel="classes seen",
-        ylabel=f"{accuracy_name(results)} on all seen classes (%)",
+        xlabel="seen classes",
+        ylabel=f"{accuracy_name(results)} on seen classes (%)",
         ylim=(0, 103),
         xlim=(0, 1.06 * classes[-1]),
         xticks=classes[:: -math.ceil(len(classes) / 10)],
@@ -99,7 +99,7 @@ def _draw_accuracy(results):
 
 
 def _draw_matrix(results):
-    """The accuracy matrix as a heat map with its numbers, mean over seeds."""
+    """Draws the accuracy matrix as a heat map with its numbers, mean over seeds."""
     mean = mean_matrix(results["accuracy"])
     tasks = len(mean)
     matrix = np.full((tasks, tasks), np.nan)
@@ -132,14 +132,19 @@ def _draw_matrix(results):
 
 
 class Curves(NamedTuple):
-    """Losses of one stage kind, mean over seeds."""
+    """Holds the losses of one stage, mean over seeds.
 
-    terms: dict[str, tuple[list[int], list[float]]]  # name: (global epochs, values)
-    task_ends: list[int]  # the last global epoch of every task
+    Attributes:
+      terms: by name, global epochs and the values at them.
+      task_ends: last global epoch of each task.
+    """
+
+    terms: dict[str, tuple[list[int], list[float]]]
+    task_ends: list[int]
 
 
 def loss_curves(rows: Sequence[dict]) -> dict[str, Curves]:
-    """The losses in the rows of metrics.jsonl, by stage, in the order the stages first came."""
+    """Collects the losses in rows of metrics.jsonl by stage, in order of first appearance."""
     values = defaultdict(lambda: defaultdict(lambda: defaultdict(list)))  # stage, term, x: seeds
     ends = defaultdict(dict)
     counts = Counter()
@@ -160,10 +165,10 @@ def loss_curves(rows: Sequence[dict]) -> dict[str, Curves]:
 
 
 def _draw_losses(curves, results):
-    """One panel per stage kind with its terms over the global epochs; vertical lines end tasks.
+    """Draws a panel per stage with its losses over global epochs; vertical lines end tasks.
 
-    The loss is a broad grey band, on which each of its terms is a thin line with its own marker:
-    where a term is all of the loss, or two are equal, every one of them can be seen.
+    The loss is a broad gray line, each of its terms a thin line with its own marker. So all lines
+    can be seen, even if a term is all of the loss or two terms are equal.
     """
     figure = Figure(figsize=(8, 0.6 + 2.9 * len(curves)), layout="constrained")
     panels = figure.subplots(len(curves), squeeze=False)[:, 0]
@@ -189,12 +194,12 @@ def _draw_losses(curves, results):
 
 
 def _part_style(place, many, points):
-    """The look of the line at a place among many, whose markers stand beside each other."""
+    # Markers of different lines are at different epochs.
     every = max(1, points // 10)
     return {
         "color": COLOURS[place % len(COLOURS)],
         "linestyle": DASHES[place % len(DASHES)],
-        "linewidth": 2.5 - 1.3 * place / many,  # an equal one that comes later hides no edge
+        "linewidth": 2.5 - 1.3 * place / many,  # a later line is thinner than an equal earlier one
         "marker": MARKERS[place % len(MARKERS)],
         "markersize": 5,
         "markevery": (place * every // many, every),
@@ -202,7 +207,7 @@ def _part_style(place, many, points):
 
 
 def _spans_decades(values) -> bool:
-    """Whether the values spread over more than two decades; a loss of zero is then not drawn."""
+    # Whether values spread over more than two decades; a loss of zero is then not drawn.
     positive = [value for value in values if value > 0]
     return bool(positive) and min(values) >= 0 and max(positive) > 100 * min(positive)
 
@@ -217,17 +222,19 @@ def write_image_grid(
     """Writes a PNG of rows of images, each enlarged to 64 pixels or more by whole factors.
 
     Args:
-      images: uint8 [rows, columns, H, W, C] with C 1 (grey) or 3 (RGB).
-      row_labels: a name beside every row, such as its class or task.
+      images: uint8 [rows, columns, H, W, C] with C 1 (gray) or 3 (RGB).
+      path: path of the file.
+      row_labels: a name for each row, such as its class or task.
       title, caption: lines above and below.
 
     Raises:
       UserError: the file cannot be written.
-      ValueError: another shape or dtype, or not one label per row.
+      ValueError: `images` has another shape or dtype, or there is not one label per row.
     """
     if images.ndim != 5 or images.dtype != np.uint8 or images.shape[-1] not in (1, 3):
         raise ValueError(
-            f"want uint8 [rows, columns, H, W, 1 or 3], not {images.dtype} {list(images.shape)}"
+            f"images must be uint8 [rows, columns, H, W, 1 or 3], not {images.dtype} "
+            f"{list(images.shape)}"
         )
     labels = list(row_labels or [])
     if labels and len(labels) != len(images):
@@ -259,14 +266,20 @@ def write_class_grid(
     why_empty: str | None = None,
     shape: tuple[int, int] = (10, 10),
 ) -> None:
-    """Writes a PNG with a row of images for each class; `write_image_grid` draws it.
+    """Writes a PNG with a row of images for each class, drawn by `write_image_grid`.
 
     Args:
       images: uint8 [B, H, W, C].
-      labels: int [B], each image's class.
-      names: of the classes 0, 1, ...; with more classes than rows, evenly chosen ones are shown.
-      why_empty: a caption, written if a class has fewer images than there are columns.
-      shape: (most rows, columns); places without an image are white, as the ground is.
+      labels: int [B], class of each image.
+      names: names of the classes 0, 1, ...; with more classes than rows, evenly spaced ones are
+        shown.
+      path: path of the file.
+      title: line above the images.
+      why_empty: caption that is written if a class has fewer images than there are columns.
+      shape: (maximum number of rows, number of columns); cells without an image are white.
+
+    Raises:
+      UserError: the file cannot be written.
     """
     rows, columns = shape
     shown = np.linspace(0, len(names) - 1, min(rows, len(names))).round().astype(int)
@@ -281,7 +294,7 @@ def write_class_grid(
 
 
 def _tile(images):
-    """uint8 [R, N, H, W, C] as one picture [height, width, 3] with white lines in between."""
+    """Joins uint8 [R, N, H, W, C] to one image [height, width, 3] with white lines in between."""
     rows, columns, h, w, channels = images.shape
     scale = -(-IMAGE_PIXELS // max(h, w))
     images = images.repeat(scale, axis=2).repeat(scale, axis=3).repeat(3 // channels, axis=4)
@@ -291,7 +304,7 @@ def _tile(images):
 
 
 def _text_width(texts):
-    """Pixels that the longest of the texts takes in a grid."""
+    """Measures the longest of the texts in a grid, in pixels."""
     figure = Figure(dpi=GRID_DPI)
     renderer = FigureCanvasAgg(figure).get_renderer()
     widths = [figure.text(0, 0, text).get_window_extent(renderer).width for text in texts]

@@ -1,7 +1,8 @@
-"""Shows the progress of a run: live in a terminal, a plain line from time to time elsewhere."""
+"""Shows the progress of a run: live in a terminal, otherwise a plain line from time to time."""
 
 import time
 from collections.abc import Callable, Mapping, Sequence
+from typing import Self
 
 from rich.console import Console, Group
 from rich.live import Live
@@ -15,13 +16,18 @@ BAR = 10  # columns
 
 
 class TimeLeft:
-    """Seconds a run still needs, from the mean time per unit of each kind of work.
+    """Estimates the time left in a run from the mean time per unit of each kind of work.
 
-    A kind's units cost about the same throughout, such as the batches of a stage.
+    All units of one kind should take about the same time, such as the batches of a stage.
     """
 
     def __init__(self, work: Mapping[str, float], done: Mapping[str, float] | None = None):
-        """`work`: units of every kind in the whole run; `done`: those that a resumed run has."""
+        """Starts the estimate.
+
+        Args:
+          work: number of units in the whole run, by kind of work.
+          done: number of units that a resumed run has done already, by kind of work.
+        """
         self._work = dict(work)
         self._done = {stage: 0.0 for stage in work} | dict(done or {})
         self._seconds = dict.fromkeys(work, 0.0)
@@ -29,19 +35,27 @@ class TimeLeft:
         self._compiled = set()
 
     def advance(self, stage: str, done: float, seconds: float) -> None:
-        """Says that `stage` has `done` units in all, after `seconds` more of wall time."""
+        """Records the units of a kind of work done so far, and the time since the last call.
+
+        Args:
+          stage: kind of work.
+          done: number of units of that kind in the whole run so far.
+          seconds: wall time since the last call.
+        """
         units = done - self._done[stage]
         self._done[stage] = done
-        # The first interval of a stage holds its compilation, which does not come again.
+        # The first interval of a stage includes its compilation, which happens only once.
         if stage in self._compiled:
             self._seconds[stage] += seconds
             self._units[stage] += units
         self._compiled.add(stage)
 
     def __call__(self) -> tuple[float | None, bool]:
-        """(seconds, whether they are all). Stages not yet timed are missing from the seconds.
+        """Estimates the time left.
 
-        The seconds are None before anything has been timed, and 0 when no work is left.
+        Returns:
+          The seconds left, None before anything has been timed, 0 if no work is left. And whether
+          they include all kinds of work; kinds that have not been timed yet are missing.
         """
         waiting = {s: self._work[s] - self._done[s] for s in self._work}
         waiting = {s: units for s, units in waiting.items() if units > 0}
@@ -53,7 +67,7 @@ class TimeLeft:
 
 
 class Progress:
-    """Shows where a run is. Use as a context manager around the run.
+    """Shows how far a run is. Use it as a context manager around the run.
 
     with Progress({"train": 500, "invert": 40}) as progress:
         progress.start(task=0, num_tasks=5, part="train", epoch=3, num_epochs=100)
@@ -70,11 +84,12 @@ class Progress:
         console: Console | None = None,
         clock: Callable[[], float] = time.monotonic,
     ):
-        """Args:
-        work: units of every kind of work in the whole run (see `TimeLeft`).
-        done: the units that a resumed run found done.
-        console: where to show; standard output unless given.
-        clock: the time in seconds.
+        """Prepares the display.
+
+        Args:
+          work, done: as in `TimeLeft`.
+          console: standard output by default.
+          clock: returns the time in seconds.
         """
         self._console = console or Console()
         self._clock = clock
@@ -83,7 +98,7 @@ class Progress:
         self._pending = None
         self._begun, self._fraction, self._told = [], 0.0, False
 
-    def __enter__(self):
+    def __enter__(self) -> Self:
         if self._console.is_terminal and not self._console.is_dumb_terminal:
             self._live = Live(
                 console=self._console,
@@ -97,7 +112,7 @@ class Progress:
         self._shown = None
         return self
 
-    def __exit__(self, *exception):
+    def __exit__(self, *exception: object) -> None:
         if self._live is not None:
             self._live.stop()
         if self._pending is not None:
@@ -112,11 +127,13 @@ class Progress:
         epoch: int | None = None,
         num_epochs: int | None = None,
     ) -> None:
-        """Tells the display what begins; it says so until the first `update`.
+        """Shows what begins until the first `update`.
 
         Args:
           task, epoch: counted from 0, shown from 1.
-          part: a stage, or what else takes long; only a stage has epochs.
+          num_tasks: number of tasks of the run.
+          part: a stage, or other work that takes long; only a stage has epochs.
+          num_epochs: number of epochs of the stage.
         """
         part = part if epoch is None else f"{part} {epoch + 1}/{num_epochs}"
         self._begun = [f"task {task + 1}/{num_tasks}", part]
@@ -127,9 +144,9 @@ class Progress:
             self._draw([*self._begun, "running"], [])
 
     def compiling(self, begins: bool) -> None:
-        """Tells the display that a program begins to be compiled, or that it is there now.
+        """Shows that the compilation of a program begins or has ended.
 
-        Elsewhere than in a terminal that is a line for all programs of what was started last.
+        Outside a terminal, one line stands for all programs since the last `start`.
         """
         if self._live is not None:
             self._draw([*self._begun, "compiling" if begins else "running"], [])
@@ -150,13 +167,17 @@ class Progress:
         work_done: float,
         images_per_second: float | None = None,
     ) -> None:
-        """Tells the display that an epoch (or a chunk of a stage) has ended.
+        """Shows that an epoch has ended.
 
         Args:
           task, epoch: counted from 0, shown from 1.
-          metrics: losses; "accuracy" is a fraction and shown in percent.
-          kind: of work, a key of the work that the display was made with.
-          work_done: units of that kind done in the whole run so far.
+          num_tasks: number of tasks of the run.
+          stage: name of the stage.
+          num_epochs: number of epochs of the stage.
+          metrics: losses, and "accuracy", a fraction that is shown in percent.
+          kind: kind of work, a key of `work`.
+          work_done: number of units of that kind in the whole run so far.
+          images_per_second: training speed, if known.
         """
         now = self._clock()
         self._time_left.advance(kind, work_done, now - self._updated)
@@ -181,14 +202,14 @@ class Progress:
             self._draw(place, numbers)
 
     def note(self, line: str) -> None:
-        """Prints a line that stays, above the live one and below what came before it."""
+        """Prints a permanent line above the live lines."""
         if self._live is None and self._pending is not None:
             self._write(self._pending)
             self._pending = None
         self._write(line)
 
     def _draw(self, place, numbers):
-        """The live lines: where the run is, with a bar if there is room, and its numbers."""
+        # Two lines: where the run is, with a bar if there is room, and its numbers.
         width = self._console.width
         first, second = Text(fit(place, width)), Text(fit(numbers, width))
         if len(first) + 1 + BAR <= width:
@@ -203,7 +224,7 @@ class Progress:
 
 
 def fit(words: Sequence[str], width: int) -> str:
-    """A line of as many words as it can hold whole, the first ones first."""
+    """Joins the first words to a line of at most `width` columns; cuts no word."""
     line = ""
     for word in words:
         longer = f"{line}  {word}" if line else word
@@ -214,7 +235,7 @@ def fit(words: Sequence[str], width: int) -> str:
 
 
 def describe_metrics(metrics: Mapping[str, float]) -> list[str]:
-    """Such as ["loss 1.204", "accuracy 83.1 %", "local 0.3"]; the two first, where there are."""
+    """Formats metrics, such as ["loss 1.204", "accuracy 83.1 %", "local 0.3"], these two first."""
     first = {name: metrics[name] for name in ("loss", "accuracy") if name in metrics}
     return [
         f"{name} {100 * value:.1f} %" if name == "accuracy" else f"{name} {value:.4g}"
@@ -223,7 +244,11 @@ def describe_metrics(metrics: Mapping[str, float]) -> list[str]:
 
 
 def describe_time_left(seconds: float | None, all_of_it: bool) -> str:
-    """Such as "1:02:33 left", or "at least 2:03 left" while some stages have not been timed."""
+    """Formats the time left, such as "1:02:33 left", or "at least 2:03 left" if parts are unknown.
+
+    Args:
+      seconds, all_of_it: as `TimeLeft` returns them.
+    """
     if seconds is None:
         return "time left not known yet"
     minutes, rest = divmod(round(seconds), 60)

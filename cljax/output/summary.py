@@ -22,7 +22,13 @@ HEADLINES = {
 def print_summary(
     results: dict, workdir: str | os.PathLike, console: Console | None = None
 ) -> None:
-    """Prints the accuracies, the headline metrics, and the files of `workdir` that there are."""
+    """Prints accuracies, metrics and times of a run, and the files in its workdir.
+
+    Args:
+      results: content of results.json.
+      workdir: workdir of the run.
+      console: standard output by default.
+    """
     console = console or Console()
     state = "" if results["complete"] else ", unfinished"
     tasks = f"{results['tasks_done']} of {results['tasks_total']} tasks{state}"
@@ -49,7 +55,8 @@ def print_summary(
 def _accuracy_table(results):
     table = Table(title_justify="left")
     table.title = f"{accuracy_name(results).capitalize()} after each task (%)"
-    for name in ("task", "classes seen", "all seen classes", "newest task", "earlier tasks"):
+    on = ("on seen classes", "on current task", "mean of previous tasks")
+    for name in ("task", "seen classes", *on):
         table.add_column(name, justify="right")
     classes = list(accumulate(results["task_sizes"]))
     for t in range(results["tasks_done"]):
@@ -70,7 +77,7 @@ def _print_matrix(matrix, console):
         if len(label) + len(matrix) * column <= console.width:
             break
     else:
-        console.print("The accuracy matrix is too wide here; see accuracy_matrix.png.")
+        console.print("The accuracy matrix is too wide; see plots/accuracy_matrix.png.")
         return
     console.print("Accuracy matrix (%), mean over seeds", style="italic", highlight=False)
     table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0))
@@ -101,13 +108,13 @@ def _read_out_table(results):
     for key in keys:
         table.add_column(HEADLINES[key], justify="right", max_width=19)
     for name, found in {"": results, **results["read_outs"]}.items():
-        row = READ_OUTS.get(name, "the method's own")
+        row = READ_OUTS.get(name, "read-out of the method")
         table.add_row(row, *(_mean_std(found[key]["per_seed"]) for key in keys))
     return table
 
 
 def _mean_std(values) -> str:
-    """Mean and, with several seeds, population deviation; a dash where there is nothing."""
+    # The deviation is the population's; a single seed has none.
     if not values or None in values:
         return "-"
     mean = f"{statistics.fmean(values):.2f}"

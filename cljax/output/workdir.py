@@ -1,17 +1,20 @@
-"""The workdir of a run: one run at a time, and one config for its whole life."""
+"""Protects a workdir: one run at a time, and the same config until it is overwritten."""
 
 import contextlib
 import fcntl
 import json
 import os
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
+
+from ml_collections import ConfigDict
 
 from cljax.errors import UserError
 from cljax.files import plain, read_json, write_json_atomically, writing
 
-# They say where things are, how often they are saved and which device computes what, and change no
-# number of a result by more than rounding.
+# Keys of paths, checkpoints and devices; they change results by no more than rounding.
 FREE_KEYS = (
     "overwrite",
     "data.dir",
@@ -25,12 +28,12 @@ FREE_KEYS = (
 
 
 @contextlib.contextmanager
-def claim(workdir: Path, config):
-    """Makes the directory this process's own; nothing in it changes before `begin`.
+def claim(workdir: Path, config: ConfigDict) -> Iterator[None]:
+    """Locks a workdir for the block, and makes it if absent; `begin` changes its content.
 
     Raises:
-      UserError: another run uses the directory, it holds a run of another config or files that
-        are no run's, or it cannot be written.
+      UserError: another run uses the workdir, it holds a run with other settings or files that are
+        not a run's, or it cannot be written.
     """
     check(workdir, config)  # before the lock is made: other people's directories stay as they are
     with writing(workdir):
@@ -41,19 +44,20 @@ def claim(workdir: Path, config):
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise UserError(
-                f"{workdir}: another run is at work there; wait for it, or give another --workdir"
+                f"{workdir}: another run is using this workdir; wait for it, or use another "
+                "--workdir"
             ) from None
         check(workdir, config)
         yield
 
 
-def begin(workdir: Path, config) -> None:
-    """Writes config.json, and removes what a killed run left half-written.
+def begin(workdir: Path, config: ConfigDict) -> None:
+    """Writes config.json, and removes temporary files of a killed run.
 
-    With config.overwrite everything that a run left there is removed before.
+    With config.overwrite it first removes all files of the run in the workdir.
 
     Raises:
-      UserError: the directory cannot be written.
+      UserError: the workdir cannot be written.
     """
     if config.overwrite:
         _clear(workdir)
@@ -63,8 +67,8 @@ def begin(workdir: Path, config) -> None:
     write_json_atomically(workdir / "config.json", _settings(config))
 
 
-def differences(one: dict, other: dict) -> list[str]:
-    """The keys in which two configs differ, as "key: one -> other"."""
+def differences(one: dict[str, Any], other: dict[str, Any]) -> list[str]:
+    """Lists the keys in which two configs differ, as "key: one -> other"; ignores FREE_KEYS."""
     flat, other_flat = _flatten(one), _flatten(other)
     lines = []
     for key in sorted(flat.keys() | other_flat.keys()):
@@ -74,30 +78,36 @@ def differences(one: dict, other: dict) -> list[str]:
     return lines
 
 
-def check(workdir: Path, config) -> None:
-    """Raises UserError unless a run of `config` may begin or go on in a directory."""
+def check(workdir: Path, config: ConfigDict) -> None:
+    """Checks that a run of `config` may start or resume in a workdir; changes nothing.
+
+    Raises:
+      UserError: the workdir holds a run with other settings or files that are not a run's.
+    """
     if config.first_task_from and Path(config.first_task_from).resolve() == workdir.resolve():
-        raise UserError(f"config.first_task_from={workdir}: it is the --workdir itself")
+        raise UserError(
+            f"config.first_task_from={workdir}: is the --workdir itself; use another run's workdir"
+        )
     path = workdir / "config.json"
     if path.exists():
         changed = [] if config.overwrite else differences(read_json(path), _settings(config))
         if changed:
             raise UserError(
-                f"{workdir} holds a run of another config ({'; '.join(changed)}); give another "
-                "--workdir, or start over with --config.overwrite=True"
+                f"{workdir}: holds a run with other settings ({'; '.join(changed)}); use another "
+                "--workdir, or --config.overwrite=True to delete that run and start over"
             )
         return
     with writing(workdir):
         names = os.listdir(workdir) if workdir.exists() else []
     if strangers := sorted(name for name in names if not name.startswith(".")):
         raise UserError(
-            f"{workdir} is not empty and holds no run of this program ({', '.join(strangers[:3])}"
-            f"{', ...' if len(strangers) > 3 else ''}); give another --workdir"
+            f"{workdir}: not empty and not a cljax workdir (found {', '.join(strangers[:3])}"
+            f"{', ...' if len(strangers) > 3 else ''}); use an empty or new --workdir"
         )
 
 
-def _clear(workdir):
-    """Removes what a run leaves, and nothing else; config.json last, so that a kill is harmless."""
+def _clear(workdir: Path) -> None:
+    """Removes the files of a run and nothing else, config.json last, so that a kill is harmless."""
     if not (workdir / "config.json").exists():
         return
     with writing(workdir):
@@ -108,11 +118,11 @@ def _clear(workdir):
             (workdir / name).unlink(missing_ok=True)
 
 
-def _settings(config) -> dict:
+def _settings(config: ConfigDict) -> dict[str, Any]:
     return plain(json.loads(config.to_json()))
 
 
-def _flatten(settings: dict, prefix: str = "") -> dict:
+def _flatten(settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     flat = {}
     for key, value in settings.items():
         if isinstance(value, dict):

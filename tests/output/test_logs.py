@@ -116,9 +116,9 @@ def test_a_torn_last_line_is_dropped(tmp_path):
 def test_a_file_shorter_than_the_checkpoint_is_refused(tmp_path):
     with logs.RunLog(tmp_path) as log:
         log.append(row(0))
-        with pytest.raises(UserError, match="bytes but the checkpoint was saved at"):
+        with pytest.raises(UserError, match=r"has [0-9]+ bytes, but the checkpoint was saved at"):
             log.truncate(log.position() + 1)
-        with pytest.raises(UserError, match="no end of line"):
+        with pytest.raises(UserError, match="no line ends at byte"):
             log.truncate(log.position() - 1)
         assert log.rows() == [row(0)]
 
@@ -126,7 +126,7 @@ def test_a_file_shorter_than_the_checkpoint_is_refused(tmp_path):
 @pytest.mark.parametrize("line", ["{]", "3"])
 def test_a_damaged_line_is_named(tmp_path, line):
     (tmp_path / "metrics.jsonl").write_text(f"{json.dumps(row(0))}\n{line}\n")
-    with pytest.raises(UserError, match=r"metrics\.jsonl line 2 is not"):
+    with pytest.raises(UserError, match=r"metrics\.jsonl: line 2 is not"):
         logs.read_rows(tmp_path / "metrics.jsonl")
 
 

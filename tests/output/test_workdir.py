@@ -84,7 +84,7 @@ def test_overwrite_removes_a_run_and_nothing_else(tmp_path):
 def test_foreign_directory_is_left_alone(tmp_path, overwrite):
     (tmp_path / "checkpoints").mkdir()
     (tmp_path / "thesis.tex").write_text("x")
-    with pytest.raises(UserError, match=r"holds no run of this program \(checkpoints, thesis\.tex"):
+    with pytest.raises(UserError, match=r"not a cljax workdir \(found checkpoints, thesis\.tex"):
         claim(tmp_path, overwrite=overwrite)
     assert {path.name for path in tmp_path.iterdir()} == {"checkpoints", "thesis.tex"}
 
@@ -113,7 +113,7 @@ def test_second_process_is_refused_while_the_first_is_at_work(tmp_path):
     )
     assert first.stdout.readline() == b"at work\n"
     for overwrite in (False, True):
-        with pytest.raises(UserError, match="another run is at work"):
+        with pytest.raises(UserError, match="another run is using"):
             claim(tmp_path, overwrite=overwrite)
     first.kill()  # however it ends, the directory is free
     first.communicate()

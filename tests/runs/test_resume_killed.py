@@ -59,10 +59,10 @@ def test_signals_from_outside(compiled, tmp_path):
         time.sleep(0.01)
     # While it is at work, nobody else is let in.
     tiny_runs.assert_one_line(
-        *tiny_runs.command(*flags, cache=compiled)[::2], "another run is at work"
+        *tiny_runs.command(*flags, cache=compiled)[::2], "another run is using this workdir"
     )
     over = tiny_runs.command(*flags, "--config.overwrite=True", cache=compiled)
-    tiny_runs.assert_one_line(*over[::2], "another run is at work")
+    tiny_runs.assert_one_line(*over[::2], "another run is using this workdir")
     process.send_signal(signal.SIGTERM)
     out, err = process.communicate(timeout=300)
     assert process.returncode == 128 + signal.SIGTERM
