@@ -24,27 +24,30 @@ def define_flags() -> list[flags.FlagHolder]:
         flags.DEFINE_string(
             "workdir",
             None,
-            "Where results go and a stopped run resumes; default: runs/NAME.",
+            "Directory of the run. Results go there, and a stopped run resumes from there. "
+            "Default: runs/CONFIG.",
         ),
         flags.DEFINE_string(
-            "coordinator", None, "With many processes: HOST:PORT, where the first one listens."
+            "coordinator",
+            None,
+            "Address of the first process, HOST:PORT, for a run with several processes.",
         ),
-        flags.DEFINE_integer("num_processes", None, "How many processes there are."),
-        flags.DEFINE_integer("process_id", None, "Which one this is, from 0."),
+        flags.DEFINE_integer("num_processes", None, "Number of processes."),
+        flags.DEFINE_integer("process_id", None, "Number of this process, from 0."),
         flags.DEFINE_bool(
             "distributed",
             False,
-            "One of many processes that the cluster (SLURM, TPU pod) knows.",
+            "Gets the address and the process numbers from the cluster (SLURM, TPU pod).",
         ),
     ]
 
 
 def run(argv: list[str]) -> None:
-    """Runs the experiment that the flags describe; the exit status is 0 when it is complete."""
+    """Runs the experiment or the table of the flags; returns only if it is complete."""
     if len(argv) > 1:
-        cli.fail(f"unexpected arguments {' '.join(argv[1:])}; settings are --config.KEY=VALUE")
-    # XLA, Matplotlib, Orbax and TFDS tell much that no user needs, XLA on some processors of every
-    # program that it reads from the disk; their errors arrive as exceptions all the same.
+        cli.fail(f"unexpected arguments {' '.join(argv[1:])}; use --config.KEY=VALUE for settings")
+    # XLA, Matplotlib, Orbax and TFDS log much that no user needs, XLA on some processors a line for
+    # each program that it reads from the disk. Their errors still arrive as exceptions.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     logging.set_verbosity(logging.FATAL)
     values = flags.FLAGS
@@ -56,9 +59,9 @@ def run(argv: list[str]) -> None:
     from cljax import errors, experiment, table
     from cljax.compute import processes
 
-    # TensorStore's threads complain once more of a write that has failed, such as on a full disk.
+    # TensorStore's threads report a failed write a second time, for example on a full disk.
     sys.unraisablehook = lambda _: None
-    stdlib_logging.raiseExceptions = False  # nor of log.txt
+    stdlib_logging.raiseExceptions = False  # the same for log.txt
     start = table.run if "runs" in config else experiment.run
     together = values.coordinator, values.num_processes, values.process_id
     try:
@@ -71,20 +74,20 @@ def run(argv: list[str]) -> None:
     except RuntimeError as error:
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise
-        cli.fail("out of device memory; give a smaller --config.batch_size or a smaller model")
+        cli.fail("out of device memory; use a smaller --config.batch_size or a smaller model")
     except experiment.Stopped as stopped:
         but = " without --config.overwrite" if config.overwrite else ""
         if processes.is_main():
-            print(f"stopped and saved; the same command{but} goes on from here (workdir {workdir})")
+            print(f"Stopped. Checkpoint saved in {workdir}; run the same command{but} to resume.")
         sys.exit(128 + stopped.number)
 
 
 def main() -> None:
-    """The command."""
+    """Runs the command `cljax`."""
     try:
         cli.run(run, DESCRIPTION, define_flags, DEFAULT)
     except KeyboardInterrupt:
-        print("stopped at once; what is saved so far is kept", file=sys.stderr)
+        print("Stopped without saving; what was saved before is kept.", file=sys.stderr)
         sys.exit(130)
 
 

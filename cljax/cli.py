@@ -1,4 +1,4 @@
-"""Parses the command line: absl flags and ml-collections configs; a mistake is one line."""
+"""Parses the command line, absl flags and ml-collections configs; reports errors in one line."""
 
 import difflib
 import functools
@@ -6,7 +6,8 @@ import os
 import re
 import sys
 import textwrap
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import NoReturn
 
 from absl import app, flags
 from ml_collections import ConfigDict, config_flags
@@ -18,19 +19,19 @@ _TUNABLES = "GLIBC_TUNABLES"
 _HELP = {"--help", "-help", "-h"}
 
 
-def use_huge_pages():
-    """Starts the program anew if that lets it have large arrays in huge pages.
+def use_huge_pages() -> None:
+    """Restarts the program on Linux so that glibc puts large arrays into huge pages.
 
-    On CPU, XLA takes a step's memory from the system and gives it back; in pages of 4 kB their
-    faults are up to a quarter of the step's time. glibc reads this setting at its start only.
+    On CPU, XLA gets the memory of a step from the system and returns it. With pages of 4 kB, page
+    faults take up to 25 % of the step's time. glibc reads this setting only when it starts.
     """
     if sys.platform == "linux" and _TUNABLES not in os.environ:
         os.environ[_TUNABLES] = "glibc.malloc.hugetlb=1"
         os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
 
 
-def fail(message):
-    """Ends the program with one line that says what is wrong."""
+def fail(message: object) -> NoReturn:
+    """Prints one line, "error: " and the message, and ends the program with status 1."""
     print(f"error: {' '.join(str(message).split())}", file=sys.stderr)
     sys.exit(1)
 
@@ -41,13 +42,13 @@ def run(
     define_flags: Callable[[], list[flags.FlagHolder]],
     default: str,
 ) -> None:
-    """Runs a program with absl flags; answers --help and --version at once.
+    """Runs a program with absl flags; answers --help and --version itself.
 
     Args:
-      main: gets the arguments that are not flags, the program's name first.
-      description: of the program, the start of --help.
-      define_flags: defines the program's flags and returns them.
-      default: name of the config that is used without --config.
+      main: called with the arguments that are not flags, the name of the program first.
+      description: first lines of --help.
+      define_flags: defines the flags of the program and returns them.
+      default: name of the config if --config is absent.
     """
     own = define_flags()
     if not _HELP.isdisjoint(sys.argv[1:]):
@@ -87,11 +88,14 @@ def _fill(text, indent=0):
 
 
 def parse(argv: list[str], default: str) -> list[str]:
-    """Parses absl's flags, of which --config is `default` if it is not given.
+    """Parses absl's flags; an error in a flag, a config key or the config file ends the program.
 
-    Names of configs in `argv` become paths. A mistake in a flag, in a key or in the config file
-    ends the program with one line. Returns the arguments that are not flags, the program's name
-    first.
+    Args:
+      argv: arguments of the program; names of configs in it are replaced by paths.
+      default: name of the config if --config is absent.
+
+    Returns:
+      The arguments that are not flags, the name of the program first.
     """
     if config_path(argv) is None:
         argv.insert(1, f"--config={default}")
@@ -109,12 +113,12 @@ def parse(argv: list[str], default: str) -> list[str]:
 
 
 def config_path(argv: list[str]) -> str | None:
-    """Returns what --config says, or None if it is not given."""
+    """Returns the value of --config, or None if it is absent."""
     return next((value for _, _, value in _config_values(argv)), None)
 
 
-def _config_values(argv):
-    """Yields of every --config: where its value is in argv, what precedes it there, and itself."""
+def _config_values(argv: list[str]) -> Iterator[tuple[int, str, str]]:
+    """Yields position in argv, text before the value, and value of each --config."""
     for place, arg in enumerate(argv):
         if match := re.fullmatch("(--?config=)(.*)", arg):
             yield place, *match.groups()
@@ -122,8 +126,8 @@ def _config_values(argv):
             yield place + 1, "", argv[place + 1]
 
 
-def check_keys(argv, config):
-    """Fails if the config has no such key as an argument --config.KEY names."""
+def check_keys(argv: list[str], config: ConfigDict) -> None:
+    """Ends the program if an argument --config.KEY names a key that the config does not have."""
     keys = list_keys(config)
     for arg in argv:
         match = re.match(r"--?(?:no)?config\.([^=]+)", arg)
@@ -136,8 +140,8 @@ def check_keys(argv, config):
             fail(f"--config.{match[1]}: the config has no such key; {hint}")
 
 
-def list_keys(config, prefix=""):
-    """All keys of a config, as they are written after "--config."."""
+def list_keys(config: ConfigDict, prefix: str = "") -> list[str]:
+    """Lists all keys of a config, as users write them after "--config."."""
     keys = []
     for key, value in config.items():
         keys.append(prefix + key)
@@ -146,8 +150,8 @@ def list_keys(config, prefix=""):
     return keys
 
 
-def nearest(wrong, keys):
-    """Up to three keys that resemble a wrong one, in their last word or as a whole."""
+def nearest(wrong: str, keys: Sequence[str]) -> list[str]:
+    """Returns up to three keys that resemble a wrong one, in the last word or as a whole."""
     last = wrong.rpartition(".")[2]
     same = [key for key in keys if key.rpartition(".")[2] == last]
     return (same + [k for k in difflib.get_close_matches(wrong, keys) if k not in same])[:3]

@@ -12,11 +12,11 @@ from ml_collections import ConfigDict
 from cljax.errors import UserError
 
 _PACKAGE = Path(__file__).resolve().parent
-# The installed program has its configs inside the package, a checkout beside it.
+# The installed program has its configs inside the package, a checkout next to it.
 _INSIDE = _PACKAGE / "configs"
 FOLDER = _INSIDE if _INSIDE.is_dir() else _PACKAGE.parent / "configs"
 
-# Keys that are gone, and what is set instead.
+# Keys that are gone, and their replacements.
 RENAMED = {
     "method.num_rivals": "method.num_hard_negatives",
     "method.rivals": "method.hard_negatives",
@@ -36,12 +36,12 @@ def names() -> list[str]:
 
 
 def find(config: str) -> str:
-    """Returns the file of a config, as a path.
+    """Returns the path of a config file.
 
     Args:
-      config: name of one of the program's configs; or path of any file. `configs/NAME.py` also
-        means the program's config of that name where there is no such file, so that a command
-        of the docs works in any directory.
+      config: name of one of the program's configs, or path of any file. If there is no file
+        `configs/NAME.py`, this path means the program's config of that name, so commands of the
+        docs work in any directory.
 
     Raises:
       UserError: there is no such config.
@@ -61,7 +61,7 @@ def find(config: str) -> str:
 
 
 def make_importable() -> None:
-    """Makes `from configs import common` import the program's configs, whatever sys.path is."""
+    """Lets `from configs import common` import the program's configs, whatever sys.path is."""
     if str(FOLDER) in getattr(sys.modules.get("configs"), "__path__", ()):
         return
     spec = importlib.util.spec_from_file_location(
@@ -72,14 +72,13 @@ def make_importable() -> None:
 
 
 def load(config: str) -> ConfigDict:
-    """Returns what a config's get_config() returns.
+    """Calls get_config() of a config file and returns the result.
 
     Args:
-      config: name or path as for `find`; in "CONFIG:ARGUMENT" the argument is given to
-        get_config().
+      config: name or path as for `find`; in "CONFIG:ARGUMENT", get_config() gets the argument.
 
     Raises:
-      UserError: there is no such config, or something is wrong with the file.
+      UserError: there is no such config, or its file is wrong.
     """
     config, colon, argument = config.partition(":")
     path = find(config)
@@ -87,7 +86,7 @@ def load(config: str) -> ConfigDict:
     try:
         get_config = runpy.run_path(path).get("get_config")
         if get_config is None:
-            raise UserError(f"--config={path}: there is no function get_config() in it")
+            raise UserError(f"--config={path}: the file must define a function get_config()")
         result = get_config(argument) if colon else get_config()
     except UserError:
         raise
@@ -100,5 +99,5 @@ def load(config: str) -> ConfigDict:
         raise UserError(message) from error
     if not isinstance(result, ConfigDict):
         kind = type(result).__name__
-        raise UserError(f"--config={path}: get_config() returns no ConfigDict but {kind}")
+        raise UserError(f"--config={path}: get_config() must return a ConfigDict, not {kind}")
     return result

@@ -2,4 +2,4 @@
 
 
 class UserError(Exception):
-    """A wrong setting, path or file; its message is one line that says what to do about it."""
+    """Reports a wrong setting, path or file in one line that says what to do."""

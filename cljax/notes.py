@@ -1,4 +1,4 @@
-"""Notes to the user: for log.txt and the console, but not warnings."""
+"""Logs notes to the user, for log.txt and the console; they are not warnings."""
 
 import logging
 
@@ -6,6 +6,6 @@ NOTE = 25  # a level between INFO and WARNING
 logging.addLevelName(NOTE, "NOTE")
 
 
-def note(message: str, *args) -> None:
+def note(message: str, *args: object) -> None:
     """Logs a note; `args` fill the message as in `logging`."""
     logging.getLogger("cljax").log(NOTE, message, *args)

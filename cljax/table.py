@@ -3,6 +3,7 @@
 import traceback
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import jax
 from ml_collections import ConfigDict
@@ -18,21 +19,22 @@ from cljax.report import tables
 OWN_KEYS = ("runs", "learners", "splits", "first_split_only")
 
 
-def run(config, directory: str | Path, console: Console | None = None) -> None:
-    """Runs what is not complete of the table of `config` in `directory`, then reports.
+def run(config: ConfigDict, directory: str | Path, console: Console | None = None) -> None:
+    """Runs all incomplete runs of a table, and writes the report.
 
-    A run that fails is told of, and the others go on.
+    Skips complete runs, resumes stopped runs, and continues after a failed run.
 
     Args:
-      config: `runs`: the configs by learner; `learners`: the names of those wanted; `splits`:
-        numbers of tasks; `first_split_only`: learners to which the split hardly matters. Any other
-        key that is not None replaces that setting in every run.
-      directory: each run has a workdir in it, LEARNER_Ntasks.
+      config: `runs`: the configs by name; `learners`: names of the runs wanted; `splits`: numbers
+        of tasks; `first_split_only`: names of methods that hardly depend on the number of tasks and
+        run with the first one only. Any other key that is not None replaces that setting in every
+        run.
+      directory: directory of the workdirs, NAME_Ntasks.
       console: standard output by default.
 
     Raises:
       UserError: a setting is wrong, or runs have failed.
-      experiment.Stopped: by SIGINT or SIGTERM; the same command goes on.
+      experiment.Stopped: SIGINT or SIGTERM was received; the same command resumes the table.
     """
     directory, console = Path(directory), processes.main_console(console)
     plan = list(make_plan(config))
@@ -45,7 +47,7 @@ def run(config, directory: str | Path, console: Console | None = None) -> None:
     for number, (name, run_config) in enumerate(plan, start=1):
         console.rule(f"{number}/{len(plan)}  {name}", style="dim")
         if not config.overwrite and processes.max_over_processes(_is_complete(directory / name)):
-            console.print(f"{directory / name} is complete", highlight=False)
+            console.print(f"{directory / name}: already complete, skipped", highlight=False)
             continue
         try:
             experiment.run(run_config, directory / name, console)
@@ -59,31 +61,35 @@ def run(config, directory: str | Path, console: Console | None = None) -> None:
             traceback.print_exc()
             failed[name] = f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
         finally:
-            jax.clear_caches()  # the next learner's programs are others
+            jax.clear_caches()  # the next method has other programs
         if name in failed:
             console.print(f"{name} failed: {failed[name]}", style="bold red", markup=False)
     processes.on_main(_report, [directory / name for name, _ in plan], directory, console)
     if failed:
         reasons = "; ".join(f"{name}: {reason}" for name, reason in failed.items())
         raise UserError(
-            f"{len(failed)} of {len(plan)} runs failed; the same command tries again: {reasons}"
+            f"{len(failed)} of {len(plan)} runs failed; run the same command to repeat them: "
+            f"{reasons}"
         )
 
 
-def make_plan(config) -> Iterator[tuple[str, ConfigDict]]:
-    """The runs of a table, split after split: (name, config).
+def make_plan(config: ConfigDict) -> Iterator[tuple[str, ConfigDict]]:
+    """Yields name and config of each run of a table, sorted by number of tasks as in `splits`.
+
+    Args:
+      config: config of the table, see `run`.
 
     Raises:
-      UserError: a name is unknown, or a learner lacks a setting that the table gives to all.
+      UserError: a name is unknown, or a method lacks a setting that the table replaces.
     """
     for key in ("learners", "first_split_only"):
         for name in config[key]:
             if name not in config.runs:
                 raise UserError(
-                    f"config.{key}: no learner {name!r}; there are {', '.join(config.runs)}"
+                    f"config.{key}: unknown method {name!r}; choose {', '.join(config.runs)}"
                 )
     if not config.learners or not config.splits:
-        raise UserError("config.learners and config.splits must name at least one each")
+        raise UserError("config.learners, config.splits: each must have at least one entry")
     settings = {key: config[key] for key in config if key not in OWN_KEYS}
     common = dict(_flatten(ConfigDict(settings)))
     for place, num_tasks in enumerate(config.splits):
@@ -92,23 +98,26 @@ def make_plan(config) -> Iterator[tuple[str, ConfigDict]]:
                 continue
             run_config = config.runs[learner].copy_and_resolve_references()
             for key in common.keys() - dict(_flatten(run_config)).keys():
-                raise UserError(f"config.{key}: learner {learner!r} has no such setting")
+                raise UserError(
+                    f"config.{key}: method {learner!r} has no such setting; leave it out, or "
+                    "remove the method from config.learners"
+                )
             run_config.update_from_flattened_dict(common | {"num_tasks": num_tasks})
             yield f"{learner}_{num_tasks}tasks", run_config
 
 
-def _report(runs, directory, console):
+def _report(runs: list[Path], directory: Path, console: Console) -> None:
     if begun := [run for run in runs if (run / "config.json").exists()]:
         tables.write_report(begun, directory, console)
 
 
-def _is_complete(directory):
+def _is_complete(directory: Path) -> bool:
     path = directory / "results.json"
     return path.exists() and files.read_json(path).get("complete") is True
 
 
-def _flatten(config, prefix=""):
-    """(dotted key, value) of all settings that are not None."""
+def _flatten(config: ConfigDict, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Yields dotted key and value of all settings that are not None."""
     for key, value in config.items(preserve_field_references=False):
         if isinstance(value, ConfigDict):
             yield from _flatten(value, f"{prefix}{key}.")

@@ -93,12 +93,12 @@ def test_complete_runs_are_skipped_and_others_resumed(fast_runs, monkeypatch, tm
         assert begun == ["base_5tasks", "lwf_5tasks"]
         shown = run(config, tmp_path)
     assert begun == ["base_5tasks", "lwf_5tasks", "lwf_5tasks"]
-    assert "base_5tasks is complete" in shown
+    assert "base_5tasks: already complete, skipped" in shown
     for name in ("report.md", "report.csv", "report.html"):
         assert (tmp_path / name).stat().st_size > 100
     report = (tmp_path / "report.md").read_text()
     assert "Base" in report and "LwF" in report and "shortened" in report
-    with pytest.raises(UserError, match="another config"):
+    with pytest.raises(UserError, match="other settings"):
         run(make_config("base", "lwf", epochs=2), tmp_path)
 
 

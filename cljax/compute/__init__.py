@@ -1,1 +1,1 @@
-"""Devices, programs and processes: how a run computes."""
+"""Runs compiled programs on devices and in processes."""

@@ -13,21 +13,24 @@ from cljax import files
 from cljax.errors import UserError
 from cljax.files import writing
 
-MAX_BYTES = 2 * 2**30  # of the folder that "auto" takes; a run's programs are a few megabytes
+MAX_BYTES = 2 * 2**30  # of the default cache; the programs of a run take a few megabytes
 
 
-# Of the operations that XLA:CPU hands to the library YNNPACK these two gain by it. JAX 0.10 hands
-# over convolutions as well: YNNPACK's use a single core, where they are faster than XLA's.
+# XLA:CPU can hand these two operations to the library YNNPACK, which is faster for them. JAX 0.10
+# can also hand over convolutions: YNNPACK's use a single core, and on one core they are faster.
 _ON_ALL_CORES = "LIBRARY_FUSION_TYPE_REDUCE,LIBRARY_FUSION_TYPE_INDIVIDUAL_DOT"
 _ON_ONE_CORE = f"{_ON_ALL_CORES},LIBRARY_FUSION_TYPE_INDIVIDUAL_CONVOLUTION"
 
 
 @functools.cache
 def compiler_options(on_one_core: bool) -> dict[str, str] | None:
-    """What `jax.jit` is to tell the compiler of the device at hand, as far as this JAX knows it.
+    """Returns the compiler options of `jax.jit` for the current backend.
 
     Args:
-      on_one_core: of a CPU, while other cores have programs of their own.
+      on_one_core: whether the program runs on one CPU core while other cores run other programs.
+
+    Returns:
+      None if the backend is not CPU, or if this version of JAX does not know the options.
     """
     if jax.default_backend() != "cpu":
         return None
@@ -36,23 +39,24 @@ def compiler_options(on_one_core: bool) -> dict[str, str] | None:
     try:
         jax.jit(lambda: 0, compiler_options=options)()
     except jax.errors.JaxRuntimeError:
-        return None  # an experimental option, which may go
+        return None  # the option is experimental and may disappear
     return options
 
 
 def enable_compilation_cache(place: str, console: Console) -> None:
-    """Switches JAX's persistent compilation cache on; to be called before anything is compiled.
+    """Switches on JAX's persistent compilation cache; must be called before any compilation.
 
-    JAX names a program by what it computes, the versions, the options and the device, so a folder
-    may serve runs of any config. Whoever can write to it can make this program execute anything.
+    JAX names a program by its operations, the versions, the options and the device. So one
+    directory can serve runs of any config. Whoever can write to it can make this program execute
+    any code.
 
     Args:
-      place: a folder, or one of a bucket (gs://...); "auto": `default_cache_folder`, unless JAX
-        has been told of another (JAX_COMPILATION_CACHE_DIR); "": nothing is kept.
-      console: shows the warning that the folder of "auto" cannot be written.
+      place: a directory, also in a bucket (gs://...); "auto": `default_cache_folder`, unless
+        JAX_COMPILATION_CACHE_DIR names another; "": no cache.
+      console: shows a warning if the directory of "auto" cannot be written.
 
     Raises:
-      UserError: the folder that `place` names cannot be written.
+      UserError: the directory that `place` names cannot be written.
     """
     if place == "auto":
         if jax.config.jax_compilation_cache_dir:
@@ -61,7 +65,7 @@ def enable_compilation_cache(place: str, console: Console) -> None:
         try:
             _check_writable(folder)
         except UserError as error:
-            message = f"warning: {error}; compiled programs are not kept for the next start"
+            message = f"warning: {error}; compiled programs are not cached for the next start"
             console.print(message, markup=False, highlight=False, soft_wrap=True)
             return
         _shrink(folder)
@@ -73,7 +77,7 @@ def enable_compilation_cache(place: str, console: Console) -> None:
 
 
 def default_cache_folder() -> Path:
-    """`$XDG_CACHE_HOME/cljax/programs`, or `~/.cache/cljax/programs`."""
+    """Returns `$XDG_CACHE_HOME/cljax/programs`, or `~/.cache/cljax/programs`."""
     return files.user_cache_folder() / "programs"
 
 
@@ -87,9 +91,9 @@ def _check_writable(folder, where=""):
 
 
 def _shrink(folder):
-    """Removes the programs that were not used for longest, until MAX_BYTES are left.
+    """Removes the programs that have not been used for the longest time, down to MAX_BYTES.
 
-    JAX would do so itself, but only with a further package, and a lock on every read.
+    JAX can do this itself, but only with another package and a lock on every read.
     """
     try:
         found = [(path, path.stat()) for path in folder.glob("*-cache")]
@@ -107,8 +111,8 @@ def _set_folder(folder):
     if folder:
         # Even the smallest program takes longer to compile than to read.
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
-        # One that can be neither read nor written is compiled again, and nobody has to act.
+        # A program that cannot be read or written is compiled again; no user has to act.
         warnings.filterwarnings("ignore", "Error (reading|writing) persistent compilation cache")
     if folder != jax.config.jax_compilation_cache_dir:
         jax.config.update("jax_compilation_cache_dir", folder)
-        compilation_cache.reset_cache()  # JAX may have decided by now whether there is one
+        compilation_cache.reset_cache()  # JAX may already have decided whether there is a cache

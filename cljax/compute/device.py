@@ -1,4 +1,4 @@
-"""Tells what the program runs on: devices, cores, versions and precisions."""
+"""Describes the hardware and software of a run: devices, cores, versions and precisions."""
 
 import importlib.metadata
 import os
@@ -20,16 +20,16 @@ PRECISIONS = {
 
 
 def device_name() -> str:
-    """The devices that JAX has, such as "cpu: cpu" or "gpu: NVIDIA H100 x 2"."""
+    """Returns the devices that JAX uses, such as "cpu: cpu" or "gpu: NVIDIA H100 x 2"."""
     devices = jax.devices()
     many = f" x {len(devices)}" if len(devices) > 1 else ""
     return f"{devices[0].platform}: {devices[0].device_kind}{many}"
 
 
 def versions() -> dict[str, str]:
-    """Returns the versions of Python, this program and the packages that numbers depend on.
+    """Returns the versions of Python, cljax and the packages on which results depend.
 
-    "commit" is among them where `source.commit` knows one.
+    The commit of `source.commit` is included if it is known.
     """
     packages = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
     found = {"python": platform.python_version(), "cljax": __version__}
@@ -39,12 +39,14 @@ def versions() -> dict[str, str]:
 
 
 def num_cores() -> int:
-    """Cores that this process may use, in a container fewer than the machine's."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    """Counts the cores that this process may use; a container may have fewer than the machine."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
-def hardware() -> dict:
-    """The machine that the figures are of."""
+def hardware() -> dict[str, str | int]:
+    """Describes the machine of a measurement: platform, device, devices, processor, cores."""
     device = jax.devices()[0]
     return {
         "platform": device.platform,

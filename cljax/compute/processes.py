@@ -1,15 +1,15 @@
-"""Several processes, on one host or many, that run one program together.
+"""Coordinates several processes, on one host or many, that run one program together.
 
-Every process runs the same code on the same values; the main process alone writes. What only one
-process may find wrong is done within `raise_together`, so that no process waits for one that has
-failed. With a single process, all of this does nothing.
+All processes run the same code on the same values; only the main process writes. Code that may fail
+in a single process runs within `raise_together`, so that no process waits for a failed one. With
+one process, all functions do nothing.
 """
 
 import contextlib
 import io
 import json
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Iterator
+from typing import Any, TypeVar
 
 import jax
 import numpy as np
@@ -18,39 +18,46 @@ from rich.console import Console
 
 from cljax.errors import UserError
 
-_WORDS = 1000  # bytes of a message that another process is told
+T = TypeVar("T")
+Saved = tuple[dict[str, np.ndarray], dict[str, Any]]
+_WORDS = 1000  # maximum bytes of an error message that other processes get
 
 
 def initialize(
     coordinator: str | None, num_processes: int | None, process_id: int | None, detect: bool
 ) -> None:
-    """Joins the other processes, before anything uses a device; nothing without arguments.
+    """Connects the processes; must be called before any use of a device.
+
+    Does nothing if all arguments are None and `detect` is False.
 
     Args:
-      coordinator: HOST:PORT of the first process.
-      num_processes: how many there are.
-      process_id: this one's number, from 0.
-      detect: ask the cluster (SLURM, TPU pods, Open MPI) for all of these.
+      coordinator: address of the first process, HOST:PORT.
+      num_processes: number of processes.
+      process_id: number of this process, from 0.
+      detect: whether the cluster (SLURM, TPU pods, Open MPI) knows all three.
 
     Raises:
-      UserError: they are incomplete, or the processes do not find each other.
+      UserError: an argument is missing, or the processes cannot be connected.
     """
     given = (coordinator, num_processes, process_id)
     if given == (None, None, None) and not detect:
         return
     if not detect and None in given:
-        raise UserError("--coordinator, --num_processes and --process_id belong together")
-    # Its own handler of SIGTERM would replace that of `signals`.
+        raise UserError("--coordinator, --num_processes, --process_id: give all three or none")
+    # JAX's handler of SIGTERM would replace that of `signals`.
     jax.config.update("jax_enable_preemption_service", False)
     try:
-        # One that fails is not to wait for the others for longer, as they wait for it.
+        # A failed process should not wait longer for the others, because they wait for it.
         jax.distributed.initialize(*given, shutdown_timeout_seconds=30)
     except (RuntimeError, ValueError) as error:
-        raise UserError(f"the processes do not come together: {error}") from error
+        raise UserError(
+            f"cannot connect the processes: {error}; check --coordinator, --num_processes and "
+            "--process_id"
+        ) from error
 
 
 def is_alone() -> bool:
-    """Whether there is one process only."""
+    """Whether there is only one process."""
     return jax.process_count() == 1
 
 
@@ -60,13 +67,20 @@ def is_main() -> bool:
 
 
 def main_console(console: Console | None) -> Console:
-    """Where the first process shows things, standard output by default; nowhere in the others."""
+    """Returns the console in the main process, standard output by default; a silent one in others.
+
+    Args:
+      console: console of the main process, or None.
+    """
     return console or Console() if is_main() else Console(quiet=True)
 
 
 @contextlib.contextmanager
-def raise_together():
-    """A block that all processes leave together: what fails in one is a UserError in the others."""
+def raise_together() -> Iterator[None]:
+    """Raises an error of one process in all: as it is there, as a UserError in the others.
+
+    All processes must enter the block; none leaves it before the last one.
+    """
     if is_alone():
         yield
         return
@@ -85,24 +99,28 @@ def raise_together():
             raise UserError(told)
 
 
-def on_main(function: Callable, *args, **kwargs) -> Any:
-    """Calls a function in the first process only, within `raise_together`; None in the others."""
+def on_main(function: Callable[..., T], *args: Any, **kwargs: Any) -> T | None:
+    """Calls a function in the main process only, within `raise_together`; None in the others."""
     with raise_together():
         return function(*args, **kwargs) if is_main() else None
 
 
 def max_over_processes(number: int) -> int:
-    """The max_over_processes of the numbers, int32, that the processes call this with."""
+    """Returns the largest of the numbers (int32) with which the processes call this."""
     return int(np.max(multihost_utils.process_allgather(np.int32(number))))
 
 
-def gather(tree):
-    """The arrays of a tree, as they are on all devices together, on this host."""
+def gather(tree: Any) -> Any:
+    """Copies the arrays of a tree, which may be spread over all devices, to this host."""
     return multihost_utils.process_allgather(tree, tiled=True)
 
 
-def broadcast_from_main(saved: tuple[dict[str, np.ndarray], dict] | None):
-    """What the first process calls this with: named arrays and a JSON record, or None."""
+def broadcast_from_main(saved: Saved | None) -> Saved | None:
+    """Returns the argument of the main process in all processes.
+
+    Args:
+      saved: in the main process, named arrays and a JSON record, or None; ignored in the others.
+    """
     if is_alone():
         return saved
     content = b""

@@ -1,4 +1,4 @@
-"""Tells which commit of the repository the running program is."""
+"""Finds the commit of the running program."""
 
 import functools
 import os
@@ -10,11 +10,14 @@ _SECONDS = 10  # on a slow network disk; a run does not wait longer for this
 
 @functools.cache
 def commit() -> str | None:
-    """Returns the commit of the checkout that the package lies in, or None.
+    """Returns the commit of the checkout that contains the package, or None.
 
-    The full hash is followed by "+changes" if tracked files differ from it. It is read once, at the
-    first call, because later changes do not reach the running program. None means that the package
-    is installed, that git is missing or that git fails.
+    The commit is read once, at the first call, because later changes do not reach the running
+    program.
+
+    Returns:
+      The full hash, followed by "+changes" if tracked files differ from it. None if the package is
+      installed, git is missing, or git fails.
     """
     return _commit(Path(__file__).resolve().parent)
 

@@ -92,7 +92,7 @@ def test_stop_of_one_stops_all_and_one_process_goes_on(compiled, reference, tmp_
         processes[1].send_signal(signal.SIGTERM)
         (status, out, err), (other, quiet, _) = finish(processes)
     assert status == other == 128 + signal.SIGTERM, (out, err)
-    assert "stopped and saved" in out
+    assert "Stopped. Checkpoint saved in" in out
     assert "stopped" not in quiet
     assert 0 < len(tiny_runs.metrics(workdir)) < len(tiny_runs.metrics(reference))
     # Eight devices of one process go on with what two of each of two processes have begun.
@@ -155,7 +155,7 @@ def test_mistakes_end_all(compiled, tmp_path):
     before = sorted(tmp_path.iterdir())
     with started(by_hand(), *tiny_runs.arguments(tmp_path), cache=compiled) as processes:
         (status, _, err), (other, quiet, other_err) = finish(processes)
-    tiny_runs.assert_one_line(status, err, "holds a run of another config")
+    tiny_runs.assert_one_line(status, err, "holds a run with other settings")
     assert (other, quiet.strip(), other_err) == (1, "", "")
     assert [p for p in sorted(tmp_path.iterdir()) if p.name != ".lock"] == before
 
@@ -184,7 +184,7 @@ def test_table_by_processes_of_a_cluster(compiled, tmp_path):
             assert tiny_runs.results(tmp_path / name)["complete"]
         assert (tmp_path / "report.md").exists()
     # The second time only the first process's files say that there is nothing left to do.
-    assert " ".join(out.split()).count(" is complete") == 2
+    assert " ".join(out.split()).count(": already complete") == 2
 
 
 def test_incomplete_flags(tmp_path):

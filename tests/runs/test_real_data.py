@@ -44,7 +44,7 @@ def test_two_tasks_of_cifar100_with_a_stop_within_the_inversion(tmp_path, tfds_d
     first.send_signal(signal.SIGTERM)
     output, _ = first.communicate(timeout=120)
     assert first.returncode == 128 + signal.SIGTERM, output
-    assert "the same command goes on" in output
+    assert "run the same command to resume" in output
 
     second = subprocess.run(command, capture_output=True, timeout=600, **process)
     assert second.returncode == 0, second.stderr

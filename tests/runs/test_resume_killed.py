@@ -67,7 +67,7 @@ def test_signals_from_outside(compiled, tmp_path):
     out, err = process.communicate(timeout=300)
     assert process.returncode == 128 + signal.SIGTERM
     assert err == ""
-    assert f"stopped and saved; the same command goes on from here (workdir {tmp_path})" in out
+    assert f"Stopped. Checkpoint saved in {tmp_path}; run the same command to resume." in out
     assert list((tmp_path / "checkpoints").iterdir())
 
 
@@ -75,7 +75,7 @@ def test_ctrl_c_before_anything_is_one_line(tmp_path):
     fault = ("interrupt", "import:scipy", "1")
     status, _, err = tiny_runs.command(*tiny_runs.arguments(tmp_path), fault=fault)
     assert status == 130
-    assert err.splitlines() == ["stopped at once; what is saved so far is kept"]
+    assert err.splitlines() == ["Stopped without saving; what was saved before is kept."]
 
 
 def test_full_disk_at_a_checkpoint(half, reference, compiled):
