@@ -103,7 +103,7 @@ def parse(argv: list[str], default: str) -> list[str]:
         for place, flag, value in _config_values(argv):
             config, colon, argument = value.partition(":")
             argv[place] = flag + config_files.find(config) + colon + argument
-        check_keys(argv, config_files.load(config_path(argv)))
+        check_keys(argv, config_files.load(config_path(argv) or default))
     except UserError as error:
         fail(error)
     try:
@@ -121,7 +121,7 @@ def _config_values(argv: list[str]) -> Iterator[tuple[int, str, str]]:
     """Yields position in argv, text before the value, and value of each --config."""
     for place, arg in enumerate(argv):
         if match := re.fullmatch("(--?config=)(.*)", arg):
-            yield place, *match.groups()
+            yield place, match[1], match[2]
         elif re.fullmatch("--?config", arg) and place + 1 < len(argv):
             yield place + 1, "", argv[place + 1]
 

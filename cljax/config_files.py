@@ -67,6 +67,7 @@ def make_importable() -> None:
     spec = importlib.util.spec_from_file_location(
         "configs", FOLDER / "__init__.py", submodule_search_locations=[str(FOLDER)]
     )
+    assert spec is not None and spec.loader is not None
     sys.modules["configs"] = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(sys.modules["configs"])
 

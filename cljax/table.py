@@ -19,7 +19,7 @@ from cljax.report import tables
 OWN_KEYS = ("runs", "learners", "splits", "first_split_only")
 
 
-def run(config: ConfigDict, directory: str | Path, console: Console | None = None) -> None:
+def run(config: Any, directory: str | Path, console: Console | None = None) -> None:
     """Runs all incomplete runs of a table, and writes the report.
 
     Skips complete runs, resumes stopped runs, and continues after a failed run.
@@ -73,7 +73,7 @@ def run(config: ConfigDict, directory: str | Path, console: Console | None = Non
         )
 
 
-def make_plan(config: ConfigDict) -> Iterator[tuple[str, ConfigDict]]:
+def make_plan(config: Any) -> Iterator[tuple[str, ConfigDict]]:
     """Yields name and config of each run of a table, sorted by number of tasks as in `splits`.
 
     Args:
@@ -116,7 +116,7 @@ def _is_complete(directory: Path) -> bool:
     return path.exists() and files.read_json(path).get("complete") is True
 
 
-def _flatten(config: ConfigDict, prefix: str = "") -> Iterator[tuple[str, Any]]:
+def _flatten(config: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
     """Yields dotted key and value of all settings that are not None."""
     for key, value in config.items(preserve_field_references=False):
         if isinstance(value, ConfigDict):

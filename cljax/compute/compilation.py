@@ -59,7 +59,7 @@ def enable_compilation_cache(place: str, console: Console) -> None:
       UserError: the directory that `place` names cannot be written.
     """
     if place == "auto":
-        if jax.config.jax_compilation_cache_dir:
+        if _current_folder():
             return
         folder = default_cache_folder()
         try:
@@ -81,7 +81,7 @@ def default_cache_folder() -> Path:
     return files.user_cache_folder() / "programs"
 
 
-def _check_writable(folder, where=""):
+def _check_writable(folder: Path, where: str = "") -> None:
     try:
         with writing(folder):
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -90,7 +90,7 @@ def _check_writable(folder, where=""):
         raise UserError(f"{where}{error}") from error
 
 
-def _shrink(folder):
+def _shrink(folder: Path) -> None:
     """Removes the programs that have not been used for the longest time, down to MAX_BYTES.
 
     JAX can do this itself, but only with another package and a lock on every read.
@@ -107,12 +107,16 @@ def _shrink(folder):
         pass  # another run removes programs at the same time
 
 
-def _set_folder(folder):
+def _current_folder() -> str | None:
+    return jax.config.jax_compilation_cache_dir  # pyright: ignore[reportAttributeAccessIssue]  # set by JAX at run time
+
+
+def _set_folder(folder: str | None) -> None:
     if folder:
         # Even the smallest program takes longer to compile than to read.
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
         # A program that cannot be read or written is compiled again; no user has to act.
         warnings.filterwarnings("ignore", "Error (reading|writing) persistent compilation cache")
-    if folder != jax.config.jax_compilation_cache_dir:
+    if folder != _current_folder():
         jax.config.update("jax_compilation_cache_dir", folder)
         compilation_cache.reset_cache()  # JAX may already have decided whether there is a cache

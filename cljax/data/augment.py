@@ -4,6 +4,7 @@ The transforms, their order and their arithmetic are those of the ABD reference 
 torchvision's to 8-bit Pillow images. The jitter reproduces Pillow bit for bit.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -14,6 +15,7 @@ from jax.typing import ArrayLike, DTypeLike
 from cljax.errors import UserError
 
 _BRIGHTNESS, _CONTRAST, _ORDER, _FLIP, _CROP = range(5)  # each draws from its own key
+Moments = ArrayLike | Sequence[float]
 _GREY_WEIGHTS = (19595, 38470, 7471)  # of R, G, B in 1/65536, as Pillow converts to grey
 
 
@@ -37,7 +39,7 @@ class Augmentation:
     flip: bool = False
     crop_padding: int = 0
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         for name in ("brightness", "contrast", "crop_padding"):
             value = getattr(self, name)
             if not value >= 0:
@@ -94,8 +96,8 @@ def adjust_contrast(images: jax.Array, factors: jax.Array) -> jax.Array:
     _, height, width, channels = images.shape
     grey = images.astype(jnp.int32)
     if channels == 3:
-        grey = sum(weight * grey[..., c] for c, weight in enumerate(_GREY_WEIGHTS))
-        grey = (grey + 2**15) >> 16
+        red, green, blue = (weight * grey[..., c] for c, weight in enumerate(_GREY_WEIGHTS))
+        grey = (red + green + blue + 2**15) >> 16
     total, count = grey.reshape(len(images), -1).sum(-1), height * width
     mean = (2 * total + count) // (2 * count)  # floor(total / count + 1/2), in integers
     factors = factors.astype(jnp.float32)
@@ -168,7 +170,8 @@ def augment(key: jax.Array, images: jax.Array, augmentation: Augmentation) -> ja
     """
     draws = draw(key, len(images), augmentation)
     if draws.brightness_first is not None:
-        # A factor of 1 changes no pixel, so brightness runs before or after at choice.
+        assert draws.brightness is not None and draws.contrast is not None
+        # A factor of 1 changes no pixel, so brightness can run before or after contrast.
         images = adjust_brightness(images, jnp.where(draws.brightness_first, draws.brightness, 1))
         images = adjust_contrast(images, draws.contrast)
         images = adjust_brightness(images, jnp.where(draws.brightness_first, 1, draws.brightness))
@@ -182,7 +185,7 @@ def augment(key: jax.Array, images: jax.Array, augmentation: Augmentation) -> ja
 
 
 def normalise(
-    images: jax.Array, mean: ArrayLike, std: ArrayLike, dtype: DTypeLike = jnp.float32
+    images: jax.Array, mean: Moments, std: Moments, dtype: DTypeLike = jnp.float32
 ) -> jax.Array:
     """Computes (pixel / 255 - mean) / std per channel, in float32 or `dtype` if that is wider.
 

@@ -8,6 +8,7 @@ import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -179,7 +180,9 @@ def _read_archive(form: Form, path: Path) -> dict[str, bytes]:
                 raise ValueError("it unpacks to more bytes than CIFAR has")
             file = wanted.get(member.name.removeprefix("./"))
             if file and member.isfile():
-                contents[file] = archive.extractfile(member).read(_MAX_BYTES)
+                opened = archive.extractfile(member)
+                assert opened is not None  # a regular file
+                contents[file] = opened.read(_MAX_BYTES)
         unpacked.seek(4 * _MAX_BYTES)  # to the end, where gzip checks its sum
     if missing := [file for file in form.files if file not in contents]:
         raise ValueError(f"it does not hold {form.folders[0]}/{missing[0]}")
@@ -188,6 +191,7 @@ def _read_archive(form: Form, path: Path) -> dict[str, bytes]:
 
 def _decode_records(cifar: Cifar, form: Form, contents: Mapping[str, bytes], file: str, count: int):
     """Images and labels of a binary file, whose records are label bytes and then pixels."""
+    assert isinstance(form.label, int)
     size = form.label + 1 + _PIXELS
     if len(contents[file]) != count * size:
         raise ValueError(f"{file} has {len(contents[file]):,} bytes; expected {count * size:,}")
@@ -206,7 +210,7 @@ def _decode_pickle(cifar: Cifar, form: Form, contents: Mapping[str, bytes], file
     return _checked(cifar, file, pixels, np.array(labels, np.int64))
 
 
-def _load_dict(content: bytes, file: str) -> dict:
+def _load_dict(content: bytes, file: str) -> dict[Any, Any]:
     value = plain_pickle.load(io.BytesIO(content))
     if not isinstance(value, dict):
         raise ValueError(f"{file} does not hold a dict")
@@ -223,12 +227,12 @@ def _checked(cifar: Cifar, file: str, pixels: np.ndarray, labels: np.ndarray):
 
 
 def _decode_names(cifar: Cifar, form: Form, content: bytes) -> list[str]:
-    if form.is_binary:
-        names = content.split()
-    else:
+    if isinstance(form.label, bytes):
         names = _load_dict(content, form.names).get(form.label.replace(b"labels", b"label_names"))
-    is_text = isinstance(names, list) and all(isinstance(name, bytes) for name in names)
-    if not is_text or len(names) != cifar.num_classes:
+    else:
+        names = content.split()
+    names = [name for name in names if isinstance(name, bytes)] if isinstance(names, list) else []
+    if len(names) != cifar.num_classes:
         raise ValueError(f"{form.names} does not hold {cifar.num_classes} class names")
     return [name.decode() for name in names]
 

@@ -108,7 +108,8 @@ def _retrieve(remote: RemoteFile, folder: Path, part: Path) -> Path:
         known_hash=f"sha256:{remote.sha256}",
         fname=remote.name,
         path=folder,
-        downloader=lambda url, output_file, _: _download(remote, part, output_file),
+        # pooch's type has other names for the arguments that it gives by position.
+        downloader=lambda url, file, _: _download(remote, part, file),  # pyright: ignore[reportArgumentType]
     )
     return Path(path)
 

@@ -141,7 +141,7 @@ def _load_digits() -> Splits:
     """scikit-learn's 1797 scanned digits of 8x8; every fifth image of each class is for test."""
     from sklearn.datasets import load_digits  # Slow to import, and needed here only.
 
-    digits = load_digits()
+    digits: Any = load_digits()
     images = np.rint(digits.images[..., None] * (255 / 16)).astype(np.uint8)
     labels = digits.target.astype(np.int32)
     test = _rank_in_class(labels) % _DIGITS_TEST_PERIOD == _DIGITS_TEST_PERIOD - 1

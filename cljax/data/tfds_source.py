@@ -6,6 +6,7 @@ import importlib.util
 import os
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import tensorflow_datasets as tfds
@@ -58,7 +59,7 @@ def _load(builder, name: str, order_by: str, files) -> Splits:
     label_feature = _check_features(builder.info.features, name)
     is_good = functools.partial(_is_set, num_classes=label_feature.num_classes)
 
-    def read():
+    def read() -> cache.Arrays:
         return dict(zip(_ARRAYS, _read(builder, name, label_feature, order_by), strict=True))
 
     if 0 < sum(size for _, size, _ in files) <= _MAX_CACHED:
@@ -156,13 +157,13 @@ def _prepare(builder, name: str) -> None:
         builder.download_and_prepare(file_format="array_record")
 
 
-def _check_features(features, name: str):
+def _check_features(features: Any, name: str) -> Any:
     """Returns the label feature, if there are uint8 images and class labels."""
     features = dict(features.items())
     image, label = features.get("image"), features.get("label")
     if isinstance(image, tfds.features.Image) and isinstance(label, tfds.features.ClassLabel):
-        channels = image.shape[-1]
-        if image.np_dtype == np.uint8 and channels in (1, 3):
+        shape: Any = image.shape
+        if image.np_dtype == np.uint8 and shape[-1] in (1, 3):
             return label
     found = ", ".join(f"{key} ({type(feature).__name__})" for key, feature in features.items())
     raise UserError(

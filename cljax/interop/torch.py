@@ -7,8 +7,8 @@ this table.
 """
 
 import math
-from collections.abc import Iterator, Mapping
-from typing import NamedTuple
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -21,6 +21,7 @@ from cljax.state import PyTree
 
 _CONV = (2, 3, 1, 0)  # OIHW read as HWIO
 _LINEAR = (1, 0)
+Shapes = dict[tuple[str, ...], tuple[int, ...]]  # of variables by path
 _LISTED = 5  # names shown per kind of mismatch
 
 
@@ -233,27 +234,30 @@ def _batch_norm(name: str, path: tuple[str, ...], affine: bool = True) -> Iterat
     yield Entry(f"{name}.running_var", ("batch_stats", *path, "var"))
 
 
-def _classifier(module: Classifier, image_channels: int) -> dict[tuple[str, ...], tuple[int, ...]]:
+def _classifier(module: Classifier, image_channels: int) -> Shapes:
     # The parameters' shapes do not depend on the image size, for which 8 pixels will do.
     return _shapes(module, jnp.zeros((1, 8, 8, image_channels)), train=False)
 
 
-def _generator(module: Generator) -> dict[tuple[str, ...], tuple[int, ...]]:
+def _generator(module: Generator) -> Shapes:
     return _shapes(module, jnp.zeros((2, LATENT_SIZE)), train=False)
 
 
-def _autoencoder(module: AutoEncoder) -> dict[tuple[str, ...], tuple[int, ...]]:
+def _autoencoder(module: AutoEncoder) -> Shapes:
     side, channels = module.image_size, module.image_channels
     return _shapes(module, jnp.zeros((1, side, side, channels)), jnp.zeros((1, module.latent_size)))
 
 
-def _shapes(module, *inputs: jax.Array, **options) -> dict[tuple[str, ...], tuple[int, ...]]:
+def _shapes(module, *inputs: jax.Array, **options) -> Shapes:
     """Returns the shapes of all variables by path."""
     variables = jax.eval_shape(lambda: module.init(jax.random.key(0), *inputs, **options))
-    return {path: leaf.shape for path, leaf in traverse_util.flatten_dict(variables).items()}
+    flat: dict[tuple[str, ...], Any] = traverse_util.flatten_dict(variables)
+    return {path: leaf.shape for path, leaf in flat.items()}
 
 
-def _from_torch(entries, shapes, state_dict):
+def _from_torch(
+    entries: Iterable[Entry], shapes: Shapes, state_dict: Mapping[str, np.ndarray]
+) -> PyTree:
     entries = list(entries)
     found = {n: np.asarray(v) for n, v in state_dict.items() if "num_batches_tracked" not in n}
     _check(found, {e.name: e.torch_shapes(shapes[e.path])[1] for e in entries}, "state dict")
@@ -265,7 +269,7 @@ def _from_torch(entries, shapes, state_dict):
     return traverse_util.unflatten_dict(result)
 
 
-def _to_torch(entries, shapes, variables):
+def _to_torch(entries: Iterable[Entry], shapes: Shapes, variables: PyTree) -> dict[str, np.ndarray]:
     found = {".".join(p): np.asarray(v) for p, v in traverse_util.flatten_dict(variables).items()}
     _check(found, {".".join(path): shape for path, shape in shapes.items()}, "variables")
     result = {}

@@ -1,6 +1,7 @@
 """Computes class means of features, and classifies by the nearest mean."""
 
 from collections.abc import Callable
+from typing import Protocol
 
 import jax
 import jax.numpy as jnp
@@ -8,6 +9,7 @@ import jax.numpy as jnp
 from cljax.losses import unit_vectors
 from cljax.memory import exemplars
 from cljax.memory.ranking import class_counts
+from cljax.models import Classifier
 from cljax.state import Data, LearnerState, Subset
 
 Transform = Callable[[jax.Array], jax.Array]
@@ -21,8 +23,28 @@ MIRRORS: dict[str, Transform | None] = {
 }
 
 
+class HasFeatures(Protocol):
+    """A method, as far as class means need it (see `methods.base.Finetune`)."""
+
+    @property
+    def classifier(self) -> Classifier:
+        """Backbone and head."""
+        ...
+
+    def features(
+        self,
+        state: LearnerState,
+        data: Data,
+        indices: jax.Array,
+        count: jax.Array,
+        transform: Transform | None = None,
+    ) -> jax.Array:
+        """Computes the features float [N, D] of training images int32 [N]."""
+        ...
+
+
 def class_means(
-    method,
+    method: HasFeatures,
     state: LearnerState,
     data: Data,
     images: Subset,
@@ -44,7 +66,7 @@ def class_means(
     """
     num_classes = method.classifier.num_classes
 
-    def mean(transform):
+    def mean(transform: Transform | None) -> jax.Array:
         found = method.features(state, data, images.indices, images.count, transform)
         sums = jnp.zeros((num_classes, found.shape[-1]))
         sums = sums.at[labels].add(unit_vectors(found), mode="drop")
@@ -57,8 +79,11 @@ def class_means(
     return unit_vectors(total).T
 
 
-def exemplar_means(method, state: LearnerState, data: Data, mirror: str = "none") -> jax.Array:
+def exemplar_means(
+    method: HasFeatures, state: LearnerState, data: Data, mirror: str = "none"
+) -> jax.Array:
     """Computes `class_means` of the exemplars in the learner state."""
+    assert state.exemplars is not None  # build checks that a method has what its read-outs need
     images, labels = exemplars.as_subset(state.exemplars), exemplars.labels_of(state.exemplars)
     return class_means(method, state, data, images, labels, mirror)
 

@@ -1,5 +1,6 @@
 """Defines the exemplar policy: rules that select exemplars and replay them in later tasks."""
 
+import dataclasses
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -25,7 +26,7 @@ class Strategy(NamedTuple):
     """
 
     shares: str | None
-    rank: Callable | None = None
+    rank: Callable[[jax.Array, jax.Array, jax.Array], jax.Array] | None = None
     unit: bool = False
 
 
@@ -91,7 +92,9 @@ class MemoryPolicy:
     def budget(self) -> exemplars.Budget:
         """Quotas of the classes; only for balanced strategies."""
         rule = "per_class" if self.per_class else STRATEGIES[self.strategy].shares
-        return exemplars.Budget(self.size, rule)
+        assert rule is not None  # the strategy is balanced
+        # `hyperparameters` makes dataclasses, but its type does not say so.
+        return exemplars.Budget(self.size, rule)  # pyright: ignore[reportCallIssue]
 
     def init(self, num_classes: int) -> Exemplars | None:
         """Makes the exemplar memory before the first task; None if `size` is 0."""
@@ -104,6 +107,7 @@ class MemoryPolicy:
         """Returns the images of the task and, in later tasks, the replayed exemplars."""
         if not self.size or task.is_first:
             return task.images
+        assert state.exemplars is not None
         if self.replay == "all":
             return exemplars.append(task.images, exemplars.as_subset(state.exemplars))
         key = rng.key(state.streams.data_order, "bootstrap", task.index)
@@ -139,11 +143,12 @@ class MemoryPolicy:
                 kept = self._offer(key, state.exemplars, task, data)
             else:
                 kept = self._draw(key, state, task, data)
-        return state.replace(exemplars=kept)
+        return dataclasses.replace(state, exemplars=kept)
 
     def _rank(self, memory, task, features):
         """Keeps the best of the new classes, and the best exemplars of the old ones."""
         strategy, budget = STRATEGIES[self.strategy], self.budget
+        assert strategy.rank is not None
         table, counts = task.class_images, task.class_image_counts
         num_images = table.shape[1] * (task.seen - task.old)
         found = features(table.reshape(-1), num_images).reshape(*table.shape, -1)

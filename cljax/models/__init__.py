@@ -46,7 +46,7 @@ def make_classifier(
     name: str,
     num_classes: int,
     width: int = 16,
-    dtype=jnp.float32,
+    dtype: jnp.dtype = jnp.float32,
     head: Literal["linear", "cosine"] = "linear",
 ) -> Classifier:
     """Makes a classifier: backbone and head.
@@ -80,7 +80,9 @@ def make_classifier(
     return Classifier(CifarResNet(int(match[1]), width, dtype, **backbone_options), last)
 
 
-def make_generator(name: str, image_shape: tuple[int, int, int], dtype=jnp.float32) -> Generator:
+def make_generator(
+    name: str, image_shape: tuple[int, int, int], dtype: jnp.dtype = jnp.float32
+) -> Generator:
     """Makes an image generator.
 
     Args:
@@ -110,7 +112,7 @@ def make_autoencoder(
     image_shape: tuple[int, int, int],
     channels: tuple[int, ...] = (64, 128, 512),
     latent_size: int = 1024,
-    dtype=jnp.float32,
+    dtype: jnp.dtype = jnp.float32,
 ) -> AutoEncoder:
     """Makes the VAE of DGR; the published one by default.
 

@@ -87,7 +87,8 @@ class AutoEncoder(nn.Module):
         """Side of the last map."""
         return self.image_size // SHRINKAGE
 
-    def setup(self):
+    def setup(self) -> None:
+        """Makes the layers, as Flax asks."""
         features = self.map_size**2 * self.channels[-1]
         self.encoder = [
             Conv(

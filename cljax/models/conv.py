@@ -1,6 +1,7 @@
 """Defines convolutions with gradients that are fast on every backend."""
 
 import functools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -183,7 +184,7 @@ class Conv(nn.Module):
     def __call__(self, x: jax.Array) -> jax.Array:
         """Convolves x [B, H, W, C] -> [B, H', W', channels] in `dtype`."""
         x, kernel, bias = self._parameters(x)
-        y = convolve(x, kernel, self.stride, ((self.padding,) * 2,) * 2)
+        y: Any = convolve(x, kernel, self.stride, ((self.padding,) * 2,) * 2)
         return y if bias is None else y + bias
 
     def _parameters(self, x):
@@ -210,7 +211,7 @@ class UpsampledConv(Conv):
         # odd row its own (0 and 1) and the one behind (2).
         sums = jnp.array([[[1, 0, 0], [0, 1, 1]], [[1, 1, 0], [0, 0, 1]]], kernel.dtype)
         kernels = jnp.einsum("pui,qvj,ijcd->uvcpqd", sums, sums, kernel)
-        y = convolve(x, kernels.reshape(2, 2, inputs, -1), 1, ((1, 1), (1, 1)))
+        y: Any = convolve(x, kernels.reshape(2, 2, inputs, -1), 1, ((1, 1), (1, 1)))
         y = y.reshape(batch, height + 1, width + 1, 2, 2, self.channels)
         places = [[y[:, p : p + height, q : q + width, p, q] for q in (0, 1)] for p in (0, 1)]
         y = interleave(places)

@@ -6,6 +6,7 @@ import math
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
+from jax.typing import DTypeLike
 
 from cljax.models.conv import Conv, UpsampledConv
 from cljax.models.norm import BatchNorm
@@ -16,7 +17,9 @@ LATENT_SIZE = 1000
 STAGE_EPSILON = 0.8
 
 
-def torch_uniform(key: jax.Array, shape: tuple[int, ...], dtype=jnp.float32, fan_in: int = 0):
+def torch_uniform(
+    key: jax.Array, shape: tuple[int, ...], dtype: DTypeLike = jnp.float32, fan_in: int = 0
+) -> jax.Array:
     """Draws PyTorch's default initial values: uniform within 1/sqrt(fan_in).
 
     Args:

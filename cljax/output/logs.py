@@ -66,7 +66,7 @@ class RunLog:
     UserError if a file cannot be written, for example on a full disk.
     """
 
-    def __init__(self, workdir: str | os.PathLike):
+    def __init__(self, workdir: str | os.PathLike) -> None:
         """Opens `workdir`/metrics.jsonl for appending and drops a torn last line."""
         self.path = Path(workdir) / "metrics.jsonl"
         self._events = _EventFile(Path(workdir) / "tensorboard")
@@ -167,9 +167,11 @@ class _EventFile:
 
     def add(self, row: Row) -> None:
         """Writes the numbers of a row as an event."""
-        from tensorboardX.proto.event_pb2 import Event
-        from tensorboardX.proto.summary_pb2 import Summary
+        # protobuf makes these classes when the modules are imported.
+        from tensorboardX.proto.event_pb2 import Event  # pyright: ignore[reportAttributeAccessIssue]
+        from tensorboardX.proto.summary_pb2 import Summary  # pyright: ignore[reportAttributeAccessIssue]
 
+        assert self._writer is not None  # `rebuild` has made it
         values = [
             Summary.Value(tag=f"seed{row['seed']}/{row['stage']}/{name}", simple_value=value)
             for name, value in row.items()

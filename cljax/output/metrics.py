@@ -110,9 +110,9 @@ def summarise(per_seed: Sequence[float | None]) -> dict[str, Any]:
       {"mean", "std", "per_seed"}. Mean and std are None if any seed has no value, so a mean always
       stands for all listed seeds.
     """
-    values = list(per_seed)
-    if not values or any(value is None for value in values):
-        return {"mean": None, "std": None, "per_seed": values}
+    values = [value for value in per_seed if value is not None]
+    if not values or len(values) < len(per_seed):
+        return {"mean": None, "std": None, "per_seed": list(per_seed)}
     return {
         "mean": statistics.fmean(values),
         "std": statistics.pstdev(values),

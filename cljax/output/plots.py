@@ -7,7 +7,7 @@ from collections import Counter, defaultdict
 from collections.abc import Sequence
 from itertools import accumulate
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from cljax.files import write_atomically
-from cljax.output.logs import LABELS, epoch_axis
+from cljax.output.logs import LABELS, Row, epoch_axis
 from cljax.output.plot_style import COLOURS, DASHES, MARKERS, png, styled
 
 # Keys of a row of metrics.jsonl that are not losses.
@@ -33,7 +33,9 @@ def mean_matrix(matrices: Sequence[Sequence[Sequence[float]]]) -> list[list[floa
     ]
 
 
-def write_plots(results: dict, rows: Sequence[dict], folder: str | os.PathLike) -> list[Path]:
+def write_plots(
+    results: dict[str, Any], rows: Sequence[Row], folder: str | os.PathLike
+) -> list[Path]:
     """Writes the plots of a run and returns their paths.
 
     Args:
@@ -59,7 +61,7 @@ def write_plots(results: dict, rows: Sequence[dict], folder: str | os.PathLike) 
     return [folder / name for name in figures]
 
 
-def accuracy_name(results: dict) -> str:
+def accuracy_name(results: dict[str, Any]) -> str:
     """Returns "accuracy", or for example "top-5 accuracy" for config.eval.top_k=5."""
     return "accuracy" if results["top_k"] == 1 else f"top-{results['top_k']} accuracy"
 
@@ -143,7 +145,7 @@ class Curves(NamedTuple):
     task_ends: list[int]
 
 
-def loss_curves(rows: Sequence[dict]) -> dict[str, Curves]:
+def loss_curves(rows: Sequence[Row]) -> dict[str, Curves]:
     """Collects the losses in rows of metrics.jsonl by stage, in order of first appearance."""
     values = defaultdict(lambda: defaultdict(lambda: defaultdict(list)))  # stage, term, x: seeds
     ends = defaultdict(dict)
@@ -246,14 +248,16 @@ def write_image_grid(
         top, bottom = (4 * GAP if line else GAP for line in (title, caption))
         width = max(width, _text_width([title or "", caption or ""]))
         size = np.array([left + width + GAP, top + height + bottom])
-        figure = Figure(figsize=size / GRID_DPI, dpi=GRID_DPI)
+        figure = Figure(figsize=tuple(size / GRID_DPI), dpi=GRID_DPI)
         figure.figimage(grid, xo=left, yo=bottom)
         for r, label in enumerate(labels):
-            centre = [left - GAP, bottom + height * (1 - (r + 0.5) / len(labels))]
-            figure.text(*(centre / size), label, ha="right", va="center")
-        for line, y in ((title, bottom + height + top / 2), (caption, bottom / 2)):
+            centre = bottom + height * (1 - (r + 0.5) / len(labels))
+            x, y = [left - GAP, centre] / size
+            figure.text(x, y, label, ha="right", va="center")
+        for line, middle in ((title, bottom + height + top / 2), (caption, bottom / 2)):
             if line:
-                figure.text(*([left, y] / size), line, va="center")
+                x, y = [left, middle] / size
+                figure.text(x, y, line, va="center")
         write_atomically(path, png(figure, GRID_DPI))
 
 
@@ -290,7 +294,7 @@ def write_class_grid(
         row[: len(found)] = found
         has_empty |= len(found) < columns
     caption = why_empty if has_empty else None
-    write_image_grid(grid, path, [names[label] for label in shown], title, caption)
+    write_image_grid(grid, path, [names[int(label)] for label in shown], title, caption)
 
 
 def _tile(images):

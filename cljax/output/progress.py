@@ -21,7 +21,7 @@ class TimeLeft:
     All units of one kind should take about the same time, such as the batches of a stage.
     """
 
-    def __init__(self, work: Mapping[str, float], done: Mapping[str, float] | None = None):
+    def __init__(self, work: Mapping[str, float], done: Mapping[str, float] | None = None) -> None:
         """Starts the estimate.
 
         Args:
@@ -83,7 +83,7 @@ class Progress:
         done: Mapping[str, float] | None = None,
         console: Console | None = None,
         clock: Callable[[], float] = time.monotonic,
-    ):
+    ) -> None:
         """Prepares the display.
 
         Args:
@@ -94,8 +94,8 @@ class Progress:
         self._console = console or Console()
         self._clock = clock
         self._time_left = TimeLeft(work, done)
-        self._live = None
-        self._pending = None
+        self._live: Live | None = None
+        self._pending: str | None = None
         self._begun, self._fraction, self._told = [], 0.0, False
 
     def __enter__(self) -> Self:
@@ -137,7 +137,7 @@ class Progress:
         """
         part = part if epoch is None else f"{part} {epoch + 1}/{num_epochs}"
         self._begun = [f"task {task + 1}/{num_tasks}", part]
-        self._fraction = epoch / num_epochs if epoch else 0.0
+        self._fraction = epoch / num_epochs if epoch and num_epochs else 0.0
         self._told = False
         if self._live is not None:
             self._pending = None
@@ -208,8 +208,9 @@ class Progress:
             self._pending = None
         self._write(line)
 
-    def _draw(self, place, numbers):
+    def _draw(self, place: Sequence[str], numbers: Sequence[str]) -> None:
         # Two lines: where the run is, with a bar if there is room, and its numbers.
+        assert self._live is not None
         width = self._console.width
         first, second = Text(fit(place, width)), Text(fit(numbers, width))
         if len(first) + 1 + BAR <= width:
@@ -239,7 +240,7 @@ def describe_metrics(metrics: Mapping[str, float]) -> list[str]:
     first = {name: metrics[name] for name in ("loss", "accuracy") if name in metrics}
     return [
         f"{name} {100 * value:.1f} %" if name == "accuracy" else f"{name} {value:.4g}"
-        for name, value in (first | metrics).items()
+        for name, value in {**first, **metrics}.items()
     ]
 
 

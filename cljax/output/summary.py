@@ -4,6 +4,7 @@ import os
 import statistics
 from itertools import accumulate
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 from rich.table import Table
@@ -20,7 +21,7 @@ HEADLINES = {
 
 
 def print_summary(
-    results: dict, workdir: str | os.PathLike, console: Console | None = None
+    results: dict[str, Any], workdir: str | os.PathLike, console: Console | None = None
 ) -> None:
     """Prints accuracies, metrics and times of a run, and the files in its workdir.
 

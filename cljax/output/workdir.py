@@ -9,8 +9,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from ml_collections import ConfigDict
-
 from cljax.errors import UserError
 from cljax.files import plain, read_json, write_json_atomically, writing
 
@@ -28,7 +26,7 @@ FREE_KEYS = (
 
 
 @contextlib.contextmanager
-def claim(workdir: Path, config: ConfigDict) -> Iterator[None]:
+def claim(workdir: Path, config: Any) -> Iterator[None]:
     """Locks a workdir for the block, and makes it if absent; `begin` changes its content.
 
     Raises:
@@ -51,7 +49,7 @@ def claim(workdir: Path, config: ConfigDict) -> Iterator[None]:
         yield
 
 
-def begin(workdir: Path, config: ConfigDict) -> None:
+def begin(workdir: Path, config: Any) -> None:
     """Writes config.json, and removes temporary files of a killed run.
 
     With config.overwrite it first removes all files of the run in the workdir.
@@ -78,7 +76,7 @@ def differences(one: dict[str, Any], other: dict[str, Any]) -> list[str]:
     return lines
 
 
-def check(workdir: Path, config: ConfigDict) -> None:
+def check(workdir: Path, config: Any) -> None:
     """Checks that a run of `config` may start or resume in a workdir; changes nothing.
 
     Raises:
@@ -118,7 +116,7 @@ def _clear(workdir: Path) -> None:
             (workdir / name).unlink(missing_ok=True)
 
 
-def _settings(config: ConfigDict) -> dict[str, Any]:
+def _settings(config: Any) -> dict[str, Any]:
     return plain(json.loads(config.to_json()))
 
 

@@ -4,6 +4,7 @@ import math
 from collections.abc import Sequence
 
 from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.lines import Line2D
 
 from cljax.output.plot_style import COLOURS, DASHES, MARKERS, png, styled
@@ -37,12 +38,12 @@ def draw(runs: Sequence[RunRecord]) -> bytes | None:
         looks.setdefault(run.name, len(looks))
     with styled():
         width, height = PANEL
-        figure = Figure(figsize=(width, height * len(panels)), layout="constrained")
+        layout = ConstrainedLayoutEngine(hspace=0.06, h_pad=0.08)
+        figure = Figure(figsize=(width, height * len(panels)), layout=layout)
         for axes, panel in zip(
             figure.subplots(len(panels), squeeze=False)[:, 0], panels, strict=True
         ):
             _draw_panel(axes, panel, looks)
-        figure.get_layout_engine().set(hspace=0.06, h_pad=0.08)
         return png(figure, dpi=160)
 
 

@@ -79,6 +79,7 @@ def test_what_the_wheel_holds(wheel):
     assert {Path(name).name for name in names if name.startswith("cljax/configs/")} == configs
     modules = {str(p.relative_to(tiny_runs.ROOT)) for p in (tiny_runs.ROOT / "cljax").rglob("*.py")}
     assert modules == {n for n in names if n.endswith(".py") and "/configs/" not in n}
+    assert "cljax/py.typed" in names  # PEP 561: the types are for its users, too
 
 
 def test_the_source_distribution_has_no_goldens(checkout, tmp_path):
