@@ -146,7 +146,7 @@ def _load_cached(root: Path, size: int, listing, files: list[list[Path]]) -> cac
     """The images of "train" and "test", uint8 [N, size, size, 3].
 
     Raises:
-      UserError: if a file cannot be read as an image; what was kept stays as it was.
+      UserError: a file cannot be read as an image; the cache stays as it was.
     """
     shapes = {s: (len(paths), size, size, 3) for s, paths in zip(listing, files, strict=True)}
 

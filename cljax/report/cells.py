@@ -19,7 +19,7 @@ FOOTNOTES = (
     "minus the accuracy after it, in percentage points. Positive: forgotten (Chaudhry et al. "
     "2018).",
     "Time: wall time of the whole run with all seeds, compilation and evaluation included.",
-    f"Published: {published.SOURCE}. A run with a mark does not reproduce it.",
+    f"Published: {published.SOURCE}. A run with a caveat (column marks) does not reproduce it.",
 )
 
 

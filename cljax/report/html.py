@@ -52,7 +52,7 @@ def page(runs: Sequence[RunRecord]) -> str:
         shown = f'<h2>Accuracy curves</h2>\n<img alt="{text}" src="data:image/png;base64,{data}">\n'
     many = f"{len(runs)} runs" if len(runs) > 1 else "1 run"
     marked = sum(bool(run.marks) for run in runs)
-    lead = f"{many}, {marked or 'none'} of them with a mark" if len(runs) > 1 else many
+    lead = f"{many}, {marked or 'none'} of them with a caveat" if len(runs) > 1 else many
     return f"""<!DOCTYPE html>
 <html lang="en">
 <head>

@@ -57,7 +57,7 @@ def _draw_panel(axes, runs, looks):
     if any(run.published for run in runs):
         handles.append(_star("0.4", "published final accuracy"))
     if any(run.marks for run in runs):
-        handles.append(Line2D([], [], linestyle="", label="† has a mark, not a reproduction"))
+        handles.append(Line2D([], [], linestyle="", label="† has a caveat, see the table"))
     ticks = max((run.classes for run in runs), key=len)
     axes.legend(
         handles=handles, loc="upper left", bbox_to_anchor=(1.02, 1), fontsize=9.5, handlelength=4

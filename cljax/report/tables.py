@@ -26,7 +26,7 @@ HEADINGS = {
     "average incremental accuracy (%)": "average\nincremental\naccuracy (%)",
     "forgetting (points)": "forgetting\n(points)",
 }
-_MARKED = "Runs with a mark are not reproductions of a published result"
+_MARKED = "Runs with a caveat are not reproductions of a published result"
 LEFT_OUT_WHEN_NARROW = (
     "device",
     "time",

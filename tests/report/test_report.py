@@ -53,7 +53,7 @@ def test_the_terminal_shows_figures_side_by_side_and_the_marks(table):
 @pytest.mark.parametrize("width", [70, 80, 100, 140])
 def test_the_terminal_table_fits_and_cuts_no_number(table, width):
     text = printed([table], table, width)
-    lines = text.partition("Runs with a mark")[0].splitlines()
+    lines = text.partition("Runs with a caveat")[0].splitlines()
     assert max(map(len, lines)) <= width
     (row,) = (line for line in lines if line.startswith("ABD") and "43.9" in line)
     assert "81.0 ± 0.8" in row and "43.9 ± 0.9" in row
@@ -64,7 +64,7 @@ def test_a_long_name_takes_no_room_from_marks_and_numbers(tmp_path):
     folder = tmp_path / "a_directory_of_runs_with_a_rather_long_name"
     for name in ("a_first_run_of_this_learner", "another_run_of_this_learner"):
         write_run(folder / name, "abd_cifar100", epochs=25)
-    rows = printed([folder], tmp_path, 80).partition("Runs with a mark")[0].splitlines()
+    rows = printed([folder], tmp_path, 80).partition("Runs with a caveat")[0].splitlines()
     assert max(map(len, rows)) <= 80
     assert "…" not in "".join(rows)
     assert sum("80.0" in row and "43.9 ± 0.9" in row and "shortened" in row for row in rows) == 2
