@@ -86,10 +86,13 @@ def own_cache_folder(tmp_path_factory):
         yield
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="session", autouse=True)
 def compiled(tmp_path_factory):
-    """A folder of compiled programs, used in this process and by those it starts."""
-    folder = str(tmp_path_factory.mktemp("compiled"))
+    """A folder of compiled programs, used by all processes of the session and those they start."""
+    session = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        session = session.parent
+    folder = str(session / "compiled")
     settings = {
         "jax_compilation_cache_dir": folder,
         "jax_persistent_cache_min_compile_time_secs": 0,
