@@ -54,7 +54,8 @@ def run(argv: list[str]) -> None:
     path, _, _ = config_flags.get_config_filename(values["config"]).partition(":")
     config, workdir = values.config, values.workdir or str(Path("runs") / Path(path).stem)
     if not (values.process_id or values.distributed):  # the imports below take a second or two
-        print(f"cljax {__version__}: {Path(path).stem} in {workdir}", flush=True)
+        what = f"{Path(path).stem}, seeds {config.get('seeds')}, in {workdir}"
+        print(f"cljax {__version__}: {what}", flush=True)
     # Imported here: `--help` needs neither JAX nor data.
     from cljax import errors, experiment, table
     from cljax.compute import processes

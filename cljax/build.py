@@ -1,338 +1,271 @@
-"""Builds the parts of a run from its config, and checks the settings."""
+"""Builds the parts of a run from its settings, and checks the settings."""
 
 import functools
 import math
 import typing
-from difflib import get_close_matches
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import jax.numpy as jnp
+from jax.sharding import Mesh
 
-from cljax import config_files, evaluation, methods
+from cljax import evaluation, methods
 from cljax.compute import mesh
 from cljax.compute.device import PRECISIONS
 from cljax.compute.executor import Executor
 from cljax.data.augment import Augmentation
 from cljax.data.preprocessing import Preprocessing
+from cljax.data.sources import Dataset
 from cljax.errors import UserError
-from cljax.evaluation import READ_OUTS
 from cljax.inversion import Inversion
-from cljax.memory import nearest_mean
-from cljax.memory.policy import REPLAYS, STRATEGIES, MemoryPolicy
+from cljax.memory.policy import MemoryPolicy
 from cljax.methods.base import Finetune, Parts
 from cljax.models import AutoEncoder, Classifier, make_autoencoder, make_classifier, make_generator
 from cljax.optimizer import SGD
+from cljax.settings import MethodSettings, Settings, read_method
 from cljax.stages import InversionStage, TrainStage
 
 _PLAIN = (bool, float, int, str)
 
 
-def check_choice(key: str, value, choices) -> None:
-    """Raises UserError unless `value`, of config.`key`, is one of `choices`."""
-    if value not in choices:
-        raise UserError(f"config.{key}: {value!r} is none of {', '.join(choices)}")
+def compute_dtype(settings: Settings) -> jnp.dtype:
+    """Returns the dtype of activations; parameters and statistics are float32 always."""
+    return PRECISIONS[settings.dtype][0]
 
 
-def compute_dtype(config) -> jnp.dtype:
-    """The dtype of activations; parameters and statistics are float32 always.
-
-    Raises:
-      UserError: config.dtype is none of PRECISIONS.
-    """
-    check_choice("dtype", config.dtype, PRECISIONS)
-    return PRECISIONS[config.dtype][0]
+def matmul_precision(settings: Settings) -> str:
+    """Returns the precision of matrix products and convolutions, as JAX names it."""
+    return PRECISIONS[settings.dtype][1]
 
 
-def matmul_precision(config) -> str:
-    """The precision of matrix products and convolutions, as JAX names it."""
-    compute_dtype(config)
-    return PRECISIONS[config.dtype][1]
-
-
-def scaled(config, count: int) -> int:
-    """A number of epochs or steps under config.schedule_scale; at least 1 if it was."""
-    return max(min(count, 1), round(count * config.schedule_scale))
-
-
-def classifier(config, dataset) -> Classifier:
-    """The network, with a head for every class of the data set."""
-    model = config.model
+def classifier(settings: Settings, dataset: Dataset) -> Classifier:
+    """Builds the classifier, with a head column for every class of the dataset."""
+    model = settings.model
     return make_classifier(
-        model.name, dataset.num_classes, model.width, compute_dtype(config), model.head
+        model.name, dataset.num_classes, model.width, compute_dtype(settings), model.head
     )
 
 
-def preprocessing(config, dataset) -> Preprocessing:
-    """The data set's transforms."""
-    augmentation = Augmentation(**config.data.augmentation.to_dict())
-    mean, std = config.data.mean or dataset.mean, config.data.std or dataset.std
+def preprocessing(settings: Settings, dataset: Dataset) -> Preprocessing:
+    """Builds the transforms of the dataset's images.
+
+    Raises:
+      UserError: config.data.mean or .std does not have one entry per channel.
+    """
+    augmentation = Augmentation(**settings.data.augmentation.model_dump())
+    mean, std = settings.data.mean or dataset.mean, settings.data.std or dataset.std
     if not len(mean) == len(std) == len(dataset.mean):
         raise UserError(
             f"config.data.mean and .std: {mean} and {std} must have {len(dataset.mean)} entries, "
             "one a channel"
         )
-    if not config.data.standardise:
+    if not settings.data.standardise:
         mean, std = (0.0,) * len(mean), (1.0,) * len(std)
-    return Preprocessing(augmentation, mean, std, compute_dtype(config))
+    return Preprocessing(augmentation, mean, std, compute_dtype(settings))
 
 
-def memory(config, supports_exemplars: bool) -> MemoryPolicy:
-    """The exemplar policy.
+def memory_policy(settings: Settings, supports_exemplars: bool) -> MemoryPolicy:
+    """Builds the rules of the exemplar memory.
 
     Raises:
-      UserError: a setting is wrong, settings contradict each other, or the method does not take
-        exemplars.
+      UserError: settings contradict each other, or the method does not take exemplars.
     """
-    settings = config.exemplars
-    check_choice("exemplars.strategy", settings.strategy, STRATEGIES)
-    check_choice("exemplars.replay", settings.replay, REPLAYS)
-    for key in ("total", "per_class"):
-        if settings[key] < 0:
-            raise UserError(f"config.exemplars.{key}: {settings[key]} must be 0 or more")
-    if settings.total and settings.per_class:
-        raise UserError(
-            f"config.exemplars: total={settings.total} and per_class={settings.per_class} exclude "
-            "each other; set one of them to 0"
-        )
+    exemplars = settings.exemplars
     result = MemoryPolicy(
-        size=settings.total or settings.per_class,
-        strategy=settings.strategy,
-        replay=settings.replay,
-        class_weighting=settings.class_weighting,
-        per_class=settings.per_class > 0,
+        size=exemplars.total or exemplars.per_class,
+        strategy=exemplars.strategy,
+        replay=exemplars.replay,
+        class_weighting=exemplars.class_weighting,
+        per_class=exemplars.per_class > 0,
     )
-    _check_memory(config, result, supports_exemplars)
+    _check_memory(settings, result, supports_exemplars)
     return result
 
 
-def _check_memory(config, memory, supports_exemplars):
+def _check_memory(settings, memory, supports_exemplars):
     key = "config.exemplars.per_class" if memory.per_class else "config.exemplars.total"
     if memory.size and not supports_exemplars:
         raise UserError(
-            f"{key}: {memory.size}, but method {config.method.name!r} keeps no images; set it to 0 "
-            "or take another method"
+            f"{key}={memory.size}: method {settings.method.name!r} keeps no exemplars; set it to "
+            "0, or use another method"
         )
     if memory.size and memory.strategy == "none":
         raise UserError(
-            f"{key}: {memory.size}, but config.exemplars.strategy 'none' keeps no images; set the "
-            "number to 0 or take another strategy"
+            f"{key}={memory.size}: config.exemplars.strategy='none' keeps no exemplars; set the "
+            "number to 0, or use another strategy"
         )
     if memory.per_class and not memory.is_balanced:
         raise UserError(
-            f"config.exemplars.per_class: strategy {memory.strategy!r} keeps images whatever their "
-            "classes; set config.exemplars.total instead or take another strategy"
+            f"config.exemplars.per_class={memory.size}: strategy {memory.strategy!r} keeps images "
+            "whatever their classes; set config.exemplars.total instead, or use another strategy"
         )
     if memory.class_weighting and not memory.size:
         raise UserError(
-            "config.exemplars.class_weighting: without exemplars no class is rare; set "
-            "config.exemplars.total or per_class"
+            "config.exemplars.class_weighting=True: needs exemplars; set config.exemplars.total or "
+            ".per_class"
         )
 
 
-def training(
-    config, cls: type[TrainStage] = TrainStage, name: str = "train", lr_scale: float = 1.0
+def train_stage(
+    settings: Settings,
+    cls: type[TrainStage] = TrainStage,
+    name: str = "train",
+    lr_scale: float = 1.0,
 ) -> TrainStage:
-    """A supervised stage with the config's schedule.
+    """Builds a supervised stage with the run's schedule.
 
     Args:
-      cls: the stage's class.
-      lr_scale: multiplies the learning rate.
+      settings: those of the run.
+      cls: class of the stage.
+      name: name of the stage.
+      lr_scale: factor of the learning rate.
     """
-    milestones = tuple(scaled(config, m) for m in config.milestones)
+    milestones = tuple(map(settings.scaled, settings.milestones))
     return cls(
         name=name,
-        epochs=scaled(config, config.epochs),
-        save_every=config.checkpoint.every_epochs,
-        batch_size=config.batch_size,
-        drop_last=config.drop_last,
+        epochs=settings.scaled(settings.epochs),
+        save_every=settings.checkpoint.every_epochs,
+        batch_size=settings.batch_size,
+        drop_last=settings.drop_last,
         optimizer=SGD(
-            learning_rate=lr_scale * config.optimizer.lr,
-            momentum=config.optimizer.momentum,
-            weight_decay=config.optimizer.weight_decay,
-            decay=config.optimizer.decay,
+            learning_rate=lr_scale * settings.optimizer.lr,
+            momentum=settings.optimizer.momentum,
+            weight_decay=settings.optimizer.weight_decay,
+            decay=settings.optimizer.decay,
             milestones=milestones,
         ),
     )
 
 
-def dreaming(config, dataset) -> InversionStage:
-    """The stage that trains the generator after a task.
+def inversion_stage(settings: Settings, dataset: Dataset) -> InversionStage:
+    """Builds the stage that trains the generator after a task.
 
     Raises:
-      UserError: the config has no block `inversion`, or a wrong one.
+      UserError: the config has no block `inversion`, or the generator does not fit the images.
     """
-    if "inversion" not in config:
+    if settings.inversion is None:
         raise UserError(
-            f"config.inversion is missing, but method {config.method.name!r} dreams images; "
-            "see configs/common.py"
+            f"config.inversion is missing: method {settings.method.name!r} dreams images; see "
+            "configs/common.py"
         )
-    settings = config.inversion
-    steps = scaled(config, settings.steps)
-    steps_per_epoch = min(settings.steps_per_epoch, steps)
+    inversion = settings.inversion
+    steps = settings.scaled(inversion.steps)
+    steps_per_epoch = min(inversion.steps_per_epoch, steps)
     image_shape = dataset.train_images.shape[1:]
     return InversionStage(
         name="invert",
         epochs=-(-steps // steps_per_epoch),
-        save_every=-(-config.checkpoint.every_inversion_steps // steps_per_epoch),
+        save_every=-(-settings.checkpoint.every_inversion_steps // steps_per_epoch),
         steps_per_epoch=steps_per_epoch,
         inversion=Inversion(
-            generator=make_generator(settings.generator, image_shape, compute_dtype(config)),
+            generator=make_generator(inversion.generator, image_shape, compute_dtype(settings)),
             steps=steps,
-            batch_size=config.batch_size,
-            learning_rate=settings.lr,
-            content=settings.content,
-            temperature=settings.temperature,
-            statistics=settings.statistics,
-            prior=settings.prior,
+            batch_size=settings.batch_size,
+            learning_rate=inversion.lr,
+            content=inversion.content,
+            temperature=inversion.temperature,
+            statistics=inversion.statistics,
+            prior=inversion.prior,
         ),
     )
 
 
-def autoencoder(config, dataset) -> AutoEncoder:
-    """The auto-encoder of `config.autoencoder`.
+def autoencoder(settings: Settings, dataset: Dataset) -> AutoEncoder:
+    """Builds the auto-encoder of `config.autoencoder`.
 
     Raises:
-      UserError: there is no such block, the images do not fit, or they are standardised.
+      UserError: there is no such block, the images do not fit, or they are standardized.
     """
-    if "autoencoder" not in config:
+    if settings.autoencoder is None:
         raise UserError(
-            f"config.autoencoder is missing, but method {config.method.name!r} replays images; see "
-            "configs/common.py"
+            f"config.autoencoder is missing: method {settings.method.name!r} replays decoded "
+            "images; see configs/common.py"
         )
-    if config.data.standardise:
+    if settings.data.standardise:
         raise UserError(
-            f"config.data.standardise: {config.method.name} reconstructs pixels in 0..1; set "
-            "config.data.standardise=False"
+            f"config.data.standardise=True: method {settings.method.name!r} reconstructs pixels in "
+            "0..1; set it to False"
         )
-    channels, latents = tuple(config.autoencoder.channels), config.autoencoder.latents
+    channels, latents = settings.autoencoder.channels, settings.autoencoder.latents
     image_shape = dataset.train_images.shape[1:]
-    return make_autoencoder(image_shape, channels, latents, compute_dtype(config))
+    return make_autoencoder(image_shape, channels, latents, compute_dtype(settings))
 
 
-def make_method(config, dataset) -> Finetune:
-    """The method that `config.method` names, built for a Dataset.
+def make_method(settings: Settings, dataset: Dataset) -> Finetune:
+    """Builds the method that `config.method` names.
 
     Raises:
-      UserError: there is no such method, or one of its settings is wrong.
+      UserError: there is no such method, a setting of it is wrong, or settings do not fit it.
     """
-    cls = methods.find_class(config.method.name)
-    own = method_settings(config, cls)
-    if not (config.drop_last or cls.supports_partial_batches):
+    cls = methods.find_class(settings.method.name)
+    own = method_settings(settings.method, cls)
+    if not (settings.drop_last or cls.supports_partial_batches):
         raise UserError(
-            f"config.drop_last: method {config.method.name!r} takes complete batches only; set it "
-            "to True"
+            f"config.drop_last=False: method {settings.method.name!r} supports complete batches "
+            "only; set it to True"
         )
     parts = Parts(
-        classifier=classifier(config, dataset),
-        preprocessing=preprocessing(config, dataset),
-        training=training(config),
-        memory=memory(config, cls.supports_exemplars),
-        stage=functools.partial(training, config),
-        inversion_stage=functools.partial(dreaming, config, dataset),
-        autoencoder=functools.partial(autoencoder, config, dataset),
-        scaled=functools.partial(scaled, config),
+        classifier=classifier(settings, dataset),
+        preprocessing=preprocessing(settings, dataset),
+        training=train_stage(settings),
+        memory=memory_policy(settings, cls.supports_exemplars),
+        stage=functools.partial(train_stage, settings),
+        inversion_stage=functools.partial(inversion_stage, settings, dataset),
+        autoencoder=functools.partial(autoencoder, settings, dataset),
+        scaled=settings.scaled,
     )
     return cls.from_parts(parts, **own)
 
 
-def method_settings(config, cls: type[Finetune]) -> dict[str, Any]:
-    """The method's own settings: config.method without its name.
+def method_settings(settings: MethodSettings, cls: type[Finetune]) -> dict[str, Any]:
+    """Returns the method's own settings, checked.
 
-    They are the fields of the class that hold plain values; those annotated `Literal` say which.
+    They are the fields of the class that hold plain values: bool, int, float, str, `Literal` or
+    tuples. `Annotated[float, annotated_types.Ge(0)]` and the like give bounds.
 
     Raises:
-      UserError: a setting that the method does not have, or a value that it cannot have.
+      UserError: a line for each setting that the method does not have, or cannot have so.
     """
-    types = {
-        name: kind
-        for name, kind in typing.get_type_hints(cls).items()
-        if kind in _PLAIN or typing.get_origin(kind) in (Literal, tuple)
-    }
-    settings = {key: value for key, value in config.method.items() if key != "name"}
-    for key, value in settings.items():
-        if key not in types:
-            if new := config_files.RENAMED.get(f"method.{key}"):
-                raise UserError(f"config.method.{key}: this key is gone; use config.{new}")
-            near = get_close_matches(key, types, n=3) or sorted(types)
-            raise UserError(
-                f"config.method.{key}: method {config.method.name!r} has no such setting"
-                + (f"; did you mean {', '.join(near)}?" if near else "")
-            )
-        if typing.get_origin(types[key]) is Literal:
-            check_choice(f"method.{key}", value, typing.get_args(types[key]))
-    return settings
+    return read_method(settings.name, method_types(cls), settings.own)
 
 
-def make_executor(config) -> Executor:
-    """How this run loops, as config.execution and config.mesh say.
+def method_types(cls: type[Finetune]) -> dict[str, Any]:
+    """Returns name and type, with its bounds, of each setting of a method's class."""
+    types = {}
+    for name, kind in typing.get_type_hints(cls, include_extras=True).items():
+        plain = typing.get_args(kind)[0] if typing.get_origin(kind) is Annotated else kind
+        if plain in _PLAIN or typing.get_origin(plain) in (Literal, tuple):
+            types[name] = kind
+    return types
+
+
+def make_executor(settings: Settings) -> Executor:
+    """Builds the executor that config.execution and config.mesh describe.
 
     Raises:
-      UserError: there is no such mesh.
+      UserError: the devices for the mesh are missing.
     """
     return Executor(
         # "auto" is one after the other: what is fast on CPU, and not measured elsewhere yet.
-        vmap_seeds=config.execution.seeds == "vmap",
-        compiled_loop={"auto": None, "compiled": True, "host": False}[config.execution.loop],
-        mesh=make_mesh(config),
+        vmap_seeds=settings.execution.seeds == "vmap",
+        compiled_loop={"auto": None, "compiled": True, "host": False}[settings.execution.loop],
+        mesh=make_mesh(settings),
     )
 
 
-def make_mesh(config):
-    divided = math.gcd(config.batch_size, config.eval.batch_size or evaluation.BATCH)
-    return mesh.make_mesh(config.mesh.seeds, config.mesh.data, len(config.seeds), divided)
-
-
-def check(config) -> None:
-    """Settings that are wrong whatever the data set.
+def make_mesh(settings: Settings) -> Mesh | None:
+    """Builds the mesh of config.mesh; None for a single device.
 
     Raises:
-      UserError: names the key, its value and what it may be.
+      UserError: the devices for it are missing, or its axes do not divide seeds and batches.
     """
-    _check_seeds(config)
-    _check_numbers(config)
-    check_choice("execution.seeds", config.execution.seeds, ("auto", "sequential", "vmap"))
-    check_choice("execution.loop", config.execution.loop, ("auto", "compiled", "host"))
-    check_choice("eval.mirror", config.eval.mirror, nearest_mean.MIRRORS)
-    for name in config.eval.read_outs:
-        check_choice("eval.read_outs", name, READ_OUTS)
-    make_mesh(config)
+    divided = math.gcd(settings.batch_size, settings.eval.batch_size or evaluation.BATCH)
+    return mesh.make_mesh(settings.mesh.seeds, settings.mesh.data, len(settings.seeds), divided)
 
 
-def _check_seeds(config):
-    seeds = config.seeds
-    if not seeds or not all(isinstance(s, int) and 0 <= s < 2**31 for s in seeds):
-        raise UserError(f"config.seeds: {seeds} is no tuple of seeds, such as (0,) or (0,1,2)")
-    if len(set(seeds)) < len(seeds):
-        raise UserError(f"config.seeds: {seeds} names a seed twice")
-    for name, offset in config.streams.items():
-        if not -(2**31) <= offset < 2**31 - max(seeds):
-            raise UserError(f"config.streams.{name}: {offset} leaves the range of 32 bits")
+def check(settings: Settings) -> None:
+    """Checks what depends on the machine, not on the data.
 
-
-def _check_numbers(config):
-    for key in ("task_sizes", "milestones"):
-        if not all(isinstance(n, int) for n in config[key]):
-            raise UserError(f"config.{key}: {config[key]} is no tuple of whole numbers")
-    at_least_one = {
-        "model.width": config.model.width,
-        "batch_size": config.batch_size,
-        "epochs": config.epochs,
-        "eval.top_k": config.eval.top_k,
-        "checkpoint.keep": config.checkpoint.keep,
-    }
-    if "inversion" in config:
-        at_least_one["inversion.steps"] = config.inversion.steps
-        at_least_one["inversion.steps_per_epoch"] = config.inversion.steps_per_epoch
-    for key, value in at_least_one.items():
-        if value < 1:
-            raise UserError(f"config.{key}: {value} must be at least 1")
-    if config.eval.batch_size < 0:
-        value = config.eval.batch_size
-        raise UserError(f"config.eval.batch_size: {value} must be 0 (what is fast) or more")
-    above_zero = {"schedule_scale": config.schedule_scale, "optimizer.lr": config.optimizer.lr}
-    if "inversion" in config:
-        above_zero["inversion.lr"] = config.inversion.lr
-        above_zero["inversion.temperature"] = config.inversion.temperature
-    for key, value in above_zero.items():
-        if not 0 < value < math.inf:
-            raise UserError(f"config.{key}: {value} must be a finite number above 0")
+    Raises:
+      UserError: the devices that config.mesh asks for are missing.
+    """
+    make_mesh(settings)

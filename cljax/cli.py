@@ -12,7 +12,7 @@ from typing import NoReturn
 from absl import app, flags
 from ml_collections import ConfigDict, config_flags
 
-from cljax import __version__, config_files
+from cljax import __version__, config_files, settings
 from cljax.errors import UserError
 
 _TUNABLES = "GLIBC_TUNABLES"
@@ -31,8 +31,12 @@ def use_huge_pages() -> None:
 
 
 def fail(message: object) -> NoReturn:
-    """Prints one line, "error: " and the message, and ends the program with status 1."""
-    print(f"error: {' '.join(str(message).split())}", file=sys.stderr)
+    """Prints "error: " and the message, and ends the program with status 1.
+
+    A UserError has a line for each of its mistakes.
+    """
+    for line in message.args if isinstance(message, UserError) else (message,):
+        print(f"error: {' '.join(str(line).split())}", file=sys.stderr)
     sys.exit(1)
 
 
@@ -53,6 +57,8 @@ def run(
     own = define_flags()
     if not _HELP.isdisjoint(sys.argv[1:]):
         print(help_page(description, own))
+        if path := config_path(sys.argv):
+            print(f"\n{settings_page(path)}")
     elif "--version" in sys.argv[1:]:
         print(f"cljax {__version__}")
     else:
@@ -73,12 +79,26 @@ def help_page(description: str, own: Iterable[flags.FlagHolder]) -> str:
         flag = flags.FLAGS[holder.name]
         name = f"--[no]{flag.name}" if flag.boolean else f"--{flag.name}"
         parts.append(_fill(f"  {name:<17} {flag.help}", indent=20))
-    settings = (
+    values = (
         "--config.KEY=VALUE changes a setting. docs/configuration.md describes all of them; "
         "config.json in a workdir holds those of its run."
     )
     configs = f"Configs by name: {', '.join(config_files.names())}."
-    return "\n".join([*parts, "", _fill(settings), "", _fill(configs, indent=2)])
+    return "\n".join([*parts, "", _fill(values), "", _fill(configs, indent=2)])
+
+
+def settings_page(path: str) -> str:
+    """Returns the settings of a config, each with its value, meaning and bounds."""
+    from cljax import build, methods  # `--help` alone needs no JAX.
+
+    try:
+        config = config_files.load(path).to_dict()
+        method = config.get("method", {}).get("name")  # a table has none of its own
+        types = build.method_types(methods.find_class(method)) if method else {}
+    except UserError as error:
+        fail(error)
+    lines = settings.describe(config, types)
+    return "\n".join([f"Settings of {path}:", *(_fill(line, indent=4) for line in lines)])
 
 
 def _fill(text, indent=0):
@@ -132,8 +152,8 @@ def check_keys(argv: list[str], config: ConfigDict) -> None:
     for arg in argv:
         match = re.match(r"--?(?:no)?config\.([^=]+)", arg)
         if match and match[1] not in keys:
-            if match[1] in config_files.RENAMED:
-                new = config_files.RENAMED[match[1]]
+            if match[1] in settings.RENAMED:
+                new = settings.RENAMED[match[1]]
                 fail(f"--config.{match[1]}: this key is gone; use config.{new}")
             near = nearest(match[1], keys)
             hint = f"did you mean {', '.join(near)}?" if near else f"there are {', '.join(config)}"

@@ -16,19 +16,6 @@ _PACKAGE = Path(__file__).resolve().parent
 _INSIDE = _PACKAGE / "configs"
 FOLDER = _INSIDE if _INSIDE.is_dir() else _PACKAGE.parent / "configs"
 
-# Keys that are gone, and their replacements.
-RENAMED = {
-    "method.num_rivals": "method.num_hard_negatives",
-    "method.rivals": "method.hard_negatives",
-    "method.ranking": "method.ranking_weight",
-    "method.imprinted": "method.imprint_weights",
-    "method.balance": "method.balanced_finetuning",
-    "method.teacher_mode": "method.name=libcontinual_lucir, _lwf, _icarl or _wa",
-    "method.form": "method.name=libcontinual_ewc",
-    "method.loss": "method.name=libcontinual_icarl",
-    "method.trains_head": "method.name=libcontinual_wa",
-}
-
 
 def names() -> list[str]:
     """Returns the names of the program's configs, such as "abd_cifar100", in alphabetical order."""
@@ -93,7 +80,7 @@ def load(config: str) -> ConfigDict:
         raise
     except SyntaxError as error:
         raise UserError(f"--config={path}: {error}") from error
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         lines = [f.lineno for f in traceback.extract_tb(error.__traceback__) if f.filename == path]
         where = f" line {lines[-1]}" if lines else ""
         message = f"--config={path}{where}: {type(error).__name__}: {error}"

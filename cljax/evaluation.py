@@ -15,28 +15,25 @@ from cljax.compute.mesh import shard_batch
 from cljax.compute.per_seed import PerSeed
 from cljax.data.streams import TaskStream
 from cljax.memory import nearest_mean
+from cljax.settings import EvaluationSettings
 from cljax.state import Data, LearnerState, Subset, hyperparameters
 
-# Read-outs other than the method's own; `output.metrics` describes them.
-READ_OUTS = ("cnn", "nme", "ncm")
-
-# Test images per step where the config names no number: what a core's cache holds, if cores have
-# steps of their own, or what makes many cores busy.
+# Test images per step where the config has 0: as many as a core's cache holds, if each core has its
+# own steps, or enough to use many cores.
 BATCH_ON_ONE_CORE, BATCH = 32, 256
 
 
-@struct.dataclass
-class EvaluationSet:
-    """One seed's test images, sorted by task, so that those of the tasks seen are a prefix.
+class EvaluationSet(struct.PyTreeNode):
+    """Holds one seed's test images, sorted by task: those of the tasks so far are a prefix.
 
     Attributes:
       indices: int32 [capacity], into the evaluation images; a multiple of the batch size.
-      stop: int32 [], how many of `indices` count now.
-      tasks: int32 [capacity], each image's task.
-      boundaries: int32 [T + 1], task j has the classes boundaries[j]..boundaries[j+1]-1.
-      seen: int32 [], classes to choose from.
-      label_map: int32 [classes of the data set].
-      train_images: all training images of the classes seen.
+      stop: int32 [], number of test images of the tasks so far.
+      tasks: int32 [capacity], task of each image.
+      boundaries: int32 [T + 1], task j has the labels boundaries[j]..boundaries[j+1]-1.
+      seen: int32 [], number of seen classes.
+      label_map: int32 [classes of the dataset], label of each class id.
+      train_images: all training images of the seen classes.
     """
 
     indices: jax.Array
@@ -50,20 +47,25 @@ class EvaluationSet:
 
 
 @hyperparameters
-class EvaluationSettings:
-    """How images are judged.
+class Evaluation:
+    """Says how accuracy is measured.
 
     Attributes:
-      batch_size: test images per step; 0: what is fast on the device at hand.
-      top_k: an answer is right if it is among the k likeliest (5 for ImageNet, otherwise 1).
-      read_outs: of READ_OUTS, to be tried besides the method's own classifier.
-      mirror: of their class means, a key of `nearest_mean.MIRRORS`.
+      batch_size: test images per step; 0: what is fast on the device.
+      top_k: a prediction is correct if the class is among the k likeliest.
+      read_outs: names of read-outs to evaluate in addition to the method's own.
+      mirror: mirrored images in class means, a key of `nearest_mean.MIRRORS`.
     """
 
     batch_size: int
     top_k: int = 1
     read_outs: tuple[str, ...] = ()
     mirror: str = "none"
+
+    @classmethod
+    def from_settings(cls, settings: EvaluationSettings) -> "Evaluation":
+        """Takes over the settings of a run."""
+        return cls(settings.batch_size, settings.top_k, settings.read_outs, settings.mirror)
 
 
 class EvaluationInput(NamedTuple):
@@ -79,7 +81,7 @@ class EvaluationInput(NamedTuple):
     """
 
     method: Any
-    settings: EvaluationSettings
+    settings: Evaluation
     data: Data
     state: LearnerState
     images: EvaluationSet
@@ -93,7 +95,7 @@ def evaluate(
     streams: Sequence[TaskStream],
     states: PerSeed[LearnerState],
     task: int,
-    settings: EvaluationSettings,
+    settings: Evaluation,
 ) -> list[np.ndarray]:
     """Counts the correct predictions of every seed after a task.
 
@@ -115,7 +117,14 @@ def evaluate(
     sets = [make_evaluation_set(stream, task, settings.batch_size) for stream in streams]
     steps = -(-max(int(images.stop) for images in sets) // settings.batch_size)
     images = executor.distribute(sets)
-    inputs = EvaluationInput(method, settings, data, states, images, {})
+    inputs = EvaluationInput(
+        method=method,
+        settings=settings,
+        data=data,
+        state=states,  # pyright: ignore[reportArgumentType]  # here for all seeds
+        images=images,  # pyright: ignore[reportArgumentType]  # likewise
+        means={},
+    )
     if settings.read_outs:
         inputs = inputs._replace(means=executor.call(find_means, inputs))
     kinds = 1 + len(settings.read_outs), 2
@@ -124,7 +133,7 @@ def evaluate(
     return [of_seed[..., : task + 1] for of_seed in correct]
 
 
-def with_batch_size(settings: EvaluationSettings, executor: Executor) -> EvaluationSettings:
+def with_batch_size(settings: Evaluation, executor: Executor) -> Evaluation:
     """Fills in the batch size that is fast on the device, where the config names none."""
     fast = BATCH_ON_ONE_CORE if executor.cores else BATCH
     return dataclasses.replace(settings, batch_size=settings.batch_size or fast)
@@ -177,24 +186,20 @@ def score_batch(inputs: EvaluationInput, i: jax.Array, correct: jax.Array) -> ja
     return correct.at[:, :, tasks].add(found.astype(jnp.int32))
 
 
-def make_evaluation_set(stream, task: int, batch_size: int) -> EvaluationSet:
-    """The test images of the tasks up to `task` (from 0) of one seed's TaskStream."""
+def make_evaluation_set(stream: TaskStream, task: int, batch_size: int) -> EvaluationSet:
+    """Collects the test images of the tasks up to `task` (from 0) of one seed."""
     tasks = np.repeat(np.arange(stream.num_tasks), stream.eval_counts)
     padding = -len(stream.eval_indices) % batch_size
     tasks = np.pad(tasks, (0, len(stream.eval_indices) + padding - len(tasks)))
-    evaluation_set = EvaluationSet(
-        indices=np.pad(stream.eval_indices, (0, padding)),
-        stop=np.int32(stream.eval_counts[: task + 1].sum()),
-        tasks=tasks.astype(np.int32),
-        boundaries=np.cumsum([0, *stream.task_sizes], dtype=np.int32),
-        seen=np.int32(stream.seen(task)),
-        label_map=stream.label_map,
-        train_images=_train_images(stream, task),
-    )
-    return jax.device_put(evaluation_set)
-
-
-def _train_images(stream, task):
-    found = stream.train_images(task)
-    padded = np.pad(found, (0, stream.train_indices.size - len(found)))
-    return Subset(padded, np.int32(len(found)))
+    images = stream.train_images(task)
+    arrays = {
+        "indices": np.pad(stream.eval_indices, (0, padding)),
+        "stop": np.int32(stream.eval_counts[: task + 1].sum()),
+        "tasks": tasks.astype(np.int32),
+        "boundaries": np.cumsum([0, *stream.task_sizes], dtype=np.int32),
+        "seen": np.int32(stream.seen(task)),
+        "label_map": stream.label_map,
+    }
+    padded = np.pad(images, (0, stream.train_indices.size - len(images)))
+    arrays, found = jax.device_put((arrays, (padded, np.int32(len(images)))))
+    return EvaluationSet(**arrays, train_images=Subset(*found))

@@ -1,4 +1,4 @@
-"""Runs one experiment: data, tasks, training, evaluation, checkpoints and results."""
+"""Runs one experiment: loads data, trains and evaluates each task, saves checkpoints, results."""
 
 import contextlib
 import dataclasses
@@ -6,11 +6,14 @@ import time
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
+import ml_collections
 import numpy as np
 from rich.console import Console
 
 from cljax import build, evaluation, first_task, training
 from cljax import problem as problem_lib
+from cljax import settings as settings_lib
 from cljax.compute import compilation, processes
 from cljax.compute.per_seed import PerSeed
 from cljax.compute.signals import StopRequest
@@ -18,6 +21,7 @@ from cljax.errors import UserError
 from cljax.output import logs, summary, workdir
 from cljax.output.checkpoints import Checkpoints, flatten, unflatten
 from cljax.output.recorder import Cursor, Recorder
+from cljax.settings import Settings
 from cljax.stages import Stage, StepInput
 from cljax.state import EpochState, Task
 
@@ -25,80 +29,85 @@ CHECKPOINT_FORMAT = 3
 
 
 class Stopped(Exception):
-    """A signal ended the run; everything is saved. `number` is the signal's."""
+    """Tells that a signal ended the run, after a checkpoint; `number` is the signal's."""
 
     def __init__(self, number: int):
         super().__init__(number)
         self.number = number
 
 
-def run(config, directory: str | Path, console: Console | None = None) -> dict:
-    """Runs, or goes on with, the experiment of `config` in `directory`.
+def run(
+    config: ml_collections.ConfigDict, directory: str | Path, console: Console | None = None
+) -> dict:
+    """Starts or resumes the run of a config.
 
     Args:
-      config: a config as the files in configs/ make them.
-      directory: the workdir; see docs/results.md for what is left there.
-      console: where progress and summary are shown; standard output by default.
+      config: config as the files in configs/ make it.
+      directory: workdir of the run; docs/results.md lists its files.
+      console: shows progress and summary; standard output by default.
 
     Returns:
       The content of results.json.
 
     Raises:
-      UserError: something is wrong with the config, the data or the directory, or the loss is not
-        finite.
-      Stopped: by SIGINT or SIGTERM; the run can be continued.
+      UserError: a setting, the data or the workdir is wrong, or the loss is not finite.
+      Stopped: SIGINT or SIGTERM was received; the same call resumes the run.
     """
-    directory, console = Path(directory), processes.main_console(console)
+    directory, console = Path(directory).expanduser(), processes.main_console(console)
     logs.log_to_console(console)
     with processes.raise_together():
-        build.check(config)
-        compilation.enable_compilation_cache(config.compilation_cache, console)
-    precision = jax.default_matmul_precision(build.matmul_precision(config))
+        settings = settings_lib.read(config)
+        build.check(settings)
+        compilation.enable_compilation_cache(settings.compilation_cache, console)
+    precision = jax.default_matmul_precision(build.matmul_precision(settings))
     with precision, contextlib.ExitStack() as claims:
-        # Mistakes show here, before anything is written or removed.
+        # Mistakes must show here, before anything is written or removed.
         with processes.raise_together():
             if processes.is_main():
-                claims.enter_context(workdir.claim(directory, config))
-            line = f"loading dataset {config.data.name}, setting up method {config.method.name}"
+                claims.enter_context(workdir.claim(directory, settings))
+            names = settings.data.name, settings.method.name
+            line = "loading dataset {}, setting up method {}".format(*names)
             console.print(line, markup=False, emoji=False, highlight=False, soft_wrap=True)
-            problem = problem_lib.make_problem(config)
-            if config.first_task_from and (
-                config.overwrite or not (directory / "checkpoints").exists()
+            problem = problem_lib.make_problem(settings)
+            if settings.first_task_from and (
+                settings.overwrite or not (directory / "checkpoints").exists()
             ):
-                first_task.adopt_first_task(config, problem, problem.states)
+                first_task.adopt_first_task(settings, problem, problem.states)
         with processes.raise_together():
             if processes.is_main():
-                workdir.begin(directory, config)
+                workdir.begin(directory, settings)
                 logs.log_to_file(directory)
-            this = Run(config, problem, directory, console)
+            this = Run(settings, problem, directory, console)
         results = this.go()
         processes.on_main(summary.print_summary, results, directory, console)
     return results
 
 
 class Run:
-    """One run, from where its last checkpoint left it.
+    """Runs the tasks of one run, from its last checkpoint on.
 
     Attributes:
-      cursor: what comes next.
-      states: the learners; within an epoch their `EpochState`.
+      cursor: position in the run: the next epoch, stage and task.
+      states: learner states; within an epoch, the `EpochState`s around them.
     """
 
-    def __init__(self, config, problem: problem_lib.Problem, directory: Path, console: Console):
-        self.config = config
+    def __init__(
+        self, settings: Settings, problem: problem_lib.Problem, directory: Path, console: Console
+    ):
+        self.settings = settings
         self.directory = directory
         self.problem = problem
-        self.executor = build.make_executor(config)
-        self.recorder = Recorder(config, problem, self.executor, directory, console)
+        self.executor = build.make_executor(settings)
+        self.recorder = Recorder(settings, problem, self.executor, directory, console)
         self.checkpoints = self.models = None  # where others write
         if processes.is_main():
-            self.checkpoints = Checkpoints(directory / "checkpoints", config.checkpoint.keep)
+            self.checkpoints = Checkpoints(directory / "checkpoints", settings.checkpoint.keep)
             self.models = Checkpoints(directory / "models", keep=None)
         self.cursor = Cursor()
         self.states: PerSeed = self.executor.distribute(problem.states)
 
     def go(self) -> dict:
-        """Runs all tasks that are left; returns the results."""
+        """Runs all tasks that are left, and returns the content of results.json."""
         try:
             resumes = self._restore()
             processes.on_main(self.recorder.announce, self.cursor, resumes)
@@ -119,7 +128,7 @@ class Run:
             self.recorder.start("prepare", cursor)
             before_task = type(method).before_task
             self.states = self.executor.call(before_task, method, self.states, tasks, data)
-            if cursor.task == 0 and self.config.first_task_from:
+            if cursor.task == 0 and self.settings.first_task_from:
                 self._adopt_first_task()
         while cursor.stage < len(stages):
             self._run_stage(stages[cursor.stage], tasks)
@@ -141,7 +150,7 @@ class Run:
     def _adopt_first_task(self):
         """Takes the first task's classifier from another run, in place of the first stage."""
         states = self.executor.collect(self.states)
-        adopted = first_task.adopt_first_task(self.config, self.problem, states)
+        adopted = first_task.adopt_first_task(self.settings, self.problem, states)
         self.states = self.executor.distribute(adopted)
         self.cursor.stage = 1
 
@@ -171,7 +180,7 @@ class Run:
             processes.on_main(self.recorder.write_samples, cursor.task, samples)
 
     def _take_images(self, stage: Stage, tasks: PerSeed[Task]) -> tuple[PerSeed[Task], list[int]]:
-        """The tasks with the stage's images, and the number of these per seed."""
+        """Gives the tasks the stage's images; returns them and the number of images per seed."""
         learners = self.states
         if learners.holds(EpochState):
             learners = learners.map(lambda state: state.learner)
@@ -187,8 +196,14 @@ class Run:
         before = self.recorder.seconds[stage.name]
         with self.recorder.time(stage.name):
             epoch = jax.device_put(np.int32(cursor.epoch))
-            inputs = StepInput(problem.method, stage, problem.data, tasks, epoch)
-            # Several processes would part: only the end of an epoch is a common point to stop.
+            inputs = StepInput(
+                problem.method,
+                stage,
+                problem.data,
+                tasks,  # pyright: ignore[reportArgumentType]  # here for all seeds
+                epoch,
+            )
+            # With several processes, only the end of an epoch is a common point to stop.
             stop = self.stop if processes.is_alone() else lambda: False
             self.states = training.run_epoch(self.executor, inputs, self.states, stops, stop)
             measured = self.executor.collect(self.states.map(lambda s: (s.sums, s.step)))
@@ -211,16 +226,16 @@ class Run:
                 problem.streams,
                 self.states,
                 cursor.task,
-                evaluation.EvaluationSettings(**self.config.eval),
+                evaluation.Evaluation.from_settings(self.settings.eval),
             )
             self.recorder.add_accuracy(correct)
 
     def _save_model(self, task: int):
-        """The classifiers after a task, for whoever wants to use or share them."""
+        """Saves the classifiers after a task, for other programs and people."""
         arrays = self._flatten(self.states.map(lambda state: state.variables))
         self._check_finite(arrays)
         record, number = {"data": self.problem.fingerprint}, problem_lib.model_number(task)
-        processes.on_main(lambda: self.models.save(arrays, record, number))
+        processes.on_main(lambda: _written(self.models).save(arrays, record, number))
 
     def _stop_if_asked(self):
         """Saves a checkpoint and stops, if a signal to any process asks for it."""
@@ -230,6 +245,7 @@ class Run:
 
     def _stop_here(self):
         self._write_checkpoint()
+        assert self.stop.number is not None, "only a signal stops a run"
         raise Stopped(self.stop.number)
 
     def _write_checkpoint(self):
@@ -248,39 +264,39 @@ class Run:
             "recorder": self.recorder.state_dict(),
             "data": self.problem.fingerprint,
         }
-        self.checkpoints.save(arrays, record)
+        _written(self.checkpoints).save(arrays, record)
 
     def _check_finite(self, arrays: dict[str, np.ndarray]):
-        """A last step may spoil the weights after a loss that was finite; they are not kept."""
+        """Refuses weights that are not finite; a last step may spoil them after a finite loss."""
         for name, array in arrays.items():
             if np.issubdtype(array.dtype, np.floating) and not np.isfinite(array).all():
                 raise UserError(
-                    f"the state is not finite in task {self.cursor.task + 1}: {name}; the last "
-                    "good checkpoint is kept; try a lower learning rate in another --workdir"
+                    f"task {self.cursor.task + 1}: the state is not finite ({name}); the last good "
+                    "checkpoint is kept; try a lower config.optimizer.lr in another --workdir"
                 )
 
     def _restore(self) -> bool:
         """Takes the state of the newest good checkpoint; False if there is none."""
-        restored = processes.on_main(lambda: self.checkpoints.restore())
+        restored = processes.on_main(lambda: _written(self.checkpoints).restore())
         restored = processes.broadcast_from_main(restored)
         arrays, record = restored or (None, None)
         with processes.raise_together():
             if record:
                 self._check_record(record)
             self.recorder.load_state_dict(record and record["recorder"])
-        if record is None:
+        if record is None or arrays is None:
             return False
         self.cursor = Cursor(**record["cursor"])
         states = self.problem.states
         if record["metrics"] is not None:
-            sums = {name: np.float32(0) for name in record["metrics"]}
-            states = [EpochState(state, sums, np.int32(0)) for state in states]
-        pairs = zip(self.config.seeds, states, strict=True)
+            sums = {name: jnp.float32(0) for name in record["metrics"]}
+            states = [EpochState(state, sums, jnp.int32(0)) for state in states]
+        pairs = zip(self.settings.seeds, states, strict=True)
         try:
             states = [unflatten(state, f"seed{seed}", arrays) for seed, state in pairs]
         except UserError as error:
             raise UserError(
-                f"{self.directory}: saved by another version of this program: {error}"
+                f"{self.directory}: the run was saved by another version of cljax: {error}"
             ) from error
         self.states = self.executor.distribute(states)
         return True
@@ -288,19 +304,34 @@ class Run:
     def _check_record(self, record: dict):
         if record.get("format") != CHECKPOINT_FORMAT:
             raise UserError(
-                f"{self.directory}: the run was saved by another version of this program, whose "
-                "files count differently; finish it with that version, or start over with "
-                "--config.overwrite=True"
+                f"{self.directory}: the run was saved by another version of cljax, with other "
+                "files; finish it with that version, or start over with --config.overwrite=True"
             )
+        cursor = Cursor(**record["cursor"])
+        stages = (
+            self.problem.method.stages(cursor.task, self.problem.num_tasks)
+            if 0 <= cursor.task < self.problem.num_tasks
+            else ()
+        )
+        at_end = cursor == Cursor(self.problem.num_tasks)
+        within = 0 <= cursor.stage <= len(stages) and cursor.epoch >= 0
+        if not (at_end or (stages and within)):
+            raise UserError(f"{self.directory}: the checkpoint names an impossible place, {cursor}")
         if record["data"] != self.problem.fingerprint:
             raise UserError(
-                f"{self.directory}: the run was started on other data than "
-                f"{self.config.data.name} now holds; point --config.data.dir or "
-                "--config.data.path at the data of its start"
+                f"{self.directory}: {self.settings.data.name} has other images or labels than when "
+                "this run started; set --config.data.dir or --config.data.path to the data of the "
+                "start"
             )
 
     def _flatten(self, value: PerSeed) -> dict[str, np.ndarray]:
         arrays = {}
-        for seed, tree in zip(self.config.seeds, self.executor.collect(value), strict=True):
+        for seed, tree in zip(self.settings.seeds, self.executor.collect(value), strict=True):
             arrays |= flatten(tree, f"seed{seed}")
         return arrays
+
+
+def _written(checkpoints: Checkpoints | None) -> Checkpoints:
+    """The checkpoints of the first process; no other one has any."""
+    assert checkpoints is not None
+    return checkpoints

@@ -1,4 +1,4 @@
-"""Takes the first task over from another run."""
+"""Takes over the first task of another run."""
 
 from pathlib import Path
 
@@ -7,17 +7,20 @@ from cljax.files import read_json
 from cljax.output.checkpoints import Checkpoints, unflatten
 from cljax.output.metrics import FORMAT
 from cljax.problem import Problem, model_number
+from cljax.settings import Settings
 from cljax.state import LearnerState
 
 
-def adopt_first_task(config, problem: Problem, states: list[LearnerState]) -> list[LearnerState]:
-    """The states with the classifiers that the run in config.first_task_from had after task 1.
+def adopt_first_task(
+    settings: Settings, problem: Problem, states: list[LearnerState]
+) -> list[LearnerState]:
+    """Returns the states with the classifiers of the run in config.first_task_from after task 1.
 
     Raises:
-      UserError: there is no such run, its first task is not finished, or it learned other data,
-        other classes or another network.
+      UserError: there is no such run, its first task is not finished, or it has other data, other
+        classes or another network.
     """
-    other = Path(config.first_task_from)
+    other = Path(settings.first_task_from)
     where = f"config.first_task_from={other}"
     if not (other / "results.json").is_file():
         raise UserError(f"{where}: no run there has finished its first task")
@@ -30,14 +33,14 @@ def adopt_first_task(config, problem: Problem, states: list[LearnerState]) -> li
     saved = Checkpoints(other / "models", keep=None, read_only=True)
     arrays, record = saved.read(model_number(0))
     saved.close()
-    if results["dataset"] != config.data.name:
-        raise UserError(f"{where}: a run on {results['dataset']}, not on {config.data.name}")
-    if read_json(other / "config.json")["data"].get("standardise") != config.data.standardise:
+    if results["dataset"] != settings.data.name:
+        raise UserError(f"{where}: a run on {results['dataset']}, not on {settings.data.name}")
+    if read_json(other / "config.json")["data"].get("standardise") != settings.data.standardise:
         raise UserError(f"{where}: config.data.standardise is not the same there")
     if record["data"] != problem.fingerprint:
-        raise UserError(f"{where}: its data differ from what {config.data.name} holds here")
+        raise UserError(f"{where}: its data differ from what {settings.data.name} holds here")
     adopted = []
-    for seed, stream, state in zip(config.seeds, problem.streams, states, strict=True):
+    for seed, stream, state in zip(settings.seeds, problem.streams, states, strict=True):
         if seed not in results["seeds"]:
             raise UserError(f"{where}: it has the seeds {results['seeds']}, not {seed}")
         place = results["seeds"].index(seed)

@@ -1,20 +1,21 @@
-"""Generator inversion: images of known classes dreamed from a frozen classifier.
+"""Model inversion: trains a generator to dream images of the classes of a frozen classifier.
 
-A generator is trained until what it makes looks to the classifier like its training data (Always
-Be Dreaming, section 4.1; section 7 of the released code's description): confidently classified,
-balanced over classes, with the batch statistics of real images in every batch-norm layer, smooth.
-All functions are pure and may be `vmap`ped over seeds; the number of classes is traced.
+The images must look to the classifier like its training data (Always Be Dreaming, section 4.1):
+confidently classified, balanced over classes, smooth, and with the batch statistics of real images
+in every batch-norm layer. All functions are pure and may be `vmap`ped over seeds; the number of
+classes is traced.
 """
+
+from typing import cast
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from flax import linen as nn
 
 from cljax import losses
 from cljax.compute.mesh import shard_batch
-from cljax.models import LATENT_SIZE, Classifier
+from cljax.models import LATENT_SIZE, Classifier, Generator
 from cljax.state import GeneratorState, PyTree, hyperparameters
 
 # One axis of the smoothing kernel; Python floats take the images' precision.
@@ -24,20 +25,20 @@ SMOOTHING = tuple((_GAUSSIAN / _GAUSSIAN.sum()).tolist())
 
 @hyperparameters
 class Inversion:
-    """How a generator is trained; the published values are the defaults.
+    """Says how a generator is trained; the defaults are the published values.
 
     Attributes:
-      generator: maps latents [B, LATENT_SIZE] to images [B, H, W, C].
+      generator: network that maps latents [B, LATENT_SIZE] to images [B, H, W, C].
       steps: Adam steps after each task.
       batch_size: images per step.
-      learning_rate: of Adam.
+      learning_rate: learning rate of Adam.
       content: weight of the confidence term.
-      temperature: of the confidence term; 1000 makes it nearly inert.
-      statistics: weight of the batch statistics' divergence.
+      temperature: softmax temperature of the confidence term; 1000 makes it nearly inert.
+      statistics: weight of the divergence of batch statistics.
       prior: weight of the smoothness term.
     """
 
-    generator: nn.Module
+    generator: Generator
     steps: int = 10_000
     batch_size: int = 128
     learning_rate: float = 1e-3
@@ -48,7 +49,7 @@ class Inversion:
 
 
 def init_generator(inversion: Inversion, key: jax.Array) -> GeneratorState:
-    """A new generator with a fresh Adam. The key is consumed."""
+    """Initializes a generator and its Adam state; consumes the key."""
     variables = inversion.generator.init(key, jnp.zeros((2, LATENT_SIZE)), train=True)
     return GeneratorState(
         params=variables["params"],
@@ -58,9 +59,9 @@ def init_generator(inversion: Inversion, key: jax.Array) -> GeneratorState:
 
 
 def sample(inversion: Inversion, state: GeneratorState, key: jax.Array, count: int) -> jax.Array:
-    """`count` fresh images [count, H, W, C], normalised as training images; eval mode.
+    """Dreams `count` images [count, H, W, C] in eval mode, standardized as training images.
 
-    The key is consumed. No gradient flows into the generator.
+    Consumes the key. No gradient flows into the generator.
     """
     variables = {"params": state.params, "batch_stats": state.batch_stats}
     images = inversion.generator.apply(variables, draw_latents(key, count), train=False)
@@ -68,16 +69,22 @@ def sample(inversion: Inversion, state: GeneratorState, key: jax.Array, count: i
 
 
 def draw_latents(key: jax.Array, count: int) -> jax.Array:
-    """Standard normal latents float [count, LATENT_SIZE]. The key is consumed."""
+    """Draws standard normal latents float [count, LATENT_SIZE]; consumes the key."""
     return shard_batch(jax.random.normal(key, (count, LATENT_SIZE)))
 
 
 def class_balance(logits: jax.Array, valid: jax.Array) -> jax.Array:
-    """1 + sum_k p_k ln p_k / ln(valid classes), p the batch's mean prediction.
+    """Computes 1 + sum_k p_k ln p_k / ln(valid classes), p the mean prediction of the batch.
 
-    0 if the batch is predicted evenly over the valid classes, 1 if all of it is one class or
-    there is but one.
-    logits [B, K], valid bool [K] -> [].
+    It is 0 if predictions are even over the valid classes, and 1 if all are of one class or only
+    one is valid.
+
+    Args:
+      logits: float [B, K].
+      valid: bool [K].
+
+    Returns:
+      float [].
     """
     p = jax.nn.softmax(logits, where=valid).mean(0)
     present = p > 0
@@ -86,7 +93,7 @@ def class_balance(logits: jax.Array, valid: jax.Array) -> jax.Array:
 
 
 def statistics_divergence(batch_stats: PyTree, moments: PyTree) -> PyTree:
-    """Per batch-norm layer: KL(N(running) || N(batch)), a mean over channels.
+    """Computes KL(N(running) || N(batch)) of each batch-norm layer, a mean over channels.
 
     Args:
       batch_stats: running statistics, `mean` and `var` [C] per layer.
@@ -121,14 +128,16 @@ def _by_layer(tree: PyTree, path: str = "") -> dict[str, dict[str, jax.Array]]:
 
 
 def smooth(images: jax.Array) -> jax.Array:
-    """Images [B, H, W, C] blurred channel by channel, reflected by two pixels at the borders.
+    """Blurs images [B, H, W, C] channel by channel, reflected by two pixels at the borders.
 
-    The 5x5 kernel is proportional to exp(-(i^2 + j^2)/4): wider than a sigma of 1, as the code has
-    it. It is separable, so it is applied as shifted sums, first of rows, then of columns.
+    The 5x5 kernel is proportional to exp(-(i^2 + j^2)/4): wider than a sigma of 1, as in the ABD
+    reference code. It is separable, so it is applied as shifted sums of rows, then of columns.
     """
     padded = jnp.pad(images, ((0, 0), (2, 2), (2, 2), (0, 0)), mode="reflect")
-    rows = sum(w * padded[:, i : i + images.shape[1]] for i, w in enumerate(SMOOTHING))
-    return sum(w * rows[:, :, i : i + images.shape[2]] for i, w in enumerate(SMOOTHING))
+    shifted = (w * padded[:, i : i + images.shape[1]] for i, w in enumerate(SMOOTHING))
+    rows = cast(jax.Array, sum(shifted))
+    columns = (w * rows[:, :, i : i + images.shape[2]] for i, w in enumerate(SMOOTHING))
+    return cast(jax.Array, sum(columns))
 
 
 def loss(
@@ -140,10 +149,10 @@ def loss(
     seen: jax.Array,
     latents: jax.Array,
 ) -> tuple[jax.Array, tuple[dict[str, jax.Array], PyTree]]:
-    """The generator's loss against a frozen classifier.
+    """Computes the loss of the generator against a frozen classifier.
 
     Args:
-      inversion: weights of the terms, and the generator.
+      inversion: generator, and weights of the terms.
       classifier: the frozen classifier's module.
       params: the generator's parameters.
       batch_stats: the generator's running statistics; moved, as the generator is in train mode.
@@ -170,7 +179,7 @@ def loss(
         "statistics": inversion.statistics * sum(divergences.values()) / len(divergences),
         "prior": inversion.prior * roughness,
     }
-    return sum(terms.values()), (terms, updates["batch_stats"])
+    return cast(jax.Array, sum(terms.values())), (terms, updates["batch_stats"])
 
 
 def step(
@@ -181,7 +190,7 @@ def step(
     seen: jax.Array,
     latents: jax.Array,
 ) -> tuple[GeneratorState, dict[str, jax.Array]]:
-    """One Adam step on the generator; see `loss` for the arguments.
+    """Takes one Adam step on the generator; see `loss` for the arguments.
 
     Returns:
       The new generator, and the loss and its terms before the step.

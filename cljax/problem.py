@@ -4,6 +4,7 @@ import dataclasses
 import functools
 import zlib
 from collections.abc import Iterator
+from typing import Any
 
 import jax
 import numpy as np
@@ -17,21 +18,22 @@ from cljax.data.sources import Dataset
 from cljax.data.streams import TaskStream
 from cljax.errors import UserError
 from cljax.methods.base import Finetune
+from cljax.settings import Settings
 from cljax.stages import Stage
 from cljax.state import Data, LearnerState, Subset, Task
 
 
 @dataclasses.dataclass(frozen=True)
 class Problem:
-    """What is learned, and by which method.
+    """Holds the data, tasks, method and first states of a run.
 
     Attributes:
-      dataset: on the host.
+      dataset: dataset on the host.
       data: the same on the device.
-      streams: a TaskStream per seed, padded to one size.
+      streams: task stream of each seed, padded to one size.
       method: the method.
-      states: per seed, the learner before the first task.
-      fingerprint: a checksum of all images and labels.
+      states: learner state of each seed before the first task.
+      fingerprint: checksum of all images and labels.
     """
 
     dataset: Dataset
@@ -43,48 +45,52 @@ class Problem:
 
     @property
     def num_tasks(self) -> int:
-        """T."""
+        """Number of tasks T."""
         return self.streams[0].num_tasks
 
     def tasks(self, index: int) -> list[Task]:
-        """Task `index` (from 0) of each seed."""
+        """Makes task `index` (from 0) of each seed."""
         labels, joint = self.dataset.train_labels, self.method.is_joint
         return [make_task(stream, index, labels, joint) for stream in self.streams]
 
     def num_images(self, task: int) -> int:
-        """New training images of a task (joint training: of all tasks so far), of all seeds."""
+        """Counts the training images of a task (joint training: of all tasks so far), all seeds."""
         tasks = slice(0 if self.method.is_joint else task, task + 1)
         return sum(int(stream.train_counts[tasks].sum()) for stream in self.streams)
 
     def plan(self, num_tasks: int | None = None) -> Iterator[tuple[int, int, Stage]]:
-        """All stages of the first `num_tasks` tasks (default: all): (task, place, stage)."""
+        """Yields (task, position in the task, stage) for the first `num_tasks` tasks, or all."""
         for task in range(self.num_tasks if num_tasks is None else num_tasks):
             for place, stage in enumerate(self.method.stages(task, self.num_tasks)):
                 yield task, place, stage
 
 
-def make_problem(config, dataset: Dataset | None = None) -> Problem:
-    """Loads the data, unless they are given, splits them into tasks, and builds the method.
+def make_problem(settings: Settings, dataset: Dataset | None = None) -> Problem:
+    """Loads the dataset, unless it is given, splits it into tasks, and builds the method.
 
     Raises:
-      UserError: the data are missing or bad, the split is impossible, or a setting is wrong.
+      UserError: the data are missing or wrong, the split is impossible, or a setting is wrong.
     """
-    dataset = dataset or sources.load(config.data)
-    task_streams = [_make_stream(config, dataset, seed) for seed in config.seeds]
+    dataset = dataset or sources.load(settings.data)
+    task_streams = [_make_stream(settings, dataset, seed) for seed in settings.seeds]
     task_streams = streams_lib.stack_streams(task_streams)
-    _check_batch_size(config, task_streams)
-    if config.eval.top_k > dataset.num_classes:
+    _check_batch_size(settings, task_streams)
+    if settings.eval.top_k > dataset.num_classes:
         raise UserError(
-            f"config.eval.top_k: {config.eval.top_k} is more than the {dataset.num_classes} classes"
+            f"config.eval.top_k={settings.eval.top_k}: the dataset has only {dataset.num_classes} "
+            "classes; use at most as many"
         )
-    method = make_method(config, dataset)
+    method = make_method(settings, dataset)
     method.check_tasks(task_streams[0].task_sizes)
-    if "nme" in config.eval.read_outs and not method.memory.size:
-        raise UserError("config.eval.read_outs: 'nme' is of exemplars, but none are kept")
-    data = _make_data(config, dataset)
+    if "nme" in settings.eval.read_outs and not method.memory.size:
+        raise UserError(
+            "config.eval.read_outs: 'nme' needs exemplars; set config.exemplars.total or "
+            ".per_class, or remove 'nme'"
+        )
+    data = _make_data(settings, dataset)
     image_shape = dataset.train_images.shape[1:]
 
-    # Optimised on a CPU in full, this would compile for seconds to run for milliseconds.
+    # With all optimizations, a CPU would compile this for seconds to run it for milliseconds.
     options = {"xla_backend_optimization_level": 1} if jax.default_backend() == "cpu" else None
 
     @functools.partial(jax.jit, compiler_options=options)
@@ -92,14 +98,14 @@ def make_problem(config, dataset: Dataset | None = None) -> Problem:
         state = method.init(random_streams, image_shape)
         return state.replace(opt_state=method.training.optimizer.init(state.params))
 
-    states = [init(_random_streams(config, seed)) for seed in config.seeds]
+    states = [init(_random_streams(settings, seed)) for seed in settings.seeds]
     return Problem(dataset, data, task_streams, method, states, _fingerprint(dataset))
 
 
-def _make_data(config, dataset):
-    devices = build.make_mesh(config)
+def _make_data(settings, dataset):
+    devices = build.make_mesh(settings)
     train = mesh.replicate(devices, (dataset.train_images, dataset.train_labels))
-    if config.data.validation:
+    if settings.data.validation:
         return Data(*train, *train)
     return Data(*train, *mesh.replicate(devices, (dataset.test_images, dataset.test_labels)))
 
@@ -109,53 +115,57 @@ def _fingerprint(dataset):
     for split in ("train", "test"):
         for kind in ("images", "labels"):
             array = getattr(dataset, f"{split}_{kind}")
-            result = zlib.crc32(np.ascontiguousarray(array), result)
+            result = zlib.crc32(np.ascontiguousarray(array).data, result)
     return result
 
 
-def _make_stream(config, dataset, seed):
+def _make_stream(settings, dataset, seed):
     return streams_lib.make_stream(
         dataset,
         seed=seed,
-        order_seed=seed + config.streams.class_order,
-        order=config.data.class_order,
-        num_tasks=config.num_tasks,
-        first_task_size=config.first_task_size,
-        task_sizes=config.task_sizes,
-        max_tasks=config.max_tasks,
-        validation=config.data.validation,
+        order_seed=seed + settings.streams.class_order,
+        order=settings.data.class_order,
+        num_tasks=settings.num_tasks,
+        first_task_size=settings.first_task_size,
+        task_sizes=settings.task_sizes,
+        max_tasks=settings.max_tasks,
+        validation=settings.data.validation,
     )
 
 
-def _random_streams(config, seed):
+def _random_streams(settings, seed):
+    offsets = settings.streams
     names = (field.name for field in dataclasses.fields(rng.Streams))
-    return rng.Streams(**{name: np.int32(seed + config.streams[name]) for name in names})
+    seeds: dict[str, Any] = {name: np.int32(seed + getattr(offsets, name)) for name in names}
+    return rng.Streams(**seeds)
 
 
-def _check_batch_size(config, task_streams):
+def _check_batch_size(settings, task_streams):
     for stream in task_streams:
         smallest = int(stream.train_counts.min())
-        if config.batch_size > smallest:
+        if settings.batch_size > smallest:
             task = int(stream.train_counts.argmin())
             raise UserError(
-                f"config.batch_size: {config.batch_size} is more than the {smallest} training "
-                f"images of task {task + 1} with seed {stream.seed}; there would be no batch"
+                f"config.batch_size={settings.batch_size}: task {task + 1} of seed {stream.seed} "
+                f"has only {smallest} training images; use at most as many"
             )
 
 
 def model_number(task: int) -> int:
-    """The number in models/ of the classifier after `task` (from 0): users count from 1."""
+    """Returns the number in models/ of the classifier after `task` (from 0): files count from 1."""
     return task + 1
 
 
 def make_task(
     stream: TaskStream, index: int, train_labels: np.ndarray, joint: bool = False
 ) -> Task:
-    """What compiled functions are told about task `index` (from 0) of a stream.
+    """Makes what compiled functions are told about task `index` (from 0) of a stream.
 
     Args:
-      train_labels: int32 [N], the data set's own class numbers.
-      joint: the images of all tasks so far are trained on.
+      stream: task stream of a seed.
+      index: number of the task, from 0.
+      train_labels: int32 [N], class ids.
+      joint: whether the task is trained on the images of all tasks so far.
     """
     new = stream.train_indices[index, : stream.train_counts[index]]
     images, capacity = new, stream.train_indices.shape[1]
@@ -170,16 +180,17 @@ def make_task(
     for row, found in enumerate(by_class):
         table[row, : len(found)] = found
         counts[row] = len(found)
-    task = Task(
-        index=np.int32(index),
-        old=np.int32(stream.old(index)),
-        seen=np.int32(stream.seen(index)),
-        past_images=np.int32(stream.train_counts[:index].sum()),
-        boundaries=np.cumsum([0, *stream.task_sizes], dtype=np.int32),
-        images=Subset(np.pad(images, (0, capacity - len(images))), np.int32(len(images))),
-        class_images=table,
-        class_image_counts=counts,
-        label_map=stream.label_map,
-        is_first=index == 0,
-    )
-    return jax.device_put(task)  # all at once; `jnp` would compile a program for every shape
+    padded = np.pad(images, (0, capacity - len(images)))
+    arrays = {
+        "index": np.int32(index),
+        "old": np.int32(stream.old(index)),
+        "seen": np.int32(stream.seen(index)),
+        "past_images": np.int32(stream.train_counts[:index].sum()),
+        "boundaries": np.cumsum([0, *stream.task_sizes], dtype=np.int32),
+        "class_images": table,
+        "class_image_counts": counts,
+        "label_map": stream.label_map,
+    }
+    # All at once; `jnp` would compile a program for every shape.
+    arrays, subset = jax.device_put((arrays, (padded, np.int32(len(images)))))
+    return Task(**arrays, images=Subset(*subset), is_first=index == 0)

@@ -1,7 +1,7 @@
-"""Random numbers by address: every draw is named by stream, task, epoch and step.
+"""Makes random keys by address: random stream, purpose, task, epoch and step.
 
-Nothing is consumed, so a resumed run draws what an uninterrupted one draws, and no iterator has to
-be saved. Each stream has a seed of its own, so changing one leaves the others as they were.
+Nothing is consumed, so a resumed run draws what an uninterrupted one draws, and checkpoints need no
+iterator state. Each random stream has its own seed, so changing one leaves the others as they were.
 """
 
 import zlib
@@ -10,11 +10,11 @@ import jax
 from flax import struct
 
 
-@struct.dataclass
-class Streams:
-    """The seeds (int32 []) of a run's compiled random streams.
+class Streams(struct.PyTreeNode):
+    """Holds the seeds (int32 []) of a run's random streams that compiled functions use.
 
-    The class order, the fifth stream, is drawn on the host with the original's generator.
+    The class order, the fifth stream, is drawn on the host with the generator of the ABD reference
+    code.
     """
 
     init: jax.Array
@@ -24,10 +24,10 @@ class Streams:
 
 
 def key(seed: jax.Array, purpose: str, *address: int | jax.Array) -> jax.Array:
-    """The random key of one draw.
+    """Makes the random key of one draw.
 
     Args:
-      seed: int32 [], a stream's seed.
+      seed: int32 [], seed of a random stream.
       purpose: what is drawn; different purposes never share numbers, whatever their seeds.
       *address: task, epoch, step, ... (ints or int32 []).
     """

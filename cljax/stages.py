@@ -33,7 +33,7 @@ class StepInput(NamedTuple):
 
     method: Any
     stage: "Stage"
-    data: Data | None
+    data: Data
     task: Task
     epoch: jax.Array
     prepared: PyTree = ()
@@ -41,14 +41,14 @@ class StepInput(NamedTuple):
 
 @hyperparameters
 class Stage(abc.ABC):
-    """Common to all stages.
+    """Base class of all stages.
 
     Attributes:
-      name: shown in metrics and progress.
-      epochs: how often the stage's steps are repeated.
-      has_samples: whether the stage leaves images worth showing.
-      first_task_differs: whether the steps of the first task differ from those of later ones.
-      save_every: epochs from checkpoint to checkpoint within the stage; 0: none.
+      has_samples: whether the stage makes images to show.
+      first_task_differs: whether the first task needs other compiled programs than later tasks.
+      name: name in metrics and progress, part of the address of random numbers.
+      epochs: number of epochs.
+      save_every: epochs between two checkpoints within the stage; 0: none.
     """
 
     has_samples: ClassVar[bool] = False
@@ -57,6 +57,11 @@ class Stage(abc.ABC):
     name: str
     epochs: int
     save_every: int
+
+    @property
+    @abc.abstractmethod
+    def images_per_step(self) -> int:
+        """Number of images of a step, for speeds and messages."""
 
     @abc.abstractmethod
     def begin(self, method, state: LearnerState, task: Task, data: Data) -> LearnerState:
@@ -129,6 +134,11 @@ class TrainStage(Stage):
     batch_size: int
     optimizer: SGD
     drop_last: bool = True
+
+    @property
+    def images_per_step(self):
+        """The batch size."""
+        return self.batch_size
 
     def begin(self, method, state, task, data):
         """Starts a new optimizer state."""
@@ -223,9 +233,11 @@ class TrainStage(Stage):
 
 @hyperparameters
 class InversionStage(Stage):
-    """Freezes the classifier as teacher and trains the generator against it.
+    """Freezes the classifier as teacher and trains the generator against it (model inversion).
 
-    An epoch is a stretch of `steps_per_epoch` steps; the last one may be shorter.
+    Attributes:
+      steps_per_epoch: Adam steps of an epoch; the last epoch may have fewer.
+      inversion: networks and loss weights.
     """
 
     has_samples: ClassVar[bool] = True
@@ -235,30 +247,31 @@ class InversionStage(Stage):
     inversion: inversion_lib.Inversion
 
     @property
-    def batch_size(self):
-        """Images per step."""
+    def images_per_step(self):
+        """The batch size of the inversion."""
         return self.inversion.batch_size
 
     def begin(self, method, state, task, data):
-        """The teacher: a copy of the classifier as the task left it."""
+        """Copies the classifier, as the task left it, as the teacher."""
         return state.with_teacher()
 
     def num_steps(self, epoch, count):
-        """`steps_per_epoch`, or what is left."""
+        """Returns `steps_per_epoch`, or the steps that are left."""
         return min(self.steps_per_epoch, self.inversion.steps - epoch * self.steps_per_epoch)
 
     def prepare(self, state, task, data, epoch):
-        """Nothing."""
+        """Prepares nothing."""
         return ()
 
     def draw(self, inputs, i, state):
         """Draws latents; steps are counted from the start of the stage."""
         step = inputs.epoch * self.steps_per_epoch + i
         key = rng.key(state.streams.generator, "inversion", inputs.task.index, step)
-        return inversion_lib.draw_latents(key, self.batch_size)
+        return inversion_lib.draw_latents(key, self.inversion.batch_size)
 
     def update(self, inputs, state, drawn):
         """Takes one Adam step on the generator; `drawn` are latents float [B, LATENT_SIZE]."""
+        assert state.generator is not None
         generator, metrics = inversion_lib.step(
             self.inversion,
             inputs.method.classifier,
@@ -274,7 +287,8 @@ class InversionStage(Stage):
         return {"step": min((epoch + 1) * self.steps_per_epoch, self.inversion.steps)}
 
     def samples(self, method, state, task):
-        """What the generator dreams now, with the labels that the teacher gives."""
+        """Dreams 1,024 images, with the labels that the teacher gives them."""
+        assert state.generator is not None
         key = rng.key(state.streams.generator, "pictures", task.index)
         images = inversion_lib.sample(self.inversion, state.generator, key, 1024)
         logits = method.classifier.apply(state.teacher, images).logits

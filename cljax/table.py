@@ -10,6 +10,7 @@ from ml_collections import ConfigDict
 from rich.console import Console
 
 from cljax import build, experiment, files
+from cljax import settings as settings_lib
 from cljax.compute import processes
 from cljax.errors import UserError
 from cljax.output import workdir
@@ -36,13 +37,14 @@ def run(config: Any, directory: str | Path, console: Console | None = None) -> N
       UserError: a setting is wrong, or runs have failed.
       experiment.Stopped: SIGINT or SIGTERM was received; the same command resumes the table.
     """
-    directory, console = Path(directory), processes.main_console(console)
+    directory, console = Path(directory).expanduser(), processes.main_console(console)
     plan = list(make_plan(config))
     with processes.raise_together():
         for name, run_config in plan:
-            build.check(run_config)
+            settings = settings_lib.read(run_config)
+            build.check(settings)
             if processes.is_main():
-                workdir.check(directory / name, run_config)
+                workdir.check(directory / name, settings)
     failed = {}
     for number, (name, run_config) in enumerate(plan, start=1):
         console.rule(f"{number}/{len(plan)}  {name}", style="dim")

@@ -9,10 +9,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from cljax import build
-from cljax.build import make_method
+from cljax import build, settings
 from cljax.errors import UserError
 from cljax.methods import METHODS
+from tests.helpers.tiny_runs import make_method
 
 PATHS = (Path(__file__).parents[1] / "configs").glob("[a-z]*_*.py")
 CONFIGS = sorted(path.stem for path in PATHS if not path.stem.startswith("table_"))
@@ -119,14 +119,14 @@ def test_dtype_reaches_networks_and_images(dtype, expected, precision):
     assert method.classifier.backbone.dtype == expected
     assert method.dreaming.inversion.generator.dtype == expected
     assert method.preprocessing.dtype == expected
-    assert build.matmul_precision(config) == precision
+    assert build.matmul_precision(settings.read(config)) == precision
 
 
 def test_a_setting_that_the_method_lacks_names_the_nearest():
     config = load("abd_cifar100")
     with config.unlocked():
         config.method.mue = 1.0
-    with pytest.raises(UserError, match=r"config\.method\.mue.*did you mean mu"):
+    with pytest.raises(UserError, match=r"config\.method\.mue.*did you mean config\.method\.mu"):
         make_method(config, CIFAR)
 
 

@@ -1,5 +1,6 @@
 """main.py as its user calls it, and every mistake that a user can make as one line."""
 
+import concurrent.futures
 import os
 import subprocess
 import sys
@@ -222,7 +223,7 @@ MISTAKES = {
     "task size text": ({"task_sizes": (1.5,)}, "config.task_sizes"),
     "class order": ({"data__class_order": "1,2,99"}, "the dataset has no class 99"),
     "order file": ({"data__class_order": "none.txt"}, "no such file"),
-    "batch": ({"batch_size": 21}, "more than the 20 training images of task 1"),
+    "batch": ({"batch_size": 21}, "task 1 of seed 0 has only 20 training images"),
     "no batch": ({"batch_size": 0}, "config.batch_size"),
     "epochs": ({"epochs": 0}, "config.epochs"),
     "milestones": ({"milestones": (0.5,)}, "config.milestones"),
@@ -231,22 +232,25 @@ MISTAKES = {
     "negative rate": ({"optimizer__lr": -1.0}, "config.optimizer.lr"),
     "temperature": ({"inversion__temperature": 0.0}, "config.inversion.temperature"),
     "inversion steps": ({"inversion__steps": 0}, "config.inversion.steps"),
-    "dtype": ({"dtype": "float16"}, "float32, tf32, bfloat16"),
+    "dtype": ({"dtype": "float16"}, "must be one of 'float32', 'tf32'"),
     "network": ({"model__name": "resnet9"}, "config.model.name"),
     "width": ({"model__width": 0}, "config.model.width"),
-    "generator": ({"inversion__generator": "gan"}, "config.inversion.generator='gan': unknown"),
+    "generator": (
+        {"inversion__generator": "gan"},
+        "config.inversion.generator='gan': must be one of",
+    ),
     "generator size": ({"inversion__generator": "imagenet"}, "multiple of 32, not 8x8"),
     "method": ({"method__name": "gdumb"}, "no method 'gdumb'; there are base, "),
     "test images per step": (
         {"eval__batch_size": -1},
-        "config.eval.batch_size: -1 must be 0 (what is fast) or more",
+        "config.eval.batch_size=-1: must be a whole number from 0",
     ),
-    "top k": ({"eval__top_k": 11}, "config.eval.top_k: 11 is more than the 10 classes"),
+    "top k": ({"eval__top_k": 11}, "config.eval.top_k=11: the dataset has only 10 classes"),
     "no data set": ({"data__name": "no set"}, "no set"),
     "no directory": ({"data__name": "cifar100", "data__dir": "/none"}, "no such directory"),
     "no npz": ({"data__name": "npz"}, "config.data.path is empty"),
     "missing npz": ({"data__name": "npz", "data__path": "none.npz"}, "none.npz: no such file"),
-    "loop": ({"execution__loop": "fast"}, "auto, compiled, host"),
+    "loop": ({"execution__loop": "fast"}, "must be one of 'auto', 'compiled', 'host'"),
     "fold": ({"data__validation": True, "seeds": (5,)}, "use seeds 0 to 4"),
     "first task from": ({"first_task_from": "/none"}, "no run there"),
 }
@@ -262,11 +266,37 @@ def test_wrong_setting_is_one_line_and_leaves_nothing(tmp_path, name):
     assert [path.name for path in tmp_path.iterdir()] in ([], [".lock"])
 
 
+@pytest.mark.parametrize("where", ["config", "method"])
+def test_a_file_that_ends_the_program_is_a_mistake(tmp_path, where):
+    text = "import sys\nsys.exit(0)\n"
+    (tmp_path / "ends.py").write_text(text)
+    flags = ["--config=ends.py"] if where == "config" else ["--config.method.name=ends:Method"]
+    status, _, err = tiny_runs.command(*flags, cwd=tmp_path)
+    tiny_runs.assert_one_line(status, err, "SystemExit", "ends")
+
+
+def test_a_tilde_in_a_path_is_the_home(tmp_path, monkeypatch, fast_runs):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match=f"{tmp_path}/mine.npz: no such file"):
+        config = tiny_runs.make_config(data__name="npz", data__path="~/mine.npz")
+        experiment.run(config, "~/run")
+    assert not (tmp_path / "~").exists()
+
+
+def test_a_run_in_a_thread(fast_runs, tmp_path):
+    """Signals can be handled in the main thread only; elsewhere a run goes without."""
+    with concurrent.futures.ThreadPoolExecutor(1) as pool:
+        config = tiny_runs.make_config("base", epochs=1, milestones=(), max_tasks=1)
+        pool.submit(tiny_runs.run, config, tmp_path).result()
+    assert tiny_runs.results(tmp_path)["complete"]
+
+
 def test_unknown_method_setting_names_the_nearest(tmp_path):
     config = tiny_runs.make_config()
     with config.unlocked():
         config.method.muu = 0.5
-    with pytest.raises(UserError, match=r"config\.method\.muu.*did you mean mu\?"):
+    with pytest.raises(UserError, match=r"config\.method\.muu.*did you mean config\.method\.mu\?"):
         experiment.run(config, tmp_path)
 
 

@@ -6,13 +6,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from cljax import evaluation
 from cljax.compute.executor import Executor
 from cljax.data import streams
 from cljax.data.sources import Dataset
-from cljax.evaluation import EvaluationSettings, evaluate, make_evaluation_set
+from cljax.evaluation import Evaluation, evaluate, make_evaluation_set
 from cljax.losses import top_k
-from cljax.output import metrics
 from cljax.state import Data, hyperparameters
 
 NUM_CLASSES = 7
@@ -90,7 +88,7 @@ def test_against_numpy(dataset, batch_size, vmap, loop):
         )
     )
     for k in (1, 2):
-        method, settings = Linear(NUM_CLASSES), EvaluationSettings(batch_size, top_k=k)
+        method, settings = Linear(NUM_CLASSES), Evaluation(batch_size, top_k=k)
         for task in range(3):
             states = executor.distribute([jnp.asarray(w) for w in weights])
             found = evaluate(executor, method, data, made, states, task, settings)
@@ -122,13 +120,9 @@ def test_nobody_is_right_by_padding(dataset):
         jnp.asarray(dataset.test_images),
         jnp.asarray(dataset.test_labels),
     )
-    executor, settings = Executor(), EvaluationSettings(64)
+    executor, settings = Executor(), Evaluation(64)
     states = executor.distribute([jnp.zeros((9, NUM_CLASSES))])
     found = evaluate(executor, Linear(NUM_CLASSES), data, made, states, 2, settings)[0][0]
     first = int((dataset.test_labels == made[0].class_order[0]).sum())
     np.testing.assert_array_equal(found[0], [first, 0, 0])
     assert found[1, 1] == made[0].eval_counts[1]  # the only class of its task
-
-
-def test_every_read_out_is_described():
-    assert tuple(metrics.READ_OUTS) == evaluation.READ_OUTS

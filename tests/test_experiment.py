@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 
 from cljax import experiment, rng, training
-from cljax import problem as problem_lib
 from cljax.errors import UserError
 from tests.helpers import tiny_runs
 
@@ -113,7 +112,7 @@ def test_vmapped_seeds_are_the_seeds_alone(fast_runs, tmp_path, name, max_tasks)
 
 def draws(config, task, place: int = 0) -> dict[str, np.ndarray]:
     """What each random stream draws first."""
-    problem = problem_lib.make_problem(config)
+    problem = tiny_runs.make_problem(config)
     method, state = problem.method, problem.states[place]
     images = problem.data.train_images[:8]
     key = rng.key(state.streams.augmentation, "augment train", 0, 0, 0)
@@ -130,7 +129,7 @@ def draws(config, task, place: int = 0) -> dict[str, np.ndarray]:
 
 def test_one_stream_can_change_alone(compiled):
     config = tiny_runs.make_config()
-    task = problem_lib.make_problem(config).tasks(0)[0]
+    task = tiny_runs.make_problem(config).tasks(0)[0]
     before = draws(config, task)
     assert before.keys() == set(config.streams)
     for name in config.streams:
@@ -160,7 +159,7 @@ def test_class_order(fast_runs, tmp_path, form):
         tiny_runs.run(config, tmp_path / "run")
         assert tiny_runs.results(tmp_path / "run")["class_orders"] == [[7, 2]]
     else:
-        (stream,) = problem_lib.make_problem(config).streams
+        (stream,) = tiny_runs.make_problem(config).streams
         assert stream.class_order.tolist() == order and stream.task_sizes == (2, 2)
 
 
@@ -193,7 +192,7 @@ def test_own_images_and_a_larger_first_task(compiled, tmp_path):
     # Other images of the same name are no continuation.
     arrays["x_test"][0] += 1
     np.savez(tmp_path / "mine.npz", **arrays)
-    with pytest.raises(UserError, match="other data"):
+    with pytest.raises(UserError, match="other images or labels"):
         tiny_runs.run(config, tmp_path / "run")
 
 
@@ -202,7 +201,7 @@ def test_validation_mode(compiled, tmp_path):
     config = tiny_runs.make_config("base", data__validation=True, data__per_class=20, max_tasks=1)
     tiny_runs.run(config, tmp_path)
     content = tiny_runs.results(tmp_path)
-    (stream,) = problem_lib.make_problem(config).streams
+    (stream,) = tiny_runs.make_problem(config).streams
     assert content["test_images"] == [stream.eval_counts.tolist()]
     assert stream.eval_counts[0] + stream.train_counts[0] == 40
     assert not set(stream.eval_indices) & set(stream.train_indices[0, : stream.train_counts[0]])
@@ -237,7 +236,7 @@ def test_weights_that_are_not_finite_are_not_saved(fast_runs, spoil, reference, 
         return states.map(spoiled)
 
     mend = spoil(epoch, change)
-    with pytest.raises(UserError, match="state is not finite in task 2"):
+    with pytest.raises(UserError, match="task 2: the state is not finite"):
         tiny_runs.run(tiny_runs.make_config(), tmp_path)
     assert tiny_runs.results(tmp_path)["tasks_done"] == 1
     mend()

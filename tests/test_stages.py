@@ -11,7 +11,7 @@ from cljax.inversion import Inversion
 from cljax.methods.base import Observed
 from cljax.optimizer import SGD
 from cljax.rng import Streams
-from cljax.stages import InversionStage, StepInput, TrainStage
+from cljax.stages import InversionStage, TrainStage
 from cljax.state import Batch, Data, GeneratorState, Subset
 from tests.helpers import tiny
 from tests.helpers.goldens import PRECISIONS, Expected, enable
@@ -197,8 +197,7 @@ def recorded(i=0, epoch=0, index=1, streams=ZEROS):
     method, train, task = Recorder(), stage(), make_task(index=index)
     state = train.begin(method, learner(jnp.ones(2), streams=streams), task, DATA)
     prepared = train.prepare(state, task, DATA, epoch)
-    inputs = StepInput(method, train, DATA, task, epoch, prepared)
-    _, metrics = train.update(inputs, state, train.draw(inputs, i, state))
+    _, metrics = tiny.step(train, method, DATA, task, epoch, prepared, i, state)
     return {name: np.asarray(value).tolist() for name, value in metrics.items()}, prepared.order
 
 

@@ -63,6 +63,7 @@ def test_without_settings_of_its_own_a_table_runs_the_learners_configs(data):
         ({"learners": ("base", "icarl")}, ["config.learners", "'icarl'", "rehearsal"]),
         ({"learners": ()}, ["config.learners", "config.splits"]),
         ({"splits": ()}, ["config.learners", "config.splits"]),
+        ({"epochs": 0}, ["config.epochs=0: must be a whole number"]),
     ],
 )
 def test_mistakes_show_before_anything_runs(tmp_path, settings, words):
@@ -104,11 +105,11 @@ def test_complete_runs_are_skipped_and_others_resumed(fast_runs, monkeypatch, tm
 
 def test_a_run_that_fails_does_not_end_the_table(fast_runs, monkeypatch, tmp_path):
     config = make_config("rehearsal", "base")
-    config.runs.rehearsal.exemplars.strategy = "alphabetical"
+    config.runs.rehearsal.eval.top_k = 11  # more than the classes, which only the data tell
     with pytest.raises(UserError) as error:
         run(config, tmp_path)
     assert "1 of 2 runs failed" in str(error.value)
-    assert "rehearsal_5tasks: config.exemplars.strategy" in str(error.value)
+    assert "rehearsal_5tasks: config.eval.top_k" in str(error.value)
     assert tiny_runs.results(tmp_path / "base_5tasks")["complete"]
     assert "Base" in (tmp_path / "report.md").read_text()
 

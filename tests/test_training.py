@@ -4,8 +4,7 @@ import jax
 import numpy as np
 import pytest
 
-from cljax import build, training
-from cljax import problem as problem_lib
+from cljax import training
 from cljax.compute.executor import Executor
 from cljax.methods.base import Finetune
 from cljax.stages import StepInput
@@ -17,7 +16,7 @@ STEPS = 2
 
 @pytest.fixture(scope="module")
 def problem():
-    return problem_lib.make_problem(tiny_runs.make_config("base"))
+    return tiny_runs.make_problem(tiny_runs.make_config("base"))
 
 
 def start(executor, problem):
@@ -68,7 +67,7 @@ def test_an_epoch_goes_on_where_it_was_stopped(problem, stop):
     ],
 )
 def test_the_loss_that_a_stage_names_is_a_member_of_its_method(problem, name, settings, members):
-    method = build.make_method(tiny_runs.make_config(name, **settings), problem.dataset)
+    method = tiny_runs.make_method(tiny_runs.make_config(name, **settings), problem.dataset)
     stages = method.stages(1, 3)
     assert {stage.observes for stage in stages} == members
     assert all(callable(getattr(method, stage.observes)) for stage in stages)

@@ -38,12 +38,12 @@ def summarise(times: list[float]) -> dict:
 _programs = 0
 
 
-def _listen(event, seconds, **kwargs):
+def _listen(event: str, seconds: float, **kwargs: object) -> None:
     global _programs
     _programs += event == _BACKEND_COMPILE
 
 
-jax.monitoring.register_event_duration_secs_listener(_listen)
+jax.monitoring.register_event_duration_secs_listener(_listen)  # pyright: ignore[reportArgumentType]  # JAX names the arguments otherwise
 
 
 def num_compilations() -> int:
@@ -62,6 +62,7 @@ def cost(lowered: jax.stages.Lowered) -> dict:
     """
     compiled = lowered.compile()
     memory = compiled.memory_analysis()
+    assert memory is not None
     return {
         "flops": _analysed(lowered, "flops"),
         "bytes": _analysed(compiled, "bytes accessed"),
@@ -111,7 +112,7 @@ def matrix_rate(dtype: str, seconds: float) -> float:
 def copy_rate(seconds: float) -> float:
     """Bytes a second, read and written alike, of adding 1 to a large array in its place."""
     size = 2**26 if jax.default_backend() == "cpu" else 2**28
-    array = jax.random.normal(jax.random.key(0), size)
+    array = jax.random.normal(jax.random.key(0), (size,))
     add = jax.jit(lambda x: x + 1, donate_argnums=0)
 
     def call():

@@ -10,6 +10,7 @@ from pathlib import Path
 import jax
 from rich.console import Console
 
+from cljax import settings as settings_lib
 from cljax.benchmark import measure, rows
 from cljax.build import make_method
 from cljax.compute import device
@@ -59,8 +60,8 @@ def make_options(
             raise UserError(f"--dtypes: {dtype!r} is none of {there_are}")
         if dtype == "tf32" and platform != "gpu":
             raise UserError(f"--dtypes: only GPUs have tf32, and this is {platform}")
-    profile = Path(profile) if profile else None
-    return Options(seconds, tuple(map(int, seeds)), tuple(dtypes), profile)
+    folder = Path(profile) if profile else None
+    return Options(seconds, tuple(map(int, seeds)), tuple(dtypes), folder)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -119,8 +120,9 @@ def measure_all(
 
 def names_of_rows(config) -> list[str]:
     """The rows that a config has, in their order."""
-    method = make_method(config, rows.load(config))
-    return list(rows.kinds_of_rows(config, method))
+    settings = settings_lib.read(config)
+    method = make_method(settings, rows.load(settings))
+    return list(rows.kinds_of_rows(settings, method))
 
 
 def _measure_part(part, names, options, console):
@@ -131,9 +133,10 @@ def _measure_part(part, names, options, console):
         console.print("run", style="dim")
         yield rows.whole_run(part.config)
         return
-    dataset = rows.load(part.config)
+    settings = settings_lib.read(part.config)
+    dataset = rows.load(settings)
     for dtype in options.dtypes:
-        bench = rows.Bench(part.config, dataset, dtype, options.seconds, options.profile)
+        bench = rows.Bench(settings, dataset, dtype, options.seconds, options.profile)
         for name in names:
             console.print(f"{name} {dtype}", style="dim")
             yield from bench.rows(name, options.seeds if dtype == options.dtypes[0] else ())

@@ -1,4 +1,4 @@
-"""Measures the rows of a benchmark: steps, evaluation and memory of a config, as a run has them."""
+"""Measures the rows of a benchmark: steps, evaluation and memory of a config, as in a run."""
 
 import dataclasses
 import io
@@ -11,13 +11,16 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import numpy as np
+from ml_collections import ConfigDict
 from rich.console import Console
 
 from cljax import build, evaluation, experiment, problem, training
+from cljax import settings as settings_lib
 from cljax.benchmark import measure
 from cljax.compute import mesh as mesh_lib
 from cljax.data import sources
 from cljax.data.sources import Dataset
+from cljax.settings import Settings
 from cljax.stages import InversionStage, Stage, StepInput
 
 # Data sets of 32x32x3 that are not read: (classes, training and test images of each).
@@ -49,12 +52,12 @@ class Work:
     has_loops: bool = False
 
 
-def load(config) -> Dataset:
+def load(settings: Settings) -> Dataset:
     """The config's data set; of CIFAR only shape and size, with random pixels."""
-    if config.data.name not in _CIFAR:
-        return sources.load(config.data)
-    classes, train, test = _CIFAR[config.data.name]
-    train = min(train, config.data.per_class or train)
+    if settings.data.name not in _CIFAR:
+        return sources.load(settings.data)
+    classes, train, test = _CIFAR[settings.data.name]
+    train = min(train, settings.data.per_class or train)
     random = np.random.default_rng(0)
 
     def images(count):
@@ -62,16 +65,16 @@ def load(config) -> Dataset:
         return random.integers(0, 256, (len(labels), 32, 32, 3), np.uint8), labels
 
     names = tuple(map(str, range(classes)))
-    moments = sources.PUBLISHED_MOMENTS[config.data.name]
-    return Dataset(config.data.name, *images(train), *images(test), classes, names, *moments)
+    moments = sources.PUBLISHED_MOMENTS[settings.data.name]
+    return Dataset(settings.data.name, *images(train), *images(test), classes, names, *moments)
 
 
-def kinds_of_rows(config, method) -> dict[str, tuple]:
+def kinds_of_rows(settings: Settings, method) -> dict[str, tuple]:
     """The rows that a config has, in their order: name -> (its kind, arguments of the kind)."""
-    kinds = {"plain_step": ("stage", method.training, 0)}
+    kinds: dict[str, tuple] = {"plain_step": ("stage", method.training, 0)}
     for stage in method.stages(_LATER, _LATER + 2):
         name = "inversion" if isinstance(stage, InversionStage) else stage.name
-        name = config.method.name.rpartition(":")[2] if stage is method.training else name
+        name = settings.method.name.rpartition(":")[2] if stage is method.training else name
         kinds[f"{name}_step"] = ("stage", stage, _LATER)
     kinds["evaluation"] = ("evaluation",)
     if method.memory.size:
@@ -89,18 +92,23 @@ class Bench:
     """
 
     def __init__(
-        self, config, dataset: Dataset, dtype: str, seconds: float, profile: Path | None = None
+        self,
+        settings: Settings,
+        dataset: Dataset,
+        dtype: str,
+        seconds: float,
+        profile: Path | None = None,
     ):
         """Builds the learner; raises UserError if a setting is wrong."""
-        self.config = config.copy_and_resolve_references()
-        self.config.update(dtype=dtype, seeds=config.seeds[:1], max_tasks=0)
-        build.check(self.config)
-        self.precision = build.matmul_precision(self.config)
+        changes = {"dtype": dtype, "seeds": settings.seeds[:1], "max_tasks": 0}
+        self.settings = settings.model_copy(update=changes)
+        build.check(self.settings)
+        self.precision = build.matmul_precision(self.settings)
         self.seconds = seconds
         self.profile = profile
         with jax.default_matmul_precision(self.precision):
-            self.problem = problem.make_problem(self.config, dataset)
-        self.kinds = kinds_of_rows(self.config, self.problem.method)
+            self.problem = problem.make_problem(self.settings, dataset)
+        self.kinds = kinds_of_rows(self.settings, self.problem.method)
         self._learners = {}
         self._sequential = None
 
@@ -119,24 +127,24 @@ class Bench:
 
     def _row(self, name, kind, args, seeds, sharing):
         measure.forget_host_peak()
-        config = self.config.copy_and_resolve_references()
-        config.seeds = tuple(range(seeds))
-        config.execution.seeds = sharing
+        execution = self.settings.execution.model_copy(update={"seeds": sharing})
+        changes = {"seeds": tuple(range(seeds)), "execution": execution}
+        settings = self.settings.model_copy(update=changes)
         try:
-            return self._measure(name, config, getattr(self, f"_{kind}")(config, *args))
+            return self._measure(name, settings, getattr(self, f"_{kind}")(settings, *args))
         except RuntimeError as error:
             if "RESOURCE_EXHAUSTED" in str(error):
                 return None
             raise
 
-    def _measure(self, name, config, work):
-        seeds, sharing = len(config.seeds), config.execution.seeds
+    def _measure(self, name, settings, work):
+        seeds, sharing = len(settings.seeds), settings.execution.seeds
         if not work.most:  # a stage without images
             return None
-        row = {"name": name, **_describe(config), "sharing": sharing}
+        row = {"name": name, **_describe(settings), "sharing": sharing}
         row |= self._time(work)
         if self.profile and seeds == 1:
-            folder = self.profile / f"{name}_{config.dtype}"
+            folder = self.profile / f"{name}_{settings.dtype}"
             with jax.profiler.trace(folder, create_perfetto_trace=True):
                 work.run(min(work.most, _TRACED_STEPS))
         images = work.images * seeds
@@ -170,9 +178,9 @@ class Bench:
             "compilations": compiled,
         }
 
-    def _executor(self, config):
-        """An executor for the seeds in `config`, and the dataset where it has its devices."""
-        executor, data = build.make_executor(config), self.problem.data
+    def _executor(self, settings):
+        """An executor for the seeds in `settings`, and the dataset where it has its devices."""
+        executor, data = build.make_executor(settings), self.problem.data
         if executor.mesh is None and not executor.vmap_seeds:  # one program for all numbers
             executor = self._sequential = self._sequential or executor
         if executor.mesh is not None:
@@ -202,9 +210,9 @@ class Bench:
             for value in self._learner(index)
         )
 
-    def _stage(self, config, stage: Stage, index: int) -> Work:
+    def _stage(self, settings, stage: Stage, index: int) -> Work:
         """Steps of a stage in task `index`."""
-        (executor, data), count = self._executor(config), len(config.seeds)
+        (executor, data), count = self._executor(settings), len(settings.seeds)
         method = self.problem.method
         states, tasks = self._distributed(executor, index, count)
         if not stage.first_task_differs:
@@ -212,7 +220,13 @@ class Bench:
         states = executor.call(type(stage).begin, stage, method, states, tasks, data)
         images = executor.call(type(stage).training_set, stage, method, states, tasks, data)
         tasks = tasks.map(lambda task, found: task.replace(images=found), images)
-        inputs = StepInput(method, stage, data, tasks, jax.device_put(np.int32(0)))
+        inputs = StepInput(
+            method,
+            stage,
+            data,
+            tasks,  # pyright: ignore[reportArgumentType]  # here for all seeds
+            jax.device_put(np.int32(0)),
+        )
 
         def run(steps):
             nonlocal states
@@ -221,29 +235,29 @@ class Bench:
 
         [most, *_] = executor.collect(images.map(lambda found: found.count))
         most = stage.num_steps(0, int(most))
-        return Work(run, most, stage.batch_size, executor, training.train_step)
+        return Work(run, most, stage.images_per_step, executor, training.train_step)
 
-    def _evaluation(self, config) -> Work:
+    def _evaluation(self, settings) -> Work:
         """Passes over test images, by the method's own classifier; on CPU the first task's."""
-        (executor, data), streams = self._executor(config), self.problem.streams
+        (executor, data), streams = self._executor(settings), self.problem.streams
         task = len(streams[0].task_sizes) - 1 if executor.compiled_loop else 0
-        settings = evaluation.EvaluationSettings(config.eval.batch_size)
-        settings = evaluation.with_batch_size(settings, executor)
+        own_classifier = evaluation.Evaluation(settings.eval.batch_size)
+        rules = evaluation.with_batch_size(own_classifier, executor)
         states, _ = self._distributed(executor, 0, 1)
         images = int(streams[0].eval_counts[: task + 1].sum())
-        batches = -(-images // settings.batch_size)
+        batches = -(-images // rules.batch_size)
 
         def run(passes):
             for _ in range(passes):
                 evaluation.evaluate(
-                    executor, self.problem.method, data, streams, states, task, settings
+                    executor, self.problem.method, data, streams, states, task, rules
                 )
 
         return Work(run, 10, images, executor, evaluation.score_batch, turns=batches)
 
-    def _herding(self, config) -> Work:
+    def _herding(self, settings) -> Work:
         """The choice of exemplars after a later task, features of all its images included."""
-        executor, data = self._executor(config)
+        executor, data = self._executor(settings)
         method = self.problem.method
         states, tasks = self._distributed(executor, _LATER, 1)
         images = int(self.problem.streams[0].train_counts[_LATER])
@@ -265,17 +279,18 @@ def _remember(method, state, task, data):
     return method.memory.after_task(state, task, data, features)
 
 
-def _describe(config):
+def _describe(settings):
     return {
-        "method": config.method.name,
-        "data": config.data.name,
-        "dtype": config.dtype,
-        "seeds": len(config.seeds),
+        "method": settings.method.name,
+        "data": settings.data.name,
+        "dtype": settings.dtype,
+        "seeds": len(settings.seeds),
     }
 
 
-def whole_run(config) -> dict:
+def whole_run(config: ConfigDict) -> dict:
     """The row of a run from start to end, in a folder that is removed."""
+    settings = settings_lib.read(config)
     measure.forget_host_peak()
     compiled = measure.num_compilations()
     start = time.perf_counter()
@@ -284,13 +299,13 @@ def whole_run(config) -> dict:
     seconds = time.perf_counter() - start
     return {
         "name": "run",
-        **_describe(config),
-        "sharing": config.execution.seeds,
+        **_describe(settings),
+        "sharing": settings.execution.seeds,
         "seconds": seconds,
         "quartiles": [seconds, seconds],
         "repetitions": 1,
         "steps_per_repetition": 1,
-        "seconds_per_seed": seconds / len(config.seeds),
+        "seconds_per_seed": seconds / len(settings.seeds),
         "split": results["seconds"],
         "compile_seconds": results["seconds"]["compile"],
         "compilations": measure.num_compilations() - compiled,

@@ -1,7 +1,8 @@
 """Shows and writes the results of a benchmark, alone or compared with another benchmark."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 from rich import box
 from rich.console import Console
@@ -12,7 +13,7 @@ from cljax.benchmark.plan import FORMAT
 from cljax.errors import UserError
 from cljax.files import read_json
 
-_PLAIN = {"markup": False, "emoji": False, "highlight": False, "soft_wrap": True}
+_PLAIN: dict[str, Any] = {"markup": False, "emoji": False, "highlight": False, "soft_wrap": True}
 _WIDTH = 150  # of the table, where the console is no terminal
 # heading: a row's figure, as text
 COLUMNS = {
@@ -123,7 +124,7 @@ def _console():
     return console if console.is_terminal else Console(width=_WIDTH)
 
 
-def _table(labels: Sequence[str], headings: Sequence[str]) -> Table:
+def _table(labels: Sequence[str], headings: Iterable[str]) -> Table:
     table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, collapse_padding=True)
     for label in labels:
         table.add_column(label, no_wrap=True, vertical="bottom")

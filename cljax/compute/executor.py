@@ -120,13 +120,13 @@ class Executor:
           The last carry.
         """
         done = []
-        bounds = self._grouped([np.int32(pair) for pair in zip(starts, stops, strict=True)])
+        bounds = self._grouped(list(zip(starts, stops, strict=True)))
         for (given, state), pairs in zip(per_seed.split((inputs, carry)), bounds, strict=True):
-            first, last = min(start for start, _ in pairs), max(stop for _, stop in pairs)
+            first, last = np.int32(min(a for a, _ in pairs)), np.int32(max(b for _, b in pairs))
             function = step
-            if len(set(map(tuple, pairs))) > 1:
-                function, limits = _within(step), self._stack(pairs)
-                given = given, PerSeed((limits,), stacked=True)
+            if len(set(pairs)) > 1:
+                limits = self._stack([np.array(pair, np.int32) for pair in pairs])
+                function, given = _within(step), (given, PerSeed((limits,), stacked=True))
             run = self._program(function, repeats=True, on_one_core=on_one_core)
             if self.compiled_loop:
                 with self._watch(run, (given, first, last, state)):
@@ -156,7 +156,8 @@ class Executor:
         Returns:
           Per seed, the sums on the host.
         """
-        precision = jax.config.jax_default_matmul_precision
+        # JAX defines its settings at run time.
+        precision = jax.config.jax_default_matmul_precision  # pyright: ignore[reportAttributeAccessIssue]
 
         def add(start, stop):
             starts, stops = [start] * len(zeros), [stop] * len(zeros)
@@ -212,7 +213,7 @@ class Executor:
         if (function, repeats) not in self._compiled:
             loops = repeats and self.compiled_loop
             traced = self._traced(function, loops)
-            options = {"compiler_options": compiler_options(on_one_core)}
+            options: dict[str, Any] = {"compiler_options": compiler_options(on_one_core)}
             if self.mesh is not None:
                 traced = mesh_lib.map_seeds(self.mesh, traced)
                 options["out_shardings"] = mesh_lib.by_seed(self.mesh)
@@ -226,7 +227,7 @@ class Executor:
     def _traced(self, function, loops):
         """A new function, as JAX counts all that it compiles of one function together."""
 
-        def call(*args):  # JAX calls it to make a program of it, never to run that
+        def once(*args):  # JAX calls it to make a program of it, never to run that
             self.when_compiling(True)
             return function(*per_seed.values(args))
 
@@ -235,7 +236,7 @@ class Executor:
             step = functools.partial(function, per_seed.values(inputs))
             return jax.lax.fori_loop(start, stop, step, per_seed.values(carry))
 
-        return loop if loops else call
+        return loop if loops else once
 
     @contextlib.contextmanager
     def _watch(self, program, args):

@@ -1,4 +1,4 @@
-"""Which devices do what: rows of them share the seeds, and the devices of a row share a batch.
+"""Arranges devices: rows share the seeds, and the devices of a row share a batch.
 
 Programs are written for one seed and whole batches. `Executor` gives every row its seeds, and XLA
 divides a batch that `shard_batch` has marked, with whatever must then be summed over the row, such
@@ -22,19 +22,19 @@ SEEDS, DATA = "seeds", "data"
 
 
 def make_mesh(seeds: int, data: int, num_seeds: int, batch_size: int) -> Mesh | None:
-    """The mesh of all processes' devices with the axes SEEDS and DATA; None for a single device.
+    """Makes the mesh of the devices of all processes; None for a single device.
 
     Args:
-      seeds, data: devices along each axis, as `mesh_shape` takes them.
-      num_seeds, batch_size: what the axes divide.
+      seeds, data: wanted sizes of the axes SEEDS and DATA, as `mesh_shape` takes them.
+      num_seeds, batch_size: numbers that the axes must divide.
 
     Raises:
-      UserError: as `mesh_shape`; or a process would be without work.
+      UserError: as `mesh_shape`; or a process would have no work.
     """
     devices = jax.devices()
     shape = mesh_shape(len(devices), seeds, data, num_seeds, batch_size)
-    # In their order, so that a row lies within a process where it can; other than
-    # `jax.make_mesh`, this takes any number of devices of a TPU's grid.
+    # In their order, a row lies within one process where possible. Unlike `jax.make_mesh`, this
+    # accepts any number of devices of a TPU's grid.
     used = devices[: shape[0] * shape[1]]
     for process in sorted({d.process_index for d in devices} - {d.process_index for d in used}):
         raise UserError(
@@ -49,29 +49,29 @@ def make_mesh(seeds: int, data: int, num_seeds: int, batch_size: int) -> Mesh | 
 def mesh_shape(
     num_devices: int, seeds: int, data: int, num_seeds: int, batch_size: int
 ) -> tuple[int, int]:
-    """Devices along the seeds and along the data.
+    """Returns the numbers of devices along the seeds and along the data.
 
     Args:
-      num_devices: that there are.
-      seeds, data: wanted; 0: as many as fit, of seeds first.
-      num_seeds, batch_size: what each must divide.
+      num_devices: number of devices.
+      seeds, data: wanted numbers; 0: as many as fit, seeds first.
+      num_seeds, batch_size: numbers that each must divide.
 
     Raises:
-      UserError: what is wanted does not fit.
+      UserError: the wanted numbers do not fit.
     """
     wanted = {"seeds": (seeds, num_seeds), "data": (data, batch_size)}
     for axis, (count, total) in wanted.items():
         if count < 0:
-            raise UserError(f"config.mesh.{axis}: {count} must be 0 (as many as fit) or more")
+            raise UserError(f"config.mesh.{axis}={count}: must be 0 (as many as fit) or more")
         if count and total % count:
             what = f"the {total} seeds"
             if axis == "data":
                 what = f"both config.batch_size and config.eval.batch_size, as divisors of {total}"
-            raise UserError(f"config.mesh.{axis}: {count} does not divide {what}")
+            raise UserError(f"config.mesh.{axis}={count}: must divide {what}")
     if max(seeds, 1) * max(data, 1) > num_devices:
         raise UserError(
             f"config.mesh: {max(seeds, 1)} x {max(data, 1)} devices (seeds x data) are wanted, but "
-            f"there are {num_devices}"
+            f"only {num_devices} exist"
         )
     seeds = seeds or _largest_divisor(num_seeds, num_devices // max(data, 1))
     return seeds, data or _largest_divisor(batch_size, num_devices // seeds)
@@ -82,10 +82,9 @@ def _largest_divisor(number, limit):
 
 
 def shard_batch(batch: PyTree) -> PyTree:
-    """The same values, which the devices of the row at work share along axis 0.
+    """Marks a batch to be divided along axis 0 among the devices of a row; values stay.
 
-    To be called where a batch is made. Without a mesh, or where a batch does not divide, it does
-    nothing.
+    Call it where a batch is made. It does nothing without a mesh, or if the batch does not divide.
     """
     count = jax.sharding.get_abstract_mesh().shape.get(DATA, 1)
 
@@ -98,19 +97,19 @@ def shard_batch(batch: PyTree) -> PyTree:
 
 
 def replicate(mesh: Mesh | None, tree: PyTree) -> PyTree:
-    """NumPy arrays, equal in every process, on all devices of the mesh; None: on one device."""
+    """Puts NumPy arrays, equal in every process, on all devices of the mesh; None: on one."""
     if mesh is None:
         return jax.device_put(tree)
     return jax.tree.map(lambda x: _place(x, NamedSharding(mesh, P())), tree)
 
 
 def by_seed(mesh: Mesh) -> NamedSharding:
-    """How values of seeds stacked along axis 0 lie: every row has its own."""
+    """Returns the sharding of values stacked along axis 0 by seed: every row has its own."""
     return NamedSharding(mesh, P(SEEDS))
 
 
 def stack_seeds(mesh: Mesh, per_seed: list[PyTree]) -> PyTree:
-    """Values of seeds, equal in every process, stacked along axis 0 and given to the rows."""
+    """Stacks values of seeds, equal in every process, along axis 0, and gives each row its own."""
     sharding = by_seed(mesh)
     return jax.tree.map(lambda *leaves: _place(np.stack(leaves), sharding), *per_seed)
 

@@ -10,8 +10,7 @@ PyTree = Any
 T = TypeVar("T")
 
 
-@struct.dataclass
-class PerSeed(Generic[T]):
+class PerSeed(struct.PyTreeNode, Generic[T]):
     """A value for every seed, as `Executor` keeps and passes it.
 
     Attributes:

@@ -1,15 +1,17 @@
-"""Turns SIGINT and SIGTERM into a request that a run reads between steps."""
+"""Turns SIGINT, SIGTERM and SIGHUP into a request that a run reads between steps."""
 
 import logging
 import signal
+import threading
 from types import FrameType
-from typing import Self
+from typing import Any, Self
 
+_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 logger = logging.getLogger("cljax")
 
 
 class StopRequest:
-    """Receives SIGINT and SIGTERM within `with StopRequest() as stop`; `stop()` tells whether.
+    """Receives these signals within `with StopRequest() as stop`; `stop()` tells whether.
 
     A second signal has its usual, immediate effect.
 
@@ -19,15 +21,18 @@ class StopRequest:
 
     def __init__(self) -> None:
         self.number: int | None = None
+        self._before: dict[signal.Signals, Any] = {}
 
     def __call__(self) -> bool:
         """Whether a signal was received."""
         return self.number is not None
 
     def __enter__(self) -> Self:
-        self._before = {n: signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)}
-        for number in self._before:
-            signal.signal(number, self._handle)
+        if threading.current_thread() is threading.main_thread():  # no other may set handlers
+            self._before = {number: signal.getsignal(number) for number in _SIGNALS}
+            for number, handler in self._before.items():
+                if handler != signal.SIG_IGN:  # nohup ignores SIGHUP
+                    signal.signal(number, self._handle)
         return self
 
     def __exit__(self, *exception: object) -> None:

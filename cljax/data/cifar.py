@@ -10,12 +10,10 @@ from typing import Any
 import numpy as np
 
 from cljax import files as files_lib
-from cljax.data import cache, cifar_files
+from cljax.data import Splits, cache, cifar_files
 from cljax.data.cifar_files import CIFAR, Cifar, Form
 from cljax.data.download import fetch
-from cljax.data.sources import Splits
-from cljax.errors import UserError
-from cljax.notes import note
+from cljax.errors import UserError, note
 
 _CACHE_FORMAT = 1  # raise it when the same files would give other arrays
 

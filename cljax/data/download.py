@@ -22,9 +22,8 @@ from rich.progress import (
     TransferSpeedColumn,
 )
 
-from cljax.errors import UserError
+from cljax.errors import UserError, note
 from cljax.files import writing
-from cljax.notes import note
 
 _TIMEOUT = (15, 60)  # seconds to connect, and between two pieces of the answer
 _CHUNK = 2**14  # bytes; a connection that breaks loses the piece it is in

@@ -9,10 +9,8 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from cljax.data import cache
-from cljax.data.sources import Splits
-from cljax.errors import UserError
-from cljax.notes import note
+from cljax.data import Splits, cache
+from cljax.errors import UserError, note
 
 # Pillow reads more, some of it by starting other programs (EPS) or in some builds only (AVIF).
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF", "PPM")

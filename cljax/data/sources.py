@@ -9,10 +9,9 @@ from typing import Any
 
 import numpy as np
 
+from cljax.data import Splits
 from cljax.errors import UserError
-
-Split = tuple[np.ndarray, np.ndarray]  # images and labels, of the shapes that `Dataset` has
-Splits = tuple[Split, Split, tuple[str, ...]]  # of train and of test, and the class names
+from cljax.settings import DataSettings
 
 # Mean and standard deviation of pixels scaled to 0..1, as published with the ABD reference code,
 # by the TFDS name without config and version. Those of other datasets are measured.
@@ -61,51 +60,42 @@ class Dataset:
     std: tuple[float, ...]
 
 
-def load(config: Any) -> Dataset:
-    """Loads the dataset that `config.data` names.
-
-    Args:
-      config: `config.data`, with `name` (one of SOURCES, or a TFDS name such as
-        "imagenet_resized/64x64"), `dir` (directory of prepared TFDS datasets or of CIFAR's
-        archives; empty: TFDS's default), `url` (mirror of CIFAR's archive), `path` (an .npz file
-        or a folder of images), `image_size` (side to which the images of the folder are resized)
-        and `per_class` (keeps only the first images of each class for training; 0: all).
+def load(settings: DataSettings) -> Dataset:
+    """Loads a dataset: that of SOURCES, or a TFDS dataset, that has the name `settings.name`.
 
     Raises:
       UserError: the dataset is unknown, missing, unreadable, or not of one image size.
     """
-    if config.per_class < 0:
-        raise UserError(f"config.data.per_class={config.per_class}: must be 0 (all images) or more")
-    _check_mirror(config)
-    train, test, class_names = SOURCES.get(config.name, _load_tfds)(config)
-    _check_image_size(config, train[0])
-    base_name = config.name.partition("/")[0].partition(":")[0]
+    _check_mirror(settings)
+    train, test, class_names = SOURCES.get(settings.name, _load_tfds)(settings)
+    _check_image_size(settings, train[0])
+    base_name = settings.name.partition("/")[0].partition(":")[0]
     mean, std = PUBLISHED_MOMENTS.get(base_name) or _pixel_moments(train[0])
-    if config.per_class:
-        kept = _rank_in_class(train[1]) < config.per_class
+    if settings.per_class:
+        kept = _rank_in_class(train[1]) < settings.per_class
         train = train[0][kept], train[1][kept]
-    return Dataset(config.name, *train, *test, len(class_names), class_names, mean, std)
+    return Dataset(settings.name, *train, *test, len(class_names), class_names, mean, std)
 
 
-def _check_mirror(config: Any) -> None:
-    if not getattr(config, "url", ""):
+def _check_mirror(settings: DataSettings) -> None:
+    if not settings.url:
         return
     from cljax.data.cifar_files import CIFAR  # A run on arrays does not need to download.
 
-    if config.name not in CIFAR:
+    if settings.name not in CIFAR:
         raise UserError(
-            f"config.data.url={config.url}: {config.name} is not downloaded from a mirror, only "
-            f"{' and '.join(CIFAR)} are; leave it empty"
+            f"config.data.url={settings.url}: {settings.name} is not downloaded from a mirror, "
+            f"only {' and '.join(CIFAR)} are; leave it empty"
         )
 
 
-def _check_image_size(config: Any, images: np.ndarray) -> None:
-    size = getattr(config, "image_size", 0)  # a config may lack what its source does not need
+def _check_image_size(settings: DataSettings, images: np.ndarray) -> None:
+    size = settings.image_size
     if size and images.shape[1:3] != (size, size):
         height, width = images.shape[1:3]
         raise UserError(
-            f"config.data.image_size={size}: the images of {config.name} are {height}x{width}, and "
-            "only those of config.data.name=folder are resized; set it to 0"
+            f"config.data.image_size={size}: the images of {settings.name} are {height}x{width}, "
+            "and only those of config.data.name=folder are resized; set it to 0"
         )
 
 
@@ -149,22 +139,22 @@ def _load_digits() -> Splits:
     return (images[~test], labels[~test]), (images[test], labels[test]), class_names
 
 
-def _load_folder(config: Any) -> Splits:
+def _load_folder(settings: DataSettings) -> Splits:
     from cljax.data.folder_source import load_folder  # A run on arrays does not need Pillow.
 
-    return load_folder(config.path, config.image_size)
+    return load_folder(settings.path, settings.image_size)
 
 
-def _load_cifar(config: Any) -> Splits:
+def _load_cifar(settings: DataSettings) -> Splits:
     from cljax.data.cifar import load_cifar  # A run on arrays does not need to download.
 
-    return load_cifar(config.name, config.dir, getattr(config, "url", ""))
+    return load_cifar(settings.name, settings.dir, settings.url)
 
 
-def _load_tfds(config: Any) -> Splits:
+def _load_tfds(settings: DataSettings) -> Splits:
     from cljax.data.tfds_source import load_tfds  # A run on arrays does not need TFDS.
 
-    return load_tfds(config.name, config.dir)
+    return load_tfds(settings.name, settings.dir)
 
 
 def _load_npz(path: str) -> Splits:
@@ -248,10 +238,10 @@ def _check_classes(labels: np.ndarray, num_classes: int, key: str, where: str) -
         )
 
 
-# Functions of `config.data`; any other name is a TFDS dataset.
-SOURCES: dict[str, Callable[[Any], Splits]] = {
-    "digits": lambda config: _load_digits(),
-    "npz": lambda config: _load_npz(config.path),
+# Functions of the data settings; any other name is a TFDS dataset.
+SOURCES: dict[str, Callable[[DataSettings], Splits]] = {
+    "digits": lambda settings: _load_digits(),
+    "npz": lambda settings: _load_npz(settings.path),
     "folder": _load_folder,
     "cifar10": _load_cifar,
     "cifar100": _load_cifar,

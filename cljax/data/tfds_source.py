@@ -11,8 +11,7 @@ from typing import Any
 import numpy as np
 import tensorflow_datasets as tfds
 
-from cljax.data import cache
-from cljax.data.sources import Splits
+from cljax.data import Splits, cache
 from cljax.errors import UserError
 
 _ARRAYS = "train_images", "train_labels", "test_images", "test_labels"

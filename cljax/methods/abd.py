@@ -5,25 +5,26 @@ import jax
 from cljax import losses
 from cljax.methods.dreaming import Dreaming
 from cljax.models.norm import repeat_statistics_update
+from cljax.settings import Weight
 from cljax.state import hyperparameters
 
 
 @hyperparameters
 class AlwaysBeDreaming(Dreaming):
-    """Data-free replay: old classes come back as images dreamed by an inverted generator.
+    """Replays dreamed images of old classes; needs no stored images.
 
-    Follows the released code where it differs from the paper: the first task's cross entropy and
-    the head's fine-tuning run over all K logits, classes never seen included; class weights are
-    shares of classes; running statistics move twice per step.
+    Follows the ABD reference code where it differs from the paper: the cross entropy of the first
+    task and the fine-tuning of the head run over all K logits, future classes included; class
+    weights are shares of classes; running statistics move twice per step.
 
     Attributes:
-      mu: weight of the feature distillation.
+      mu: weight of the feature distillation (equation 13), at least 0.
     """
 
-    mu: float = 0.1
+    mu: Weight = 0.1
 
     def observe(self, state, task, batch, key):
-        """The first task's plain cross entropy, or the three losses on real and dreamed images."""
+        """Computes the cross entropy of the first task, or the three losses of later tasks."""
         if task.is_first:
             return self._observe_first(state, task, batch)
         num_real = batch.labels.shape[0]
@@ -40,9 +41,9 @@ class AlwaysBeDreaming(Dreaming):
             "local": losses.cross_entropy(
                 outputs.logits[:num_real], batch.labels, new, weights[:num_real]
             ),
-            # Equation 14: the head alone, on frozen features of all images.
+            # Equation 14: the head alone, on frozen features of real and dreamed images.
             "head": losses.cross_entropy(head_logits, labels, weights=weights),
-            # Equation 13: features, as far as the previous head could tell them apart.
+            # Equation 13: features, weighted by the head of the teacher.
             "distillation": self.mu
             * losses.weighted_feature_distance(
                 outputs.features,
@@ -51,7 +52,7 @@ class AlwaysBeDreaming(Dreaming):
                 old,
             ),
         }
-        # The released code passes the batch through the network twice, once for frozen features.
+        # The reference code passes the batch through the network twice, once for frozen features.
         batch_stats = repeat_statistics_update(state.batch_stats, batch_stats)
         return self.observed(task, batch, outputs.logits[:num_real], terms, batch_stats)
 

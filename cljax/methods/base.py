@@ -1,9 +1,9 @@
-"""The interface of a method, and its plainest case: fine-tuning."""
+"""Defines the interface of a method, and its plainest case: fine-tuning."""
 
 import dataclasses
 import functools
 from collections.abc import Callable, Sequence
-from typing import ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple, Self, cast
 
 import jax
 import jax.numpy as jnp
@@ -20,13 +20,13 @@ _FEATURES_BATCH = 256  # images a step where features of many are wanted
 
 
 class Observed(NamedTuple):
-    """What a method sees in a training batch.
+    """Holds what a method computes for a training batch.
 
     Attributes:
       loss: float [], to be differentiated.
-      predictions: int32 [B], classes predicted for the batch.
-      accuracy: float [], their share that is right.
-      terms: parts of the loss, float [] each, as they enter the sum.
+      predictions: int32 [B], predicted labels of the batch.
+      accuracy: float [], fraction of correct predictions.
+      terms: float [] by name, the terms whose sum is the loss.
       batch_stats: the classifier's running statistics after the batch.
     """
 
@@ -39,7 +39,7 @@ class Observed(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Parts:
-    """The parts that a run's settings describe; those after `memory` are built when asked for.
+    """Holds the parts that a run's settings describe; those after `memory` are built on demand.
 
     Attributes:
       classifier, preprocessing, training, memory: see `Finetune`.
@@ -62,26 +62,26 @@ class Parts:
 
 @hyperparameters
 class Finetune:
-    """Fine-tuning ("Base"): cross entropy over the classes seen so far, nothing else.
+    """Fine-tuning ("Base"): cross entropy over the seen classes, nothing else.
 
-    With a memory it is naive rehearsal. Every other method inherits it and replaces what differs.
-    All members but `stages` and `check_tasks` are pure and run inside compiled functions, so no
-    member changes the method; what must be remembered goes into the state.
+    With exemplars it is naive rehearsal. Every other method inherits this class and replaces what
+    differs. All members but `stages` and `check_tasks` are pure and run inside compiled functions,
+    so no member changes the method: values to remember go into the state.
 
     Attributes:
-      classifier: the network.
-      preprocessing: from stored pixels to its input.
-      training: the stage that trains the classifier on a task.
-      memory: which images of earlier tasks are kept, and how they come back.
+      classifier: backbone and head.
+      preprocessing: transforms from stored pixels to the input of the classifier.
+      training: stage that trains the classifier on a task.
+      memory: rules that select exemplars and replay them in later tasks.
     """
 
-    # Whether a task is trained on the images of all tasks so far.
+    # Whether a task is trained on the images of the current and all previous tasks.
     is_joint: ClassVar[bool] = False
     # Whether the method can be given exemplars.
     supports_exemplars: ClassVar[bool] = True
-    # Whether `observe` heeds `Batch.weights`, which mark the padding of incomplete batches.
+    # Whether `observe` uses `Batch.weights`, which mark the padding of incomplete batches.
     supports_partial_batches: ClassVar[bool] = True
-    # Entries of the parameters that a first task learned by another method need not have.
+    # Entries of the parameters that the first task of another method may lack.
     extra_parameters: ClassVar[tuple[str, ...]] = ()
 
     classifier: Classifier
@@ -90,12 +90,12 @@ class Finetune:
     memory: MemoryPolicy
 
     @classmethod
-    def from_parts(cls, parts: Parts, **fields) -> "Finetune":
+    def from_parts(cls, parts: Parts, **fields: Any) -> Self:
         """Builds the method; a subclass with further parts adds them to `fields`.
 
         Args:
           parts: what the run's settings describe.
-          **fields: the method's own settings, and parts that a subclass has added.
+          **fields: the method's own settings, and parts that a subclass adds.
 
         Raises:
           UserError: the settings do not fit the method.
@@ -109,14 +109,14 @@ class Finetune:
         )
 
     def check_tasks(self, task_sizes: Sequence[int]) -> None:
-        """Whether the method can learn tasks of so many classes each (host side).
+        """Checks that the method can learn tasks of these numbers of classes; runs on the host.
 
         Raises:
           UserError: it cannot.
         """
 
     def init(self, streams: rng.Streams, image_shape: tuple[int, int, int]) -> LearnerState:
-        """A seed's state before the first task, without the optimiser's."""
+        """Initializes the state of a seed before the first task, without the optimizer's."""
         key = rng.key(streams.init, "classifier")
         variables = self.classifier.init(key, jnp.zeros((1, *image_shape)))
         return LearnerState(
@@ -130,26 +130,23 @@ class Finetune:
         )
 
     def stages(self, task_index: int, num_tasks: int) -> tuple[Stage, ...]:
-        """The stages of a task, in order (host side)."""
+        """Lists the stages of a task in order; runs on the host."""
         return (self.training,)
 
     def before_task(self, state: LearnerState, task: Task, data: Data) -> LearnerState:
-        """The state as the task's first stage finds it."""
+        """Prepares the state for the first stage of a task."""
         return state
 
     def training_set(self, state: LearnerState, task: Task, data: Data) -> Subset:
-        """The images of the training stage: the task's and the exemplars that come back."""
+        """Returns the images of the training stage: the task's and the replayed exemplars."""
         return self.memory.training_set(state, task)
 
     def after_task(self, state: LearnerState, task: Task, data: Data) -> LearnerState:
-        """The state as the task's last stage leaves it, prepared for evaluation and later tasks.
-
-        Exemplars are chosen here.
-        """
+        """Prepares the state for evaluation and later tasks; selects exemplars."""
         return self.choose_exemplars(state, task, data)
 
     def choose_exemplars(self, state: LearnerState, task: Task, data: Data) -> LearnerState:
-        """The state with the exemplars that the classifier, as it is now, keeps after `task`."""
+        """Selects exemplars with the classifier as it is now, and returns the state with them."""
         features = functools.partial(self.features, state, data)
         return self.memory.after_task(state, task, data, features)
 
@@ -161,12 +158,12 @@ class Finetune:
         count: jax.Array,
         transform: Callable[[jax.Array], jax.Array] | None = None,
     ) -> jax.Array:
-        """Features of training images as they are, without augmentation, in eval mode.
+        """Computes features of training images in eval mode, without augmentation.
 
         Args:
           indices: int32 [N].
-          count: int32 []; from the first multiple of a batch after it on, features are zero.
-          transform: of uint8 images [B, H, W, C], before all else.
+          count: int32 [], number of indices that count; features of whole batches behind are zero.
+          transform: applied to uint8 images [B, H, W, C] first.
 
         Returns:
           float32 [N, D].
@@ -188,7 +185,7 @@ class Finetune:
         return jax.lax.fori_loop(0, -(-count // size), body, found)[: len(indices)]
 
     def observe(self, state: LearnerState, task: Task, batch: Batch, key: jax.Array) -> Observed:
-        """Loss and predictions of a training batch; differentiated in `state.params`.
+        """Computes loss and predictions of a training batch; differentiated in `state.params`.
 
         The key is consumed.
         """
@@ -197,7 +194,10 @@ class Finetune:
         return self.observed(task, batch, outputs.logits, terms, batch_stats)
 
     def class_loss(self, logits: jax.Array, task: Task, batch: Batch) -> jax.Array:
-        """Cross entropy [] of logits [B, K] over the classes seen, weighted if the memory says."""
+        """Computes the cross entropy [] of logits [B, K] over the seen classes.
+
+        It is weighted for class imbalance if config.exemplars.class_weighting is set.
+        """
         weights = batch.weights
         if self.memory.class_weighting:
             of_class = losses.class_weights(batch.class_counts, task.seen)[batch.labels]
@@ -205,7 +205,7 @@ class Finetune:
         return losses.cross_entropy(logits, batch.labels, self.classes(0, task.seen), weights)
 
     def classes(self, start: jax.Array | int, stop: jax.Array | int) -> jax.Array:
-        """Mask bool [K] of the classes start..stop-1."""
+        """Returns a mask bool [K] of the labels start..stop-1."""
         return losses.class_range(self.classifier.num_classes, start, stop)
 
     def observed(
@@ -216,22 +216,30 @@ class Finetune:
         terms: dict[str, jax.Array],
         batch_stats: PyTree,
     ) -> Observed:
-        """Sums the terms and predicts the batch's labels among the classes seen.
+        """Sums the terms, and predicts the labels of the batch among the seen classes.
 
-        logits float [B, K] are those of `batch`.
+        Args:
+          logits: float [B, K], those of `batch`.
+          terms: float [] by name, the terms of the loss.
+          batch_stats: running statistics after the batch.
         """
         seen = self.classes(0, task.seen)
         predictions = losses.masked_argmax(logits, seen)
         right = predictions == batch.labels
         accuracy = (right if batch.weights is None else right * batch.weights).mean()
-        return Observed(sum(terms.values()), predictions, accuracy, terms, batch_stats)
+        loss = cast(jax.Array, sum(terms.values()))
+        return Observed(loss, predictions, accuracy, terms, batch_stats)
 
     def train_forward(
         self, state: LearnerState, images: jax.Array, weights: jax.Array | None = None
     ):
-        """Train-mode pass over images [B, H, W, C]: (Outputs, new running statistics).
+        """Passes images [B, H, W, C] through the classifier in train mode.
 
-        `weights` as in `Batch`.
+        Args:
+          weights: as in `Batch`.
+
+        Returns:
+          The outputs, and the new running statistics.
         """
         outputs, updates = self.classifier.apply(
             state.variables, images, train=True, weights=weights, mutable=["batch_stats"]
@@ -239,18 +247,18 @@ class Finetune:
         return outputs, updates["batch_stats"]
 
     def forward(self, state: LearnerState, images: jax.Array) -> jax.Array:
-        """Logits float [B, K] over all classes, in eval mode; images float [B, H, W, C]."""
+        """Computes logits float [B, K] of images float [B, H, W, C] in eval mode."""
         return self.classifier.apply(state.variables, images).logits
 
     def inference(
         self, state: LearnerState, images: jax.Array, valid: jax.Array, k: int = 1
     ) -> jax.Array:
-        """The k likeliest valid classes of test images, likeliest first.
+        """Predicts the k likeliest valid classes of test images, likeliest first.
 
         Args:
-          images: float [B, H, W, C], normalised.
-          valid: bool, broadcast against [B, K]: the classes to choose from. With a leading axis
-            [M, B, K] the images are judged M ways in one pass through the network.
+          images: float [B, H, W, C], standardized.
+          valid: bool, broadcast against [B, K]: the labels to choose from. With a leading axis
+            [M, B, K], one pass through the network gives predictions for M masks.
 
         Returns:
           int32 [B, k] or [M, B, k].
@@ -258,5 +266,5 @@ class Finetune:
         return losses.top_k(self.forward(state, images), valid, k)
 
     def get_parameters(self, params: PyTree, task: Task) -> PyTree:
-        """Which parameters are trained: a tree like `params`, see `SGD.update`."""
+        """Returns which parameters are trained: a tree like `params`, see `SGD.update`."""
         return jax.tree.map(lambda _: True, params)

@@ -9,13 +9,14 @@ from cljax import losses
 from cljax.errors import UserError
 from cljax.memory import exemplars
 from cljax.methods.base import Finetune
+from cljax.settings import Rate
 from cljax.stages import TrainStage
 from cljax.state import Batch, LearnerState, PyTree, Subset, Task, hyperparameters
 
 
 @hyperparameters
 class BiasCorrection(TrainStage):
-    """The second stage: the new task's two bias parameters on the held-out images.
+    """Stage `correct`: fits the two bias parameters of the current task on the held-out images.
 
     The network is in train mode, so running statistics move although no weight does.
     """
@@ -23,11 +24,11 @@ class BiasCorrection(TrainStage):
     observes: ClassVar[str] = "observe_corrected"
 
     def training_set(self, method, state, task, data):
-        """The held-out images."""
+        """Returns the held-out images."""
         return method.hold_out(state, task, data)[0]
 
     def get_parameters(self, method, params, task):
-        """The new task's entries of the bias layers."""
+        """Trains the entries of the bias layers that belong to the current task."""
         frozen = jax.tree.map(lambda _: False, params)
         bias = params["bias_layers"]
         newest = jax.tree.map(lambda p: jnp.arange(p.shape[0]) == task.index, bias)
@@ -36,41 +37,42 @@ class BiasCorrection(TrainStage):
 
 @hyperparameters
 class BiC(Finetune):
-    """Distillation among corrected logits, then a bias layer for the new classes.
+    """Distills corrected logits, then fits a bias layer for the logits of the new classes.
 
-    A bias layer maps the logits l of one task's classes to alpha l + beta; the first task's does
-    nothing. Layer j is entry j of `params["bias_layers"]`, {"alpha": [K], "beta": [K]}, as there
-    are at most as many tasks as classes; `state.extras` int32 [K] says which one a class has.
+    A bias layer maps the logits l of the classes of one task to alpha l + beta; that of the first
+    task does nothing. Layer j is entry j of `params["bias_layers"]`, {"alpha": [K], "beta": [K]},
+    since there are at most K tasks. `state.extras` int32 [K] is the layer of each class.
 
     Attributes:
-      correction: the second stage.
-      temperature: of the distillation.
-      correct_at_test: whether predictions use the bias layers. The released code's do not.
+      correction: stage `correct`.
+      temperature: softmax temperature of the distillation, above 0.
+      correct_at_test: whether predictions use the bias layers; those of the ABD reference code do
+        not.
     """
 
     supports_partial_batches: ClassVar[bool] = False
     extra_parameters: ClassVar[tuple[str, ...]] = ("bias_layers",)
 
     correction: TrainStage
-    temperature: float = 2.0
+    temperature: Rate = 2.0
     correct_at_test: bool = False
 
     @classmethod
     def from_parts(cls, parts, **fields):
-        """Adds the second stage, with a hundredth of the learning rate."""
+        """Adds stage `correct`, with 1 % of the learning rate."""
         correction = parts.stage(BiasCorrection, "correct", lr_scale=0.01)
         method = super().from_parts(parts, correction=correction, **fields)
         memory = method.memory
         has_copies = memory.replay != "all" or memory.strategy == "libcontinual_herding"
         if has_copies or not (memory.size and memory.is_balanced):
             raise UserError(
-                "config.exemplars: method 'bic' holds some of them out, so it needs some, "
-                "replay='all', and a strategy that keeps as many of each class and no copies"
+                "config.exemplars: method 'bic' holds exemplars out; set .total or .per_class, "
+                ".replay=all and a .strategy with equal numbers per class and no copies"
             )
         return method
 
     def init(self, streams, image_shape):
-        """Adds bias layers that change nothing yet, and a teacher, not used before it is taken."""
+        """Adds bias layers that change nothing, and a teacher, unused in the first task."""
         state = super().init(streams, image_shape)
         num_layers = self.classifier.num_classes
         bias = {"alpha": jnp.ones(num_layers), "beta": jnp.zeros(num_layers)}
@@ -79,39 +81,45 @@ class BiC(Finetune):
         return state.replace(params=params, extras=layers).with_teacher()
 
     def before_task(self, state, task, data):
-        """Notes the layer of each class."""
+        """Records the bias layer of each class."""
         classes = jnp.arange(self.classifier.num_classes)
         layers = jnp.searchsorted(task.boundaries[1:-1], classes, side="right")
         return state.replace(extras=layers.astype(jnp.int32))
 
     def stages(self, task_index, num_tasks):
-        """The first task needs no correction."""
+        """Adds stage `correct` in later tasks."""
         return (self.training, self.correction) if task_index else (self.training,)
 
     def after_task(self, state, task, data):
-        """Network and bias layers become the teacher."""
+        """Copies the classifier and its bias layers as the teacher."""
         return super().after_task(state, task, data).with_teacher()
 
     def training_set(self, state, task, data):
-        """All images but the held-out ones."""
+        """Returns all images but the held-out ones."""
         if task.is_first:
             return task.images
         return self.hold_out(state, task, data)[1]
 
     def hold_out(self, state: LearnerState, task: Task, data) -> tuple[Subset, Subset]:
-        """The held-out images and the rest; of each class, its first images are held out."""
+        """Splits the training images of a later task into held-out images and the rest.
+
+        BiC fits its bias layers on images that the network was not trained on. Held out are the
+        first n images of each seen class, n = (number of exemplars) // (10 * number of old
+        classes).
+        """
         images = self.memory.training_set(state, task)
+        assert state.exemplars is not None, "`from_parts` has seen to it"
         num_held = exemplars.holdout_size(state.exemplars.counts.sum(), task.old)
         return exemplars.split_first(images, task.labels(data, images), num_held)
 
     def get_parameters(self, params, task):
-        """All of the network, no bias layer."""
+        """Trains the whole network and no bias layer."""
         return jax.tree.map(lambda _: True, params) | {
             "bias_layers": {"alpha": False, "beta": False}
         }
 
     def observe(self, state, task, batch, key):
-        """First stage: the larger the share of old classes, the more counts distillation."""
+        """Weights cross entropy and distillation by the shares of new and old classes."""
         if task.is_first:
             return super().observe(state, task, batch, key)
         outputs, batch_stats = self.train_forward(state, batch.images)
@@ -128,18 +136,18 @@ class BiC(Finetune):
         return self.observed(task, batch, logits, terms, batch_stats)
 
     def observe_corrected(self, state: LearnerState, task: Task, batch: Batch, key: jax.Array):
-        """Second stage: cross entropy of corrected logits."""
+        """Computes the cross entropy of corrected logits, the loss of stage `correct`."""
         outputs, batch_stats = self.train_forward(state, batch.images)
         logits = self.correct(state, outputs.logits, state.params)
         terms = {"class": self.class_loss(logits, task, batch)}
         return self.observed(task, batch, logits, terms, batch_stats)
 
     def forward(self, state, images):
-        """The network's logits, corrected if `correct_at_test`."""
+        """Computes the network's logits, corrected if `correct_at_test`."""
         logits = super().forward(state, images)
         return self.correct(state, logits, state.params) if self.correct_at_test else logits
 
     def correct(self, state: LearnerState, logits: jax.Array, params: PyTree) -> jax.Array:
-        """Logits [B, K] through the bias layers of `params`; layers not yet trained do nothing."""
+        """Applies the bias layers of `params` to logits [B, K]; untrained layers do nothing."""
         bias, layers = params["bias_layers"], state.extras
         return bias["alpha"][layers] * logits + bias["beta"][layers]

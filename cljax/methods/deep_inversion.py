@@ -1,24 +1,25 @@
-"""DeepInversion as the ABD paper compares it (after Yin et al., CVPR 2020), and LwF on dreams."""
+"""DeepInversion as the ABD paper compares it (after Yin et al., CVPR 2020), and LwF with dreams."""
 
 from cljax import losses
 from cljax.methods.dreaming import Dreaming
+from cljax.settings import Rate, Weight
 from cljax.state import hyperparameters
 
 
 @hyperparameters
 class DeepInversion(Dreaming):
-    """Cross entropy on real images, distillation of real and of dreamed ones.
+    """Cross entropy on real images, distillation on real and on dreamed images.
 
     Attributes:
-      mu: weight of both distillations.
-      temperature: of both.
+      mu: weight of both distillation losses, at least 0.
+      temperature: their softmax temperature, above 0.
     """
 
-    mu: float = 1.0
-    temperature: float = 2.0
+    mu: Weight = 1.0
+    temperature: Rate = 2.0
 
     def observe(self, state, task, batch, key):
-        """Dreams are distilled over all classes seen; the teacher gives the new ones nothing."""
+        """Distills dreamed images over all seen classes; the teacher gives new classes 0."""
         if task.is_first:
             return super().observe(state, task, batch, key)
         real = slice(None, batch.labels.shape[0])
@@ -40,18 +41,18 @@ class DeepInversion(Dreaming):
 
 @hyperparameters
 class DeepInversionLwF(Dreaming):
-    """LwF whose distillation sees dreamed images besides the real ones.
+    """LwF that distills on real and dreamed images.
 
     Attributes:
-      mu: weight of the distillation.
-      temperature: of the distillation.
+      mu: weight of the distillation loss, at least 0.
+      temperature: its softmax temperature, above 0.
     """
 
-    mu: float = 0.1
-    temperature: float = 2.0
+    mu: Weight = 0.1
+    temperature: Rate = 2.0
 
     def observe(self, state, task, batch, key):
-        """Cross entropy on real images, distillation of old classes on all of them."""
+        """Computes cross entropy on real images and distillation of old classes on all images."""
         if task.is_first:
             return super().observe(state, task, batch, key)
         images, _, teacher = self.replay(state, task, batch, key)

@@ -9,15 +9,16 @@ import jax.numpy as jnp
 from cljax import losses, rng
 from cljax.methods.base import Finetune
 from cljax.models import AutoEncoder
+from cljax.settings import Rate, Weight
 from cljax.state import LearnerState, Task, hyperparameters
 
 
 class Replay(NamedTuple):
-    """Images that the previous scholar remembers, and what it says of them.
+    """Images decoded by the previous VAE, with labels and logits of the teacher.
 
     Attributes:
       images: float [B, H, W, C] in 0..1.
-      labels: int32 [B], old classes.
+      labels: int32 [B], labels of old classes.
       logits: float [B, K].
     """
 
@@ -28,38 +29,38 @@ class Replay(NamedTuple):
 
 @hyperparameters
 class DeepGenerativeReplay(Finetune):
-    """A classifier and a variational auto-encoder that learn together: one scholar.
+    """Trains a classifier and a variational auto-encoder (VAE) together: one scholar.
 
-    From the second task on every batch is doubled by images that the previous scholar's
-    auto-encoder decodes from noise and its classifier labels. Both networks learn the task's and
-    the old classes from them, by one optimiser, as neither's losses reach the other's parameters.
-    The auto-encoder's are `params["autoencoder"]`; the previous scholar is the state's teacher.
+    In later tasks every batch is doubled by images that the previous VAE decodes from noise and the
+    previous classifier labels. One optimizer trains both networks on them, since the losses of
+    neither reach the parameters of the other. The VAE's parameters are `params["autoencoder"]`;
+    the previous scholar is the teacher of the state.
 
-    Follows the ABD code: the auto-encoder is trained by SGD at the classifier's rate, its
-    reconstruction weighted by shares of classes, its divergence not weighted but divided by the
-    number of an image's values; replayed images have hard labels and are distilled besides. All
-    is learned from pixels in 0..1, not standardised.
+    Follows the ABD reference code: SGD trains the VAE at the classifier's learning rate; its
+    reconstruction loss is weighted by shares of classes; its divergence is not weighted but divided
+    by the number of values of an image; replayed images have hard labels and are also distilled.
+    Pixels are in 0..1, not standardized.
 
     Attributes:
-      autoencoder: the generator of old images, with its encoder.
-      mu: weight of the distillation.
-      temperature: of the distillation.
+      autoencoder: VAE that replays old classes.
+      mu: weight of the distillation loss, at least 0.
+      temperature: its softmax temperature, above 0.
     """
 
     supports_partial_batches: ClassVar[bool] = False
     supports_exemplars: ClassVar[bool] = False
 
     autoencoder: AutoEncoder
-    mu: float = 1.0
-    temperature: float = 2.0
+    mu: Weight = 1.0
+    temperature: Rate = 2.0
 
     @classmethod
     def from_parts(cls, parts, **fields):
-        """Adds the auto-encoder."""
+        """Adds the VAE."""
         return super().from_parts(parts, autoencoder=parts.autoencoder(), **fields)
 
     def init(self, streams, image_shape):
-        """Adds the auto-encoder, and a previous scholar, not used before it is taken."""
+        """Adds the VAE, and a previous scholar, which the first task does not use."""
         state = super().init(streams, image_shape)
         key = rng.key(streams.generator, "autoencoder")
         images = jnp.zeros((1, *image_shape))
@@ -69,11 +70,11 @@ class DeepGenerativeReplay(Finetune):
         return state.replace(params=params).with_teacher()
 
     def after_task(self, state, task, data):
-        """The scholar becomes the previous one."""
+        """Copies the scholar as the previous one."""
         return super().after_task(state, task, data).with_teacher()
 
     def observe(self, state, task, batch, key):
-        """The classifier's and the auto-encoder's losses on real and, later, replayed images."""
+        """Computes the losses of both networks on real and, in later tasks, replayed images."""
         replay_key, noise_key = jax.random.split(key)
         num_real = batch.labels.shape[0]
         images, labels, replay = batch.images, batch.labels, None
@@ -95,7 +96,7 @@ class DeepGenerativeReplay(Finetune):
         return self.observed(task, batch, outputs.logits[:num_real], terms, batch_stats)
 
     def replay(self, state: LearnerState, task: Task, key: jax.Array, count: int) -> Replay:
-        """`count` fresh images of old classes from the previous scholar. The key is consumed."""
+        """Decodes `count` images of old classes with the previous scholar; consumes the key."""
         decoder = {"params": state.teacher["params"]["autoencoder"]}
         latents = self.replay_latents(key, count)
         images = self.autoencoder.apply(decoder, latents, method="decode")
@@ -104,18 +105,18 @@ class DeepGenerativeReplay(Finetune):
         return Replay(jax.lax.stop_gradient(images), labels, logits)
 
     def replay_latents(self, key: jax.Array, count: int) -> jax.Array:
-        """What replayed images are decoded from: float [count, Z]. The key is consumed."""
+        """Draws the latents of replayed images, float [count, Z]; consumes the key."""
         return jax.random.normal(key, (count, self.autoencoder.latent_size))
 
     def noise(self, key: jax.Array, count: int) -> jax.Array:
-        """The deviations of the latents that are trained: float [count, Z]. Consumes the key."""
+        """Draws the noise of the latents in training, float [count, Z]; consumes the key."""
         return jax.random.normal(key, (count, self.autoencoder.latent_size))
 
     def _autoencoder_terms(self, state, images, weights, key):
         variables = {"params": state.params["autoencoder"]}
         noise = self.noise(key, images.shape[0])
         reconstruction = self.autoencoder.apply(variables, images, noise)
-        # The reconstruction is a mean over H W C, so this is divided by it: 3072 in the original.
+        # The reconstruction is a mean over H W C, so this is divided by H W C (3072 for CIFAR).
         num_values = math.prod(images.shape[1:])
         divergence = losses.latent_divergence(reconstruction.mean, reconstruction.log_variance)
         return {

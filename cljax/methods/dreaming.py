@@ -1,4 +1,4 @@
-"""What methods share that replay dreamed images of old classes (ABD paper, section 4)."""
+"""Base of methods that replay dreamed images of old classes (ABD paper, section 4)."""
 
 from typing import ClassVar, NamedTuple
 
@@ -14,12 +14,12 @@ from cljax.state import Batch, LearnerState, Task, hyperparameters
 
 
 class Replay(NamedTuple):
-    """A batch with as many dreamed images behind the real ones.
+    """Holds a batch of B real images, followed by B dreamed images.
 
     Attributes:
       images: float [2B, H, W, C].
-      labels: int32 [2B]; the teacher labels the dreamed ones, among the old classes.
-      teacher: the teacher's outputs for all of them.
+      labels: int32 [2B]; the teacher labels the dreamed images, among the old classes.
+      teacher: outputs of the teacher for all images.
     """
 
     images: jax.Array
@@ -29,10 +29,10 @@ class Replay(NamedTuple):
 
 @hyperparameters
 class Dreaming(Finetune):
-    """Fine-tuning with a teacher and a generator that is inverted from it after each task.
+    """Fine-tuning with a teacher, and a generator trained against it after each task.
 
     Attributes:
-      dreaming: the stage that trains the generator.
+      dreaming: stage `invert`, which trains the generator.
     """
 
     supports_partial_batches: ClassVar[bool] = False
@@ -42,27 +42,28 @@ class Dreaming(Finetune):
 
     @classmethod
     def from_parts(cls, parts, **fields):
-        """Adds the stage that trains the generator."""
+        """Adds stage `invert`."""
         return super().from_parts(parts, dreaming=parts.inversion_stage(), **fields)
 
     def init(self, streams, image_shape):
-        """Adds a teacher, not used before it is taken, and the generator that lives on."""
+        """Adds a teacher, unused in the first task, and a generator that is never reset."""
         state = super().init(streams, image_shape).with_teacher()
         key = rng.key(streams.generator, "generator")
         return state.replace(generator=inversion_lib.init_generator(self.dreaming.inversion, key))
 
     def stages(self, task_index, num_tasks):
-        """Training, then dreaming; the last task's generator would serve nobody."""
+        """Adds stage `invert`, except in the last task, whose generator nothing would use."""
         if task_index == num_tasks - 1:
             return (self.training,)
         return (self.training, self.dreaming)
 
     def dream(self, state: LearnerState, key: jax.Array, count: int) -> jax.Array:
-        """`count` fresh images [count, H, W, C] of old classes. The key is consumed."""
+        """Dreams `count` images [count, H, W, C] of old classes; consumes the key."""
+        assert state.generator is not None
         return inversion_lib.sample(self.dreaming.inversion, state.generator, key, count)
 
     def replay(self, state: LearnerState, task: Task, batch: Batch, key: jax.Array) -> Replay:
-        """The batch with dreamed images, and what the teacher says of both. The key is consumed."""
+        """Adds dreamed images to a batch, with the teacher's outputs for both; consumes the key."""
         num_real = batch.labels.shape[0]
         images = jnp.concatenate([batch.images, self.dream(state, key, num_real)])
         teacher = self.classifier.apply(state.teacher, images)

@@ -15,39 +15,39 @@ from cljax.state import Batch, LearnerState, Task, hyperparameters
 
 @hyperparameters
 class BalancedFinetuning(TrainStage):
-    """The second stage: the head alone on the exemplars, new classes included.
+    """Stage `balance`: trains the head alone on the exemplars, those of new classes included.
 
-    The network is in train mode, so running statistics move although nothing but the head does.
+    The network is in train mode, so running statistics move although only the head is trained.
     """
 
     observes: ClassVar[str] = "observe_balanced"
 
     def begin(self, method, state, task, data):
-        """Exemplars of the new classes are chosen already now."""
+        """Selects exemplars, also of the new classes, before the stage."""
         state = method.choose_exemplars(state, task, data)
         if method.new_class_teacher == "current":
             state = state.replace(extras=jax.tree.map(jnp.copy, state.variables))
         return super().begin(method, state, task, data)
 
     def training_set(self, method, state, task, data):
-        """The exemplars."""
+        """Returns the exemplars."""
         return exemplars.as_subset(state.exemplars)
 
     def get_parameters(self, method, params, task):
-        """The head."""
+        """Trains the head."""
         frozen = jax.tree.map(lambda _: False, params)
         return frozen | {"head": jax.tree.map(lambda _: True, params["head"])}
 
 
 @hyperparameters
 class EndToEnd(LearningWithoutForgetting):
-    """Distillation task by task, then balanced fine-tuning of the head.
+    """Distills the classes of each previous task, then fine-tunes the head on balanced exemplars.
 
     Attributes:
-      balancing: the second stage.
-      new_class_teacher: who teaches the new classes in the second stage. "previous", as the
-        released code: the previous teacher's logits of its first classes, as many as there are new
-        ones. "current": the classifier's own logits of the new classes before the stage.
+      balancing: stage `balance`.
+      new_class_teacher: targets of the new classes in stage `balance`. "previous", as in the ABD
+        reference code: the teacher's logits of its first classes, as many as there are new ones.
+        "current": the classifier's own logits of the new classes before the stage.
     """
 
     balancing: TrainStage | None = None
@@ -55,45 +55,45 @@ class EndToEnd(LearningWithoutForgetting):
 
     @classmethod
     def from_parts(cls, parts, **fields):
-        """Adds the second stage, with a hundredth of the learning rate."""
+        """Adds stage `balance`, with 1 % of the learning rate."""
         balancing = parts.stage(BalancedFinetuning, "balance", lr_scale=0.01)
         method = super().from_parts(parts, balancing=balancing, **fields)
         if not (method.memory.size and method.memory.is_balanced):
             raise UserError(
-                "config.exemplars: method 'e2e' balances with exemplars, so it needs some, and a "
-                "strategy that keeps as many of each class"
+                "config.exemplars: method 'e2e' needs exemplars with equal numbers per class; set "
+                ".total or .per_class and a balanced .strategy such as nearest"
             )
         return method
 
     def check_tasks(self, task_sizes):
-        """The released code's last term needs as many old classes as new ones."""
+        """Checks that no task has more new than old classes, which the reference code needs."""
         for index in range(1, len(task_sizes)):
             old, new = sum(task_sizes[:index]), task_sizes[index]
             if self.new_class_teacher == "previous" and new > old:
                 raise UserError(
-                    f"method e2e, as released, cannot learn task {index + 1}: {new} new "
-                    f"classes are more than the {old} old ones whose logits teach them; set "
-                    "config.method.new_class_teacher=current"
+                    f"config.method.new_class_teacher=previous: task {index + 1} has {new} new "
+                    f"classes, more than the {old} old ones whose logits are their targets; set it "
+                    "to current"
                 )
 
     def init(self, streams, image_shape):
-        """Adds the second teacher, if there is to be one."""
+        """Adds the second teacher if `new_class_teacher` is "current"."""
         state = super().init(streams, image_shape)
         if self.new_class_teacher == "current":
             state = state.replace(extras=jax.tree.map(jnp.copy, state.variables))
         return state
 
     def stages(self, task_index, num_tasks):
-        """The first task has nothing to balance."""
+        """Adds stage `balance` in later tasks."""
         return (self.training, self.balancing) if task_index else (self.training,)
 
     def after_task(self, state, task, data):
-        """Later tasks' exemplars have been chosen between the stages."""
+        """Selects exemplars after the first task; stage `balance` did so in later ones."""
         state = self.choose_exemplars(state, task, data) if task.is_first else state
         return state.with_teacher()
 
     def observe(self, state, task, batch, key):
-        """First stage: distillation with weight |P_i| / o for each past task P_i."""
+        """Computes cross entropy and distillation, with weight |P_i| / o for previous task P_i."""
         outputs, batch_stats = self.train_forward(state, batch.images)
         terms = {"class": self.class_loss(outputs.logits, task, batch)}
         if not task.is_first:
@@ -103,7 +103,7 @@ class EndToEnd(LearningWithoutForgetting):
         return self.observed(task, batch, outputs.logits, terms, batch_stats)
 
     def observe_balanced(self, state: LearnerState, task: Task, batch: Batch, key: jax.Array):
-        """Second stage: weights |P_i| / s, and the new classes with n / s."""
+        """Computes the loss of stage `balance`: weights |P_i| / s, and n / s for new classes."""
         outputs, batch_stats = self.train_forward(state, batch.images)
         logits = outputs.logits
         teacher = self.teacher_outputs(state, batch).logits
@@ -124,9 +124,9 @@ class EndToEnd(LearningWithoutForgetting):
     def distillation_by_task(
         self, logits: jax.Array, teacher_logits: jax.Array, task: Task
     ) -> jax.Array:
-        """Distillation within each past task, times its number of classes.
+        """Computes the distillation loss within each previous task, times its number of classes.
 
-        logits, teacher_logits float [B, K] -> float [T], 0 for tasks that are not past.
+        Maps logits and teacher_logits float [B, K] -> float [T], 0 for other tasks.
         """
         starts, stops = task.boundaries[:-1], task.boundaries[1:]
 

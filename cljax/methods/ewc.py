@@ -1,7 +1,7 @@
 """Elastic Weight Consolidation (Kirkpatrick et al., PNAS 2017)."""
 
 import dataclasses
-from typing import ClassVar
+from typing import ClassVar, cast
 
 import jax
 import jax.numpy as jnp
@@ -10,35 +10,35 @@ from flax import struct
 from cljax import losses
 from cljax.methods.base import Finetune
 from cljax.methods.lwf import TaskwiseLoss
+from cljax.settings import Weight
 from cljax.stages import TrainStage
 from cljax.state import Batch, LearnerState, PyTree, Task, hyperparameters
 
 
-@struct.dataclass
-class PastTasks:
-    """What earlier tasks leave behind; each a tree like the parameters.
+class PastTasks(struct.PyTreeNode):
+    """Holds what previous tasks leave for the penalty; each a tree like the parameters.
 
     Attributes:
-      importance: F >= 0, how much each parameter matters to earlier tasks.
-      anchor: where the penalty is zero.
-      current: the importance to the current task, as far as gathered.
+      fisher: F >= 0, importance of each parameter to previous tasks.
+      anchor: parameters where the penalty is zero.
+      task_fisher: importance to the current task, as far as gathered.
     """
 
-    importance: PyTree
+    fisher: PyTree
     anchor: PyTree
-    current: PyTree
+    task_fisher: PyTree
 
     @classmethod
-    def of(cls, importance: PyTree, anchor: PyTree) -> "PastTasks":
-        """Returns what the next task starts with, for which nothing is gathered yet."""
-        return cls(importance, anchor, jax.tree.map(jnp.zeros_like, importance))
+    def of(cls, fisher: PyTree, anchor: PyTree) -> "PastTasks":
+        """Returns the start of the next task, for which nothing is gathered yet."""
+        return cls(fisher, anchor, jax.tree.map(jnp.zeros_like, fisher))
 
 
 @hyperparameters
-class ImportanceStage(TrainStage):
-    """One pass over the task's images that gathers the diagonal of the Fisher information.
+class FisherStage(TrainStage):
+    """Stage `importance`: gathers the diagonal of the Fisher information in one epoch.
 
-    A stage of its own, so that it is resumed and shown like any other; no parameter moves.
+    It is a stage so that it is resumed and shown like any other; no parameter moves.
     """
 
     first_task_differs: ClassVar[bool] = False
@@ -48,12 +48,13 @@ class ImportanceStage(TrainStage):
         return inputs.method.preprocessing.test(images)
 
     def update(self, inputs, state, drawn):
-        """Adds a batch; every image counts once."""
+        """Adds the squared gradients of a batch; every image counts once."""
         batch, _ = drawn
         loss, squares, batch_stats = inputs.method.information(state, inputs.task, batch)
         share = (batch.weights > 0).sum() / self.num_images(inputs.task)
-        current = jax.tree.map(lambda f, s: f + share * s, state.extras.current, squares)
-        state = state.replace(extras=state.extras.replace(current=current), batch_stats=batch_stats)
+        gathered = jax.tree.map(lambda f, s: f + share * s, state.extras.task_fisher, squares)
+        extras = state.extras.replace(task_fisher=gathered)
+        state = state.replace(extras=extras, batch_stats=batch_stats)
         return state, {"loss": loss}
 
     def num_images(self, task):
@@ -61,7 +62,7 @@ class ImportanceStage(TrainStage):
         return task.images.count
 
     def log_scalars(self, epoch):
-        """There is no learning rate."""
+        """Returns nothing: there is no learning rate."""
         return {}
 
 
@@ -76,22 +77,22 @@ class EWC(TaskwiseLoss, Finetune):
     `state.extras` is a `PastTasks`.
 
     Attributes:
-      gathering: the stage that gathers F.
-      lamda: weight of the penalty. SGD is stable while lamda times the largest F times the rate is
-        below 2 (1 + momentum).
+      fisher_stage: stage `importance`, which gathers F.
+      lamda: weight of the penalty, at least 0. SGD is stable while lamda times the largest F times
+        the learning rate is below 2 (1 + momentum).
     """
 
-    importance_stage: ClassVar[type[TrainStage]] = ImportanceStage
+    fisher_stage_class: ClassVar[type[TrainStage]] = FisherStage
 
-    gathering: TrainStage
-    lamda: float = 10.0
+    fisher_stage: TrainStage
+    lamda: Weight = 10.0
 
     @classmethod
     def from_parts(cls, parts, **fields):
-        """Adds the stage that gathers, one epoch long."""
-        gathering = parts.stage(cls.importance_stage, "importance")
-        gathering = dataclasses.replace(gathering, epochs=1, drop_last=False)
-        return super().from_parts(parts, gathering=gathering, **fields)
+        """Adds stage `importance`, one epoch long."""
+        fisher_stage = parts.stage(cls.fisher_stage_class, "importance")
+        fisher_stage = dataclasses.replace(fisher_stage, epochs=1, drop_last=False)
+        return super().from_parts(parts, fisher_stage=fisher_stage, **fields)
 
     def init(self, streams, image_shape):
         """Adds an importance of zero."""
@@ -100,12 +101,12 @@ class EWC(TaskwiseLoss, Finetune):
         return state.replace(extras=PastTasks(*zeros))
 
     def stages(self, task_index, num_tasks):
-        """Training, then the pass that gathers F; nobody needs that of the last task."""
+        """Adds stage `importance`, except in the last task, whose F nothing would use."""
         is_last = task_index == num_tasks - 1
-        return (self.training,) if is_last else (self.training, self.gathering)
+        return (self.training,) if is_last else (self.training, self.fisher_stage)
 
     def observe(self, state, task, batch, key):
-        """Cross entropy, and from the second task on the penalty."""
+        """Computes the cross entropy and, in later tasks, the penalty."""
         outputs, batch_stats = self.train_forward(state, batch.images, batch.weights)
         terms = {"class": self.class_loss(outputs.logits, task, batch)}
         if not task.is_first:
@@ -113,7 +114,7 @@ class EWC(TaskwiseLoss, Finetune):
         return self.observed(task, batch, outputs.logits, terms, batch_stats)
 
     def after_task(self, state, task, data):
-        """The task's importance joins that of earlier ones."""
+        """Merges the importance of the task into that of previous tasks."""
         extras = self.merge(state.extras, state.params, task)
         return super().after_task(state.replace(extras=extras), task, data)
 
@@ -124,7 +125,7 @@ class EWC(TaskwiseLoss, Finetune):
     def information(
         self, state: LearnerState, task: Task, batch: Batch
     ) -> tuple[jax.Array, PyTree, PyTree]:
-        """A batch's mean loss [], its squared gradients, and the running statistics after it."""
+        """Returns the mean loss [] of a batch, its squared gradients and new running statistics."""
         new = self.classes(task.old, task.seen)
 
         def loss(params, image, label):
@@ -132,33 +133,34 @@ class EWC(TaskwiseLoss, Finetune):
             logits = self.classifier.apply(variables, image[None]).logits
             return losses.cross_entropy(logits, label[None], new)
 
-        # Side by side, as large as the network times the batch.
+        # One gradient per image: B times the size of the network.
         of_images = jax.vmap(jax.value_and_grad(loss), (None, 0, 0))
         values, grads = of_images(state.params, batch.images, batch.labels)
+        assert batch.weights is not None, "the stage never drops a batch"
         shares = batch.weights / batch.weights.shape[0]
         squares = jax.tree.map(lambda g: jnp.tensordot(shares, jnp.square(g), 1), grads)
         return shares @ values, squares, state.batch_stats
 
 
 def penalty(params: PyTree, past: PastTasks) -> jax.Array:
-    """`1/2 sum_p F_p (theta_p - anchor_p)^2` over all parameters, []."""
+    """Computes `1/2 sum_p F_p (theta_p - anchor_p)^2` over all parameters, float []."""
     parts = jax.tree.map(
-        lambda p, f, a: (f * jnp.square(p - a)).sum(), params, past.importance, past.anchor
+        lambda p, f, a: (f * jnp.square(p - a)).sum(), params, past.fisher, past.anchor
     )
-    return sum(jax.tree.leaves(parts)) / 2
+    return cast(jax.Array, sum(jax.tree.leaves(parts))) / 2
 
 
 def add_penalties(past: PastTasks, params: PyTree) -> PastTasks:
-    """One penalty whose gradient is that of the earlier ones and of the task's together.
+    """Adds the penalty of the current task to that of previous tasks.
 
-    A sum of parabolas is a parabola around the mean of their anchors, weighted with importance.
+    A sum of parabolas is a parabola around the mean of their anchors, weighted by importance.
     """
-    importance = jax.tree.map(jnp.add, past.importance, past.current)
+    importance = jax.tree.map(jnp.add, past.fisher, past.task_fisher)
 
     def move(total, current, anchor, p):
-        # Where nothing matters yet, the anchor may be anywhere.
+        # Where F is 0, any anchor will do.
         share = current / jnp.where(total > 0, total, 1)
         return anchor + share * (p - anchor)
 
-    anchor = jax.tree.map(move, importance, past.current, past.anchor, params)
+    anchor = jax.tree.map(move, importance, past.task_fisher, past.anchor, params)
     return PastTasks.of(importance, anchor)

@@ -12,14 +12,14 @@ from cljax.state import hyperparameters
 
 @hyperparameters
 class MultiClassLwF(LearningWithoutForgetting):
-    """LwF.MC (Rebuffi et al., CVPR 2017): one sigmoid per class, old ones aim at the teacher's.
+    """LwF.MC (Rebuffi et al., CVPR 2017): a sigmoid per class, the teacher's for old ones.
 
-    One sum of binary cross entropies; it has neither weight nor temperature, so `mu` and
-    `temperature` are without effect.
+    The loss is one sum of binary cross entropies without weight or temperature, so `mu` and
+    `temperature` have no effect.
     """
 
     def observe(self, state, task, batch, key):
-        """Targets are one-hot, but the teacher's sigmoids in the columns of old classes."""
+        """Computes the loss; targets are one-hot, but the teacher's sigmoids for old classes."""
         outputs, batch_stats = self.train_forward(state, batch.images)
         targets = jax.nn.one_hot(batch.labels, self.classifier.num_classes)
         if not task.is_first:
@@ -34,9 +34,9 @@ class MultiClassLwF(LearningWithoutForgetting):
 
 @hyperparameters
 class ICaRL(MultiClassLwF):
-    """LwF.MC on new images and exemplars, and classification by the nearest mean of exemplars.
+    """LwF.MC on new images and exemplars; classifies by the nearest mean of exemplars.
 
-    Class means float [D, K] are `state.extras`, taken anew after each task. `forward` still gives
+    `state.extras` float [D, K] are the class means, computed after each task. `forward` still gives
     the network's own logits.
     """
 
@@ -46,22 +46,22 @@ class ICaRL(MultiClassLwF):
         method = super().from_parts(parts, **fields)
         if not (method.memory.size and method.memory.is_balanced):
             raise UserError(
-                "config.exemplars: method 'icarl' classifies by the means of exemplars, so it "
-                "needs some, and a strategy that keeps as many of each class"
+                "config.exemplars: method 'icarl' needs exemplars with equal numbers per class; "
+                "set .total or .per_class and a balanced .strategy such as herding"
             )
         return method
 
     def init(self, streams, image_shape):
-        """Adds means, not used before the first task is learned."""
+        """Adds class means, which the first task does not use."""
         state = super().init(streams, image_shape)
         return state.replace(extras=jnp.zeros_like(state.params["head"]["kernel"]))
 
     def after_task(self, state, task, data):
-        """Exemplars, and their means in the features of the network as it is now."""
+        """Selects exemplars and computes their means with the backbone as it is now."""
         state = super().after_task(state, task, data)
         return state.replace(extras=nearest_mean.exemplar_means(self, state, data))
 
     def inference(self, state, images, valid, k=1):
-        """The k valid classes whose means are nearest."""
+        """Predicts the k valid classes with the nearest means."""
         features = self.classifier.apply(state.variables, images).features
         return losses.top_k(nearest_mean.similarities(features, state.extras), valid, k)

@@ -9,16 +9,17 @@ import jax
 import jax.numpy as jnp
 
 from cljax import losses
-from cljax.methods.ewc import EWC, ImportanceStage, PastTasks
+from cljax.methods.ewc import EWC, FisherStage, PastTasks
 from cljax.methods.icarl import ICaRL
 from cljax.methods.lucir import LUCIR
 from cljax.methods.lwf import LearningWithoutForgetting, TaskwiseLoss
+from cljax.methods.teacher import TeacherMixin
 from cljax.methods.wa import WeightAligning
 from cljax.stages import TrainStage
 from cljax.state import PyTree, Task, hyperparameters
 
 
-class TrainModeTeacher:
+class TrainModeTeacher(TeacherMixin):
     """Mixin for a teacher whose batch norm uses the statistics of the batch."""
 
     def teacher_outputs(self, state, batch):
@@ -63,7 +64,7 @@ class LibContinualWA(TrainModeTeacher, WeightAligning):
 
 
 @hyperparameters
-class BatchImportance(ImportanceStage):
+class BatchFisherStage(FisherStage):
     """Gathers squares of the mean gradients of augmented batches, in train mode."""
 
     preprocess = TrainStage.preprocess  # augments a batch as in training
@@ -81,11 +82,11 @@ class LibContinualEWC(EWC):
     importance is far smaller than the paper's, and its lamda 1000.
     """
 
-    importance_stage: ClassVar[type[ImportanceStage]] = BatchImportance
+    fisher_stage_class: ClassVar[type[FisherStage]] = BatchFisherStage
 
     def stages(self, task_index, num_tasks):
         """The pass moves running statistics, so it belongs to every task, the last one too."""
-        return (self.training, self.gathering)
+        return (self.training, self.fisher_stage)
 
     def merge(self, past, params, task):
         """Averages the importance over tasks."""
@@ -120,5 +121,5 @@ def average(past: PastTasks, params: PyTree, task: Task) -> PastTasks:
         mixed = (1 - share) * before + share * current
         return jnp.where(is_new, current, mixed) if path[0].key == "head" else mixed
 
-    importance = jax.tree_util.tree_map_with_path(mix, past.importance, past.current)
+    importance = jax.tree_util.tree_map_with_path(mix, past.fisher, past.task_fisher)
     return PastTasks.of(importance, jax.tree.map(jnp.copy, params))

@@ -1,10 +1,11 @@
 """LUCIR: Learning a Unified Classifier Incrementally via Rebalancing (Hou et al., CVPR 2019)."""
 
 import dataclasses
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 import jax
 import jax.numpy as jnp
+from annotated_types import Ge, Le
 
 from cljax import losses
 from cljax.errors import UserError
@@ -12,26 +13,27 @@ from cljax.memory import exemplars
 from cljax.methods.base import Finetune
 from cljax.methods.teacher import TeacherMixin
 from cljax.models import CosineHead, imprint
+from cljax.settings import Positive, Weight
 from cljax.stages import TrainStage
 from cljax.state import hyperparameters
 
 
 @hyperparameters
 class ClassBalancedFinetuning(TrainStage):
-    """The extra stage of the ImageNet variant: the head's kernel on the exemplars alone."""
+    """Stage `balance` of the ImageNet variant: trains the head's kernel on the exemplars alone."""
 
     observes: ClassVar[str] = "observe_in_eval_mode"
 
     def begin(self, method, state, task, data):
-        """Exemplars of the new classes are chosen already now."""
+        """Selects exemplars, also of the new classes, before the stage."""
         return super().begin(method, method.choose_exemplars(state, task, data), task, data)
 
     def training_set(self, method, state, task, data):
-        """The exemplars."""
+        """Returns the exemplars."""
         return exemplars.as_subset(state.exemplars)
 
     def get_parameters(self, method, params, task):
-        """The kernel's columns of the classes seen."""
+        """Trains the head columns of the seen classes."""
         frozen = jax.tree.map(lambda _: False, params)
         return frozen | {"head": {"kernel": method.classes(0, task.seen), "scale": False}}
 
@@ -40,28 +42,31 @@ class ClassBalancedFinetuning(TrainStage):
 class LUCIR(TeacherMixin, Finetune):
     """Cosine logits, less-forget distillation, margin ranking, imprinted and frozen weights.
 
-    Follows the authors' released code.
+    Follows the LUCIR reference code.
 
     Attributes:
-      finetuning: the extra stage, used if `balanced_finetuning`.
-      lamda: weight of the distillation, times the root of old over new classes in each phase.
-      margin: least distance between the cosine of an old class's own column and those of its hard
-        negatives, 0 to 2 (`dist`).
-      num_hard_negatives: classes of largest cosine that an image of an old class is ranked
-        against (`K`).
+      finetuning: stage `balance`, used if `balanced_finetuning`.
+      lamda: base weight of the less-forget distillation (section 3.3), at least 0; multiplied by
+        sqrt(old classes / new classes).
+      margin: minimum difference between the cosine of the true old class and the cosines of its
+        hard negatives (section 3.4), in cosine units, 0 to 2 (`dist`).
+      num_hard_negatives: number of classes with the largest cosines that an image of an old class
+        is ranked against (`K`).
       ranking_weight: weight of the margin ranking (`lw_mr`); 0: none.
       distillation: "features" (less-forget), the authors' ablations "scores" and "logits"
         (softened, temperature 2, weight 1), or "none".
-      hard_negatives: are among the "new" classes or "all" seen ones, as in a variant of the code.
-      imprint_weights: whether new head columns are taken from features; else they stay random.
-      balanced_finetuning: whether a later phase ends with class-balanced fine-tuning.
+      hard_negatives: whether they are among the "new" or "all" seen classes, as in a variant of the
+        code.
+      imprint_weights: whether new head columns are imprinted from features; if not, they stay
+        random.
+      balanced_finetuning: whether a later task ends with stage `balance`.
     """
 
     finetuning: TrainStage
-    lamda: float = 5.0
-    margin: float = 0.5
-    num_hard_negatives: int = 2
-    ranking_weight: float = 1.0
+    lamda: Weight = 5.0
+    margin: Annotated[float, Ge(0), Le(2)] = 0.5
+    num_hard_negatives: Positive = 2
+    ranking_weight: Weight = 1.0
     distillation: Literal["features", "scores", "logits", "none"] = "features"
     hard_negatives: Literal["new", "all"] = "new"
     imprint_weights: bool = True
@@ -69,7 +74,7 @@ class LUCIR(TeacherMixin, Finetune):
 
     @classmethod
     def from_parts(cls, parts, **fields):
-        """Adds the extra stage: 20 epochs at a tenth of the rate, weight decay 1e-4."""
+        """Adds stage `balance`: 20 epochs at 10 % of the learning rate, weight decay 1e-4."""
         finetuning = parts.stage(ClassBalancedFinetuning, "balance", lr_scale=0.1)
         finetuning = dataclasses.replace(
             finetuning,
@@ -80,30 +85,31 @@ class LUCIR(TeacherMixin, Finetune):
         )
         method = super().from_parts(parts, finetuning=finetuning, **fields)
         if not isinstance(method.classifier.head, CosineHead):
-            raise UserError("config.model.head: method 'lucir' needs the cosine head")
+            raise UserError("config.model.head=linear: method 'lucir' needs the cosine head")
         if method.balanced_finetuning and not method.memory.size:
             raise UserError(
-                "config.method.balanced_finetuning: without exemplars there is nothing to balance"
+                "config.method.balanced_finetuning=True: needs exemplars; set "
+                "config.exemplars.total or .per_class"
             )
         return method
 
     def check_tasks(self, task_sizes):
-        """Each later task must have enough hard negatives."""
+        """Checks that each later task has enough hard negatives."""
         wanted = self.num_hard_negatives
         fewest = min(task_sizes[1:], default=wanted)
         if self.ranking_weight and self.hard_negatives == "new" and fewest < wanted:
             raise UserError(
-                f"config.method.num_hard_negatives: {wanted} is more than the {fewest} classes of "
-                "a later task"
+                f"config.method.num_hard_negatives={wanted}: a later task has only {fewest} new "
+                "classes; use at most as many, or config.method.hard_negatives=all"
             )
 
     def stages(self, task_index, num_tasks):
-        """Class-balanced fine-tuning comes after a later phase, if at all."""
+        """Adds stage `balance` in later tasks if `balanced_finetuning` is set."""
         later = self.balanced_finetuning and task_index
         return (self.training, self.finetuning) if later else (self.training,)
 
     def before_task(self, state, task, data):
-        """Teacher and imprinted weights, from the classifier as the previous phase left it."""
+        """Copies the teacher and imprints the new head columns, before a later task."""
         if task.is_first:
             return state
         state = state.with_teacher()
@@ -118,27 +124,27 @@ class LUCIR(TeacherMixin, Finetune):
         return state.replace(params=state.params | {"head": head | {"kernel": kernel}})
 
     def after_task(self, state, task, data):
-        """Exemplars, unless fine-tuning has chosen them."""
+        """Selects exemplars, unless stage `balance` has done so."""
         if self.balanced_finetuning and not task.is_first:
             return state
         return self.choose_exemplars(state, task, data)
 
     def get_parameters(self, params, task):
-        """All but the weights of old classes; those of classes to come wait unchanged."""
+        """Trains all but the head columns of old classes and of future classes."""
         first = 0 if self.distillation in ("scores", "logits") else task.old
         trained = jax.tree.map(lambda _: True, params)
         return trained | {"head": trained["head"] | {"kernel": self.classes(first, task.seen)}}
 
     def observe(self, state, task, batch, key):
-        """Cross entropy; in later phases with distillation and margin ranking."""
+        """Computes the cross entropy and, in later tasks, distillation and margin ranking."""
         return self.observe_with(self.train_forward, state, task, batch)
 
     def observe_in_eval_mode(self, state, task, batch, key):
-        """The same losses with batch norm in eval mode, for class-balanced fine-tuning."""
+        """Computes the same losses with batch norm in eval mode, for stage `balance`."""
         return self.observe_with(self.eval_forward, state, task, batch)
 
     def observe_with(self, forward, state, task, batch):
-        """`observe` of what `forward(state, images, weights)` gives, as `train_forward` does."""
+        """Computes the losses of the outputs of `forward`, which is called as `train_forward`."""
         outputs, batch_stats = forward(state, batch.images, batch.weights)
         terms = {"class": self.class_loss(outputs.logits, task, batch)}
         if not task.is_first:
@@ -152,7 +158,7 @@ class LUCIR(TeacherMixin, Finetune):
         return self.observed(task, batch, outputs.logits, terms, batch_stats)
 
     def eval_forward(self, state, images, weights):
-        """Outputs in eval mode, and the running statistics as they are."""
+        """Returns outputs in eval mode, and the running statistics as they are."""
         return self.classifier.apply(state.variables, images), state.batch_stats
 
     def _distil(self, state, task, batch, outputs):

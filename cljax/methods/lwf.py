@@ -1,4 +1,4 @@
-"""Learning without Forgetting (Li & Hoiem, ECCV 2016) and what it shares."""
+"""Learning without Forgetting (Li & Hoiem, ECCV 2016) and its mixins."""
 
 from typing import ClassVar
 
@@ -7,50 +7,51 @@ import jax
 from cljax import losses
 from cljax.methods.base import Finetune
 from cljax.methods.teacher import TeacherMixin
+from cljax.settings import Rate, Weight
 from cljax.state import Task, hyperparameters
 
 
-class GrowingHead:
-    """Of methods whose original head has no columns yet for classes to come."""
+class GrowingHead(Finetune):
+    """Mixin for methods whose reference head has no columns for future classes."""
 
     def get_parameters(self, params, task):
-        """All but the head's columns of classes to come: these are neither trained nor decayed."""
+        """Trains all but the head columns of future classes, which also do not decay."""
         seen = self.classes(0, task.seen)
         head = jax.tree.map(lambda _: seen, params["head"])
         return super().get_parameters(params, task) | {"head": head}
 
 
 class TaskwiseLoss(GrowingHead):
-    """Of methods whose cross entropy compares the new classes with each other alone."""
+    """Mixin for methods whose cross entropy compares the new classes with each other alone."""
 
     supports_exemplars: ClassVar[bool] = False
 
     def class_loss(self, logits, task, batch):
-        """Cross entropy over the new classes; of old ones there may be no images."""
+        """Computes the cross entropy over the new classes."""
         new = self.classes(task.old, task.seen)
         return losses.cross_entropy(logits, batch.labels, new, batch.weights)
 
 
 @hyperparameters
 class LearningWithoutForgetting(TeacherMixin, Finetune):
-    """Cross entropy over the classes seen, and distillation of the old ones from the teacher.
+    """Cross entropy over the seen classes, and distillation of the old classes from the teacher.
 
     Attributes:
-      mu: weight of the distillation.
-      temperature: of the distillation.
+      mu: weight of the distillation loss, at least 0.
+      temperature: its softmax temperature, above 0.
     """
 
     supports_partial_batches: ClassVar[bool] = False
 
-    mu: float = 1.0
-    temperature: float = 2.0
+    mu: Weight = 1.0
+    temperature: Rate = 2.0
 
     def after_task(self, state, task, data):
-        """The classifier becomes the teacher of the next task."""
+        """Copies the classifier as the teacher of the next task."""
         return super().after_task(state, task, data).with_teacher()
 
     def observe(self, state, task, batch, key):
-        """Cross entropy, and from the second task on distillation of the same images."""
+        """Computes the cross entropy and, in later tasks, distillation on the same images."""
         if task.is_first:
             return super().observe(state, task, batch, key)
         outputs, batch_stats = self.train_forward(state, batch.images, batch.weights)
@@ -67,5 +68,5 @@ class LearningWithoutForgetting(TeacherMixin, Finetune):
         return self.observed(task, batch, outputs.logits, terms, batch_stats)
 
     def term_weights(self, task: Task) -> tuple[jax.Array | float, jax.Array | float]:
-        """Weights [] of the cross entropy and of the distillation."""
+        """Returns the weights [] of the cross entropy and of the distillation loss."""
         return 1.0, self.mu

@@ -1,10 +1,11 @@
 """What methods share that have a teacher to distill from."""
 
+from cljax.methods.base import Finetune
 from cljax.models import Outputs
 from cljax.state import Batch, LearnerState
 
 
-class TeacherMixin:
+class TeacherMixin(Finetune):
     """Mixin for methods that distill from a teacher, the frozen classifier of a previous task."""
 
     def init(self, streams, image_shape):

@@ -12,21 +12,21 @@ from cljax.state import hyperparameters
 
 @hyperparameters
 class WeightAligning(GrowingHead, LearningWithoutForgetting):
-    """Distillation by the share of old classes, then new columns of the head made as long as old.
+    """Distills, then scales the new head columns to the mean norm of the old ones.
 
     Attributes:
-      mu: multiplies the weight of the distillation, which is the share of old classes.
+      mu: factor of the weight of the distillation loss, which is the share of old classes.
     """
 
     supports_partial_batches: ClassVar[bool] = True
 
     def term_weights(self, task):
-        """The larger the share of old classes, the more counts distillation (section 4.1)."""
+        """Weights both losses by the shares of new and old classes (section 4.1)."""
         old_share = task.old / task.seen
         return 1 - old_share, self.mu * old_share
 
     def after_task(self, state, task, data):
-        """Aligns the head, from the second task on, before it becomes the teacher's."""
+        """Aligns the head in later tasks, before the classifier becomes the teacher."""
         if not task.is_first:
             head = state.params["head"]
             head = head | {"kernel": align(head["kernel"], task.old, task.seen)}
@@ -35,14 +35,14 @@ class WeightAligning(GrowingHead, LearningWithoutForgetting):
 
 
 def align(kernel: jax.Array, old: jax.Array | int, seen: jax.Array | int) -> jax.Array:
-    """The head's kernel with new columns as long, on average, as the old ones (WA, section 4.3).
+    """Scales the new columns of a kernel to the mean norm of the old ones (WA, section 4.3).
 
     Args:
       kernel: float [D, K].
-      old, seen: int32 [], the columns old..seen-1 are new; there are old and new ones.
+      old, seen: int32 [], the columns old..seen-1 are new; there must be old and new ones.
 
     Returns:
-      float [D, K]; other columns than the new ones stay.
+      float [D, K]; all other columns stay.
     """
     size = kernel.shape[1]
     is_new = losses.class_range(size, old, seen)

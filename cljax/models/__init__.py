@@ -27,6 +27,7 @@ __all__ = [
 ]
 
 _PROJECTION = {"shortcut": "projection", "kernel_init": he_normal_fan_out}
+_DEEPEST = 1202  # layers of the deepest network of the ResNet paper
 # what follows "resnetN": (arguments of the backbone, arguments of a linear head)
 _RESNETS = {
     "": ({}, {}),
@@ -34,7 +35,7 @@ _RESNETS = {
     "_lucir": (_PROJECTION | {"last_relu": False}, {"kernel_init": torch_uniform}),
 }
 # name: (shrinkage of the image to the first map, map channels, output channels of the stages)
-_GENERATORS = {
+GENERATORS = {
     "cifar": (4, 128, (128, 64)),
     "tiny_imagenet": (8, 128, (128, 128, 64)),
     "imagenet": (32, 64, (64, 64, 64, 64, 64)),
@@ -64,11 +65,11 @@ def make_classifier(
     Raises:
       UserError: there is no such network or head.
     """
-    match = re.fullmatch(r"resnet(\d+)(|_projection|_lucir)", name)
-    if not match or int(match[1]) < 8 or int(match[1]) % 6 != 2:
+    match = re.fullmatch(r"resnet(\d{1,4})(|_projection|_lucir)", name)
+    if not match or not 8 <= int(match[1]) <= _DEEPEST or int(match[1]) % 6 != 2:
         raise UserError(
             f"config.model.name={name!r}: unknown network; use resnetN, resnetN_projection or "
-            "resnetN_lucir with N = 6n+2, for example resnet20, resnet32 or resnet32_lucir"
+            f"resnetN_lucir with N = 6n+2 up to {_DEEPEST}, for example resnet32 or resnet32_lucir"
         )
     backbone_options, linear_options = _RESNETS[match[2]]
     if head == "linear":
@@ -93,12 +94,12 @@ def make_generator(
     Raises:
       UserError: the name is unknown or the image size does not fit the generator.
     """
-    if name not in _GENERATORS:
+    if name not in GENERATORS:
         raise UserError(
             f"config.inversion.generator={name!r}: unknown generator; choose "
-            f"{', '.join(_GENERATORS)}"
+            f"{', '.join(GENERATORS)}"
         )
-    shrinkage, map_channels, stages = _GENERATORS[name]
+    shrinkage, map_channels, stages = GENERATORS[name]
     height, width, channels = image_shape
     if height != width or height % shrinkage:
         raise UserError(

@@ -2,7 +2,7 @@
 
 import functools
 import itertools
-from typing import NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -81,6 +81,10 @@ class AutoEncoder(nn.Module):
     channels: tuple[int, int, int] = (64, 128, 512)
     latent_size: int = 1024
     dtype: jnp.dtype = jnp.float32
+
+    if TYPE_CHECKING:  # Flax says that the result is a tuple or not
+
+        def apply(self, *args: Any, **kwargs: Any) -> Any: ...
 
     @property
     def map_size(self) -> int:

@@ -1,7 +1,7 @@
 """Defines classifiers: a backbone that gives features, and a head that gives logits."""
 
 import functools
-from typing import NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -109,6 +109,10 @@ class Classifier(nn.Module):
 
     backbone: nn.Module
     head: LinearHead | CosineHead
+
+    if TYPE_CHECKING:  # Flax says that the result is a tuple or not
+
+        def apply(self, *args: Any, **kwargs: Any) -> Any: ...
 
     @property
     def num_classes(self) -> int:

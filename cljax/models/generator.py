@@ -2,6 +2,7 @@
 
 import functools
 import math
+from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
@@ -54,6 +55,10 @@ class Generator(nn.Module):
     stages: tuple[int, ...]
     image_channels: int = 3
     dtype: jnp.dtype = jnp.float32
+
+    if TYPE_CHECKING:  # Flax says that the result is a tuple or not
+
+        def apply(self, *args: Any, **kwargs: Any) -> Any: ...
 
     @nn.compact
     def __call__(self, latents: jax.Array, train: bool) -> jax.Array:

@@ -1,4 +1,4 @@
-"""Checkpoints: whole or absent, checked when read, the newest good one wins.
+"""Saves and restores checkpoints: whole or absent, checked when read, the newest good one wins.
 
 A checkpoint is a flat dictionary of arrays. A name is a prefix, such as "seed0", and the array's
 path in its pytree as `jax.tree_util.keystr` writes it: "seed0['params']['head']['kernel']" in a
@@ -9,6 +9,9 @@ LearnerState or, within an epoch, an EpochState ("seed0.learner.params...", "see
 it with Orbax alone.
 """
 
+import errno
+import itertools
+import json
 import logging
 import os
 import re
@@ -30,13 +33,13 @@ logger = logging.getLogger("cljax")
 
 
 def flatten(tree: PyTree, prefix: str) -> dict[str, np.ndarray]:
-    """The leaves of a tree on the host, by path."""
+    """Returns the leaves of a tree as NumPy arrays by path."""
     leaves = jax.tree_util.tree_leaves_with_path(tree)
     return {prefix + jax.tree_util.keystr(path): np.asarray(leaf) for path, leaf in leaves}
 
 
 def unflatten(template: PyTree, prefix: str, arrays: dict[str, np.ndarray]) -> PyTree:
-    """A tree like `template` with the arrays of `flatten`.
+    """Makes a tree like `template` from the arrays of `flatten`.
 
     Raises:
       UserError: an array is missing or has another shape or dtype.
@@ -56,19 +59,19 @@ def unflatten(template: PyTree, prefix: str, arrays: dict[str, np.ndarray]) -> P
 
 
 class Checkpoints:
-    """Numbered checkpoints in one folder, each a set of named arrays and a JSON record.
+    """Keeps numbered checkpoints in one directory: named arrays and a JSON record.
 
-    Orbax writes into a temporary folder and renames it, so a kill at any time leaves a checkpoint
-    whole or absent. A checksum per array finds what was damaged later.
+    Orbax writes into a temporary directory and renames it, so a kill at any time leaves a
+    checkpoint whole or absent. Checksums of the arrays and of the record find later damage.
     """
 
     def __init__(self, folder: Path, keep: int | None, read_only: bool = False):
         """Keeps the newest `keep` checkpoints of `folder` (None: all), which is made if absent.
 
-        With `read_only` the folder is left as it is: another run may be writing to it.
+        With `read_only` the directory stays as it is: another run may be writing to it.
 
         Raises:
-          UserError: the folder cannot be made.
+          UserError: the directory cannot be made.
         """
         me = jax.process_index()
         options = ocp.CheckpointManagerOptions(
@@ -89,7 +92,7 @@ class Checkpoints:
             self._manager = ocp.CheckpointManager(self.folder, options=options)
 
     def save(self, arrays: dict[str, np.ndarray], record: dict, number: int | None = None) -> None:
-        """Adds a checkpoint; the next number unless given. One that is there already stays.
+        """Saves a checkpoint under the next number, unless one is given; an existing one stays.
 
         Raises:
           UserError: it cannot be written (full disk, no permission); earlier ones stay.
@@ -100,7 +103,8 @@ class Checkpoints:
             return
         names = {f"{i:05d}": name for i, name in enumerate(arrays)}
         checksums = {name: _checksum(array) for name, array in arrays.items()}
-        record = {"record": record, "names": names, "checksums": checksums}
+        content = {"record": record, "names": names, "checksums": checksums}
+        record = content | {"checksum": _checksum_of_json(content)}
         try:
             self._manager.save(
                 number,
@@ -114,12 +118,12 @@ class Checkpoints:
             if not _is_write_error(error):
                 raise
             raise UserError(
-                f"{self.folder}: a checkpoint could not be written ({_reason(error)}); the earlier "
-                "ones are intact: make room or fix permissions, then run the same command again"
+                f"{self.folder}: cannot write a checkpoint ({_reason(error)}); the earlier ones "
+                "are intact: make room or fix permissions, then run the same command again"
             ) from error
 
     def read(self, number: int) -> tuple[dict[str, np.ndarray], dict]:
-        """Checkpoint `number`: (arrays, record).
+        """Reads checkpoint `number`: (arrays, record).
 
         Raises:
           UserError: it is absent or damaged.
@@ -130,40 +134,56 @@ class Checkpoints:
             raise UserError(f"{self.folder / str(number)}: {_reason(error)}") from error
 
     def restore(self) -> tuple[dict[str, np.ndarray], dict] | None:
-        """The newest checkpoint that can be read: (arrays, record), or None if there is none.
+        """Reads the newest good checkpoint: (arrays, record), or None if there is none.
 
-        Damaged ones are passed over with a warning, and removed so that their numbers are free.
+        Skips damaged ones with a warning, and renames them to `damaged_N`, which frees their
+        numbers. Nothing is ever removed.
 
         Raises:
-          UserError: there are checkpoints, but none can be read.
+          UserError: a checkpoint cannot be read now, as the system says, which is no damage; or
+            all checkpoints are damaged.
         """
         numbers = sorted(self._manager.all_steps(), reverse=True)
-        for number in numbers:
+        for place, number in enumerate(numbers):
+            path = self.folder / str(number)
             try:
                 result = self._read(number)
             except Exception as error:
+                if _is_system_error(error):
+                    raise UserError(
+                        f"{path}: cannot be read now ({_reason(error)}); all checkpoints are left "
+                        "as they are: mend the file system, then run the same command again"
+                    ) from error
                 logger.warning(
-                    "checkpoint %s is damaged (%s); trying the one before",
-                    self.folder / str(number),
-                    _reason(error),
+                    "checkpoint %s is damaged (%s); trying the one before", path, _reason(error)
                 )
                 continue
-            for damaged in (n for n in numbers if n > number):
-                shutil.rmtree(self.folder / str(damaged), ignore_errors=True)
+            for damaged in numbers[:place]:
+                self._set_aside(damaged)
             self._manager.reload()
             return result
         if numbers:
             raise UserError(
-                f"{self.folder}: no checkpoint can be read; start over with --config.overwrite=True"
+                f"{self.folder}: all checkpoints are damaged; start over with "
+                "--config.overwrite=True, which deletes this run, or in another --workdir"
             )
         return None
+
+    def _set_aside(self, number: int) -> None:
+        """Renames a damaged checkpoint; `damaged_N`, or `damaged_N_2` and so on if that exists."""
+        names = itertools.chain(
+            [f"damaged_{number}"], (f"damaged_{number}_{n}" for n in itertools.count(2))
+        )
+        free = next(name for name in names if not (self.folder / name).exists())
+        with writing(self.folder):
+            (self.folder / str(number)).rename(self.folder / free)
 
     def close(self) -> None:
         """Ends Orbax's threads."""
         self._manager.close()
 
     def _remove_unfinished(self):
-        """Removes what a failed save has left, until no thread of Orbax makes it anew."""
+        """Removes what a failed save has left, until no thread of Orbax makes it again."""
         absent = 0
         for _ in range(50):
             found = list(self.folder.glob("*.orbax-checkpoint-tmp"))
@@ -182,6 +202,10 @@ class Checkpoints:
             ),
         )
         record = restored["record"]
+        if record.keys() != {"record", "names", "checksums"}:  # as version 0.1.0 wrote them
+            checksum = record.pop("checksum", None)
+            if checksum != _checksum_of_json(record):
+                raise ValueError("checksum of the record does not match")
         arrays = {record["names"][key]: np.asarray(a) for key, a in restored["arrays"].items()}
         for name, checksum in record["checksums"].items():
             if _checksum(arrays[name]) != checksum:
@@ -190,7 +214,22 @@ class Checkpoints:
 
 
 def _checksum(array: np.ndarray) -> int:
-    return zlib.crc32(np.ascontiguousarray(array).reshape(-1).view(np.uint8))
+    return zlib.crc32(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
+
+
+def _checksum_of_json(content: dict) -> int:
+    return zlib.crc32(json.dumps(content, sort_keys=True).encode())
+
+
+def _is_system_error(error: Exception) -> bool:
+    """Whether the system refused to read; a part of a checkpoint that is gone is damage."""
+    if isinstance(error, MemoryError):
+        return True
+    code = error.errno if isinstance(error, OSError) else None
+    # TensorStore ends its messages with the number of the system's error.
+    if found := re.search(r"os_error_code='(\d+)'", str(error)):
+        code = int(found[1])
+    return code is not None and code not in (errno.ENOENT, errno.ENOTDIR, errno.EISDIR)
 
 
 def _is_write_error(error: Exception) -> bool:
@@ -199,7 +238,7 @@ def _is_write_error(error: Exception) -> bool:
 
 
 def _reason(error: Exception) -> str:
-    """The one thing that matters in an error of Orbax, which may fill pages."""
+    """Shortens an error of Orbax, which may fill pages, to its reason."""
     # TensorStore ends its messages with the number of the system's error.
     if code := re.search(r"os_error_code='(\d+)'", str(error)):
         return os.strerror(int(code[1]))

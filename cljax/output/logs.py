@@ -13,9 +13,8 @@ from typing import Any, Self
 
 from rich.console import Console
 
-from cljax.errors import UserError
+from cljax.errors import NOTE, UserError
 from cljax.files import plain, writing
-from cljax.notes import NOTE
 
 FLUSH_SECONDS = 10.0  # between flushes of the event file, each of which waits for the disk
 _WAITING_RECORDS = 1000  # that log.txt may be behind, until there is a workdir

@@ -14,10 +14,10 @@ from cljax import files
 from cljax import problem as problem_lib
 from cljax.compute import device, processes
 from cljax.compute.executor import Executor
-from cljax.errors import UserError
-from cljax.notes import note
+from cljax.errors import UserError, note
 from cljax.output import logs, metrics, plots
 from cljax.output.progress import Progress, describe_metrics
+from cljax.settings import Settings
 from cljax.stages import Stage
 
 logger = logging.getLogger("cljax")
@@ -25,9 +25,9 @@ logger = logging.getLogger("cljax")
 
 @dataclasses.dataclass
 class Cursor:
-    """What the run does next: an epoch of a stage of a task, all counted from 0.
+    """Says what the run does next: task, stage and epoch, each from 0.
 
-    How far an epoch has come is in the learners' `EpochState`.
+    The step within an epoch is in the `EpochState` of the learners.
     """
 
     task: int = 0
@@ -36,31 +36,34 @@ class Cursor:
 
 
 class Recorder:
-    """Keeps a run's numbers, shows them, and writes all files but the checkpoints.
+    """Records metrics, accuracies and times of a run, shows them, and writes their files.
 
-    Only the first process shows and writes them; others keep accuracies and seconds alone.
+    Only the first process shows and writes them; other processes keep accuracies and seconds.
 
     Attributes:
-      correct: right answers [way][2][seed][t][j] as `evaluation.evaluate` counts them.
-      seconds: wall time per part of the run.
+      correct: correct predictions as `evaluation.evaluate` counts them, by read-out ("own" first):
+        "seen" and "within_task", each [seed][t][j].
+      seconds: wall time of each part of the run.
     """
 
     def __init__(
         self,
-        config,
+        settings: Settings,
         problem: problem_lib.Problem,
         executor: Executor,
         directory: Path,
         console: Console,
     ):
-        self.config = config
+        self.settings = settings
         self.problem = problem
         self.executor = executor
         self.directory = directory
         self.console = console
         self.log = logs.RunLog(directory) if processes.is_main() else None
-        ways = 1 + len(config.eval.read_outs)
-        self.correct = [[[[] for _ in config.seeds] for _ in range(2)] for _ in range(ways)]
+        self.correct = {
+            name: {kind: [[] for _ in settings.seeds] for kind in ("seen", "within_task")}
+            for name in ("own", *settings.eval.read_outs)
+        }
         names = [stage.name for _, _, stage in problem.plan()]
         parts = ["compile", *names, "evaluate", "save", "total"]
         self.seconds = dict.fromkeys(parts, 0.0)
@@ -72,7 +75,7 @@ class Recorder:
         return {
             "correct": self.correct,
             "seconds": self.seconds,
-            "metrics_position": self.log.position(),
+            "metrics_position": self._written_log.position(),
         }
 
     def load_state_dict(self, state: dict | None) -> None:
@@ -82,9 +85,14 @@ class Recorder:
         if self.log:
             self.log.truncate(state["metrics_position"] if state else 0)
 
+    @property
+    def _written_log(self) -> logs.RunLog:
+        assert self.log is not None, "only the first process writes"
+        return self.log
+
     @contextlib.contextmanager
     def time(self, part: str):
-        """Adds the block's wall time to a part of the run, and its compilation to "compile"."""
+        """Adds the wall time of the block to a part of the run; its compilation to "compile"."""
         start, compiled = time.perf_counter(), self.executor.compile_seconds
         yield
         compiled = self.executor.compile_seconds - compiled
@@ -93,7 +101,7 @@ class Recorder:
 
     @contextlib.contextmanager
     def progress(self, cursor: Cursor):
-        """Shows the run's progress, from `cursor` on, while the block runs."""
+        """Shows the progress of the run, from `cursor` on, during the block."""
         self._done = self._work_before(cursor)
         work = self._work_before(Cursor(self.problem.num_tasks))
         with Progress(work, done=self._done, console=self.console) as self._progress:
@@ -101,7 +109,7 @@ class Recorder:
             yield
 
     def start(self, part: str, cursor: Cursor, num_epochs: int | None = None) -> None:
-        """Shows what begins: a stage, which has epochs, or another part of a task."""
+        """Shows the start of a stage, which has epochs, or of another part of a task."""
         self._progress.start(
             task=cursor.task,
             num_tasks=self.problem.num_tasks,
@@ -113,25 +121,26 @@ class Recorder:
     def add_epoch(
         self, cursor: Cursor, stage: Stage, sums: list[dict], steps: list[int], seconds: float
     ) -> None:
-        """Writes and shows an epoch's metrics.
+        """Writes and shows the metrics of an epoch.
 
         Args:
-          cursor: the epoch.
-          sums: per seed, the metrics summed over its steps.
-          steps: per seed.
-          seconds: that the epoch took, all seeds together.
+          cursor: position of the epoch.
+          stage: its stage.
+          sums: metrics of each seed, summed over its steps.
+          steps: number of steps of each seed.
+          seconds: wall time of the epoch, all seeds together.
 
         Raises:
-          UserError: a metric is not finite; it is written before.
+          UserError: a metric is not finite; its line is written before.
         """
         kind = _kind_of_work(stage, cursor.task)
         self._done[kind] += self.problem.num_images(cursor.task)
-        rate = sum(steps) * stage.batch_size / max(seconds, 1e-9)
+        rate = sum(steps) * stage.images_per_step / max(seconds, 1e-9)
         earlier = sum(
             s.epochs for t, _, s in self.problem.plan(cursor.task) if s.name == stage.name
         )
         rows = {}
-        for seed, total, n in zip(self.config.seeds, sums, steps, strict=True):
+        for seed, total, n in zip(self.settings.seeds, sums, steps, strict=True):
             if not n:  # fewer images than a batch, with this seed
                 continue
             rows[seed] = {"loss": 0.0} | {name: float(v) / n for name, v in total.items()}
@@ -143,7 +152,9 @@ class Recorder:
                 "global_epoch": earlier + cursor.epoch + 1,
             }
             fixed = stage.log_scalars(cursor.epoch)
-            self.log.append({**place, **fixed, **rows[seed], "images_per_second": round(rate, 1)})
+            self._written_log.append(
+                {**place, **fixed, **rows[seed], "images_per_second": round(rate, 1)}
+            )
         self._check_finite(cursor, stage, rows)
         names = next(iter(rows.values()))
         means = {name: float(np.mean([row[name] for row in rows.values()])) for name in names}
@@ -162,24 +173,25 @@ class Recorder:
         )
 
     def warn_of_no_batch(self, cursor: Cursor, stage: Stage, count: int) -> None:
-        """Tells that a stage is passed over."""
+        """Warns that a stage is skipped."""
         logger.warning(
-            "task %d: stage %s has %d images, fewer than a batch of %d, so it does nothing",
+            'task %d: skipped stage "%s": it has %d images, less than one batch of %d; a smaller '
+            "config.batch_size runs it",
             cursor.task + 1,
             stage.name,
             count,
-            stage.batch_size,
+            stage.images_per_step,
         )
 
-    def add_accuracy(self, right: list[np.ndarray]) -> None:
-        """Keeps what `evaluation.evaluate` counted after a task, per seed."""
-        for seed, counts in enumerate(right):
-            for kinds, rows in zip(self.correct, counts.tolist(), strict=True):
-                for per_seed, row in zip(kinds, rows, strict=True):
-                    per_seed[seed].append(row)
+    def add_accuracy(self, correct: list[np.ndarray]) -> None:
+        """Adds the correct predictions of each seed that `evaluation.evaluate` returned."""
+        for seed, counts in enumerate(correct):
+            for kinds, rows in zip(self.correct.values(), counts.tolist(), strict=True):
+                kinds["seen"][seed].append(rows[0])
+                kinds["within_task"][seed].append(rows[1])
 
     def write_samples(self, task: int, drawn: list) -> None:
-        """Writes a stage's pictures, per seed (images uint8 [B, H, W, C], labels [B])."""
+        """Writes the samples of a stage: of each seed, images uint8 [B, H, W, C] and labels [B]."""
         names = self.problem.dataset.class_names
         for stream, pictures in zip(self.problem.streams, drawn, strict=True):
             images, labels = map(np.asarray, pictures)
@@ -190,58 +202,55 @@ class Recorder:
             plots.write_class_grid(images, labels, seen, path, title, why)
 
     def results(self) -> dict:
-        """The content of results.json."""
+        """Returns the content of results.json."""
         self._count_total()
         streams = self.problem.streams
         return metrics.build_results(
-            method=self.config.method.name,
+            method=self.settings.method.name,
             dataset=self.problem.dataset.name,
-            seeds=list(self.config.seeds),
+            seeds=list(self.settings.seeds),
             class_orders=[stream.class_order.tolist() for stream in streams],
             task_sizes=list(streams[0].task_sizes),
             test_images=[stream.eval_counts.tolist() for stream in streams],
-            correct=self.correct[0][0],
-            correct_within_task=self.correct[0][1],
-            read_outs={
-                name: kinds[0]
-                for name, kinds in zip(self.config.eval.read_outs, self.correct[1:], strict=True)
-            },
+            correct=self.correct["own"]["seen"],
+            correct_within_task=self.correct["own"]["within_task"],
+            read_outs={name: self.correct[name]["seen"] for name in self.settings.eval.read_outs},
             seconds={name: round(value, 2) for name, value in self.seconds.items()},
             device=device.device_name(),
             versions=device.versions(),
-            top_k=self.config.eval.top_k,
+            top_k=self.settings.eval.top_k,
         )
 
     def write_results(self) -> None:
-        """Writes results.json and the plots, and tells the newest accuracy."""
+        """Writes results.json and the plots, and shows the latest accuracy."""
         results = self.results()
         files.write_json_atomically(self.directory / "results.json", results)
-        plots.write_plots(results, self.log.rows(), self.directory / "plots")
+        plots.write_plots(results, self._written_log.rows(), self.directory / "plots")
         mean = np.mean([row[-1] for row in results["seen_accuracy"]])
         done, total = results["tasks_done"], results["tasks_total"]
         self._progress.note(f"task {done}/{total} done: {mean:.1f} % on all classes seen so far")
 
     def announce(self, cursor: Cursor, resumes: bool) -> None:
-        """Tells log.txt what runs, and the user what may surprise."""
-        config, streams = self.config, self.problem.streams
-        logger.info("%s on %s", config.method.name, self.problem.dataset.name)
+        """Logs what runs, and warns of settings without effect."""
+        settings, streams = self.settings, self.problem.streams
+        logger.info("%s on %s", settings.method.name, self.problem.dataset.name)
         logger.info("device %s; %s", device.device_name(), device.versions())
         for stream in streams:
             order = stream.class_order.tolist()
             logger.info("seed %d: class order %s, sizes %s", stream.seed, order, stream.task_sizes)
-        late = tuple(m for m in config.milestones if m >= config.epochs)
+        late = tuple(m for m in settings.milestones if m >= settings.epochs)
         if late:
             logger.warning(
-                "config.milestones %s come after the last of %d epochs, so the learning rate does "
-                "not drop there; --config.schedule_scale shortens epochs and milestones together",
+                "config.milestones=%s: not reached, because config.epochs=%d; the learning rate "
+                "does not drop there; --config.schedule_scale shortens both together",
                 late,
-                config.epochs,
+                settings.epochs,
             )
         if cursor.task == self.problem.num_tasks:
-            note("%s holds the complete run", self.directory)
+            note("%s: this run is already complete; nothing to do", self.directory)
         elif resumes:
             where = f"task {cursor.task + 1}, stage {cursor.stage + 1}, epoch {cursor.epoch + 1}"
-            note("going on in %s with %s", self.directory, where)
+            note("resuming %s at %s", self.directory, where)
 
     def _count_total(self):
         now = time.perf_counter()
@@ -255,7 +264,7 @@ class Recorder:
                 raise UserError(
                     f"the loss is not finite in task {cursor.task + 1}, {stage.name} epoch "
                     f"{cursor.epoch + 1}, seed {seed}: {terms}; the last good checkpoint is kept; "
-                    "try a lower learning rate in another --workdir"
+                    "try a lower config.optimizer.lr in another --workdir"
                 )
 
     def _work_before(self, cursor: Cursor) -> dict[str, int]:

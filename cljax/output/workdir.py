@@ -2,7 +2,6 @@
 
 import contextlib
 import fcntl
-import json
 import os
 import shutil
 from collections.abc import Iterator
@@ -10,30 +9,19 @@ from pathlib import Path
 from typing import Any
 
 from cljax.errors import UserError
-from cljax.files import plain, read_json, write_json_atomically, writing
-
-# Keys of paths, checkpoints and devices; they change results by no more than rounding.
-FREE_KEYS = (
-    "overwrite",
-    "data.dir",
-    "data.path",
-    "data.url",
-    "checkpoint",
-    "compilation_cache",
-    "execution",
-    "mesh",
-)
+from cljax.files import read_json, write_json_atomically, writing
+from cljax.settings import Settings, may_change
 
 
 @contextlib.contextmanager
-def claim(workdir: Path, config: Any) -> Iterator[None]:
+def claim(workdir: Path, settings: Settings) -> Iterator[None]:
     """Locks a workdir for the block, and makes it if absent; `begin` changes its content.
 
     Raises:
       UserError: another run uses the workdir, it holds a run with other settings or files that are
         not a run's, or it cannot be written.
     """
-    check(workdir, config)  # before the lock is made: other people's directories stay as they are
+    check(workdir, settings)  # before the lock is made: other people's directories stay as they are
     with writing(workdir):
         workdir.mkdir(parents=True, exist_ok=True)
         lock = (workdir / ".lock").open("w")
@@ -45,11 +33,11 @@ def claim(workdir: Path, config: Any) -> Iterator[None]:
                 f"{workdir}: another run is using this workdir; wait for it, or use another "
                 "--workdir"
             ) from None
-        check(workdir, config)
+        check(workdir, settings)
         yield
 
 
-def begin(workdir: Path, config: Any) -> None:
+def begin(workdir: Path, settings: Settings) -> None:
     """Writes config.json, and removes temporary files of a killed run.
 
     With config.overwrite it first removes all files of the run in the workdir.
@@ -57,38 +45,37 @@ def begin(workdir: Path, config: Any) -> None:
     Raises:
       UserError: the workdir cannot be written.
     """
-    if config.overwrite:
+    if settings.overwrite:
         _clear(workdir)
     with writing(workdir):
         for unfinished in (*workdir.glob(".*.tmp"), *workdir.glob("plots/.*.tmp")):
             unfinished.unlink()  # of a run that was killed
-    write_json_atomically(workdir / "config.json", _settings(config))
+    write_json_atomically(workdir / "config.json", settings.plain())
 
 
 def differences(one: dict[str, Any], other: dict[str, Any]) -> list[str]:
-    """Lists the keys in which two configs differ, as "key: one -> other"; ignores FREE_KEYS."""
+    """Lists the keys that differ and may not change, as "key: one -> other"."""
     flat, other_flat = _flatten(one), _flatten(other)
     lines = []
     for key in sorted(flat.keys() | other_flat.keys()):
-        free = any(key == name or key.startswith(name + ".") for name in FREE_KEYS)
-        if not free and flat.get(key, "absent") != other_flat.get(key, "absent"):
+        if not may_change(key) and flat.get(key, "absent") != other_flat.get(key, "absent"):
             lines.append(f"{key}: {flat.get(key, 'absent')} -> {other_flat.get(key, 'absent')}")
     return lines
 
 
-def check(workdir: Path, config: Any) -> None:
-    """Checks that a run of `config` may start or resume in a workdir; changes nothing.
+def check(workdir: Path, settings: Settings) -> None:
+    """Checks that a run of `settings` may start or resume in a workdir; changes nothing.
 
     Raises:
       UserError: the workdir holds a run with other settings or files that are not a run's.
     """
-    if config.first_task_from and Path(config.first_task_from).resolve() == workdir.resolve():
+    if settings.first_task_from and Path(settings.first_task_from).resolve() == workdir.resolve():
         raise UserError(
             f"config.first_task_from={workdir}: is the --workdir itself; use another run's workdir"
         )
     path = workdir / "config.json"
     if path.exists():
-        changed = [] if config.overwrite else differences(read_json(path), _settings(config))
+        changed = [] if settings.overwrite else differences(read_json(path), settings.plain())
         if changed:
             raise UserError(
                 f"{workdir}: holds a run with other settings ({'; '.join(changed)}); use another "
@@ -114,10 +101,6 @@ def _clear(workdir: Path) -> None:
                 shutil.rmtree(workdir / name)
         for name in ("results.json", "metrics.jsonl", "log.txt", "config.json"):
             (workdir / name).unlink(missing_ok=True)
-
-
-def _settings(config: Any) -> dict[str, Any]:
-    return plain(json.loads(config.to_json()))
 
 
 def _flatten(settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import pytest
 
 from cljax import build
+from cljax import settings as settings_lib
 from cljax.compute.executor import Executor
 from cljax.output import plots
 from tests.helpers import tiny_runs
@@ -52,7 +53,7 @@ def test_programs_lower_for_accelerators(compiled, monkeypatch, tmp_path, name, 
     config = tiny_runs.make_config(name, seeds=(0, 1), **settings)
     executor = record(config, tmp_path, monkeypatch)
     names = collections.Counter()
-    with jax.default_matmul_precision(build.matmul_precision(config)):
+    with jax.default_matmul_precision(build.matmul_precision(settings_lib.read(config))):
         for program, args in executor.programs:
             check(lower(program, args))
             names[program.__name__] += 1

@@ -7,11 +7,11 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from ml_collections import ConfigDict
 
 from cljax.data import cifar, cifar_files, plain_pickle, sources
 from cljax.data.cifar_files import CIFAR
 from cljax.errors import UserError
+from cljax.settings import DataSettings
 from tests.helpers import cifar_archives
 from tests.helpers.cifar_archives import (
     Server,
@@ -44,8 +44,7 @@ def small(monkeypatch):
 
 
 def load(name, directory="", url=""):
-    data = {"name": name, "dir": str(directory), "url": url, "per_class": 0, "path": ""}
-    return sources.load(ConfigDict(data))
+    return sources.load(DataSettings(name=name, dir=str(directory), url=url))
 
 
 def assert_same(dataset, arrays):

@@ -3,7 +3,6 @@
 import logging
 import os
 import shutil
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -12,6 +11,7 @@ from PIL import Image
 from cljax.data import folder_source, sources
 from cljax.data.folder_source import load_folder
 from cljax.errors import UserError
+from cljax.settings import DataSettings
 from tests.helpers import folders
 from tests.helpers.folders import SIZE, shades
 
@@ -66,7 +66,7 @@ def test_classes_and_files_come_in_sorted_order(folder, monkeypatch):
 
 
 def test_load_measures_the_moments_and_keeps_the_first_of_a_class(folder):
-    config = SimpleNamespace(name="folder", dir="", path=str(folder), image_size=SIZE, per_class=1)
+    config = DataSettings(name="folder", path=str(folder), image_size=SIZE, per_class=1)
     dataset = sources.load(config)
     assert dataset.train_images[:, 0, 0, 0].tolist() == [40, 30, 10]
     assert dataset.num_classes == 3 and dataset.class_names == ("Bee", "ant", "cat")
@@ -233,8 +233,6 @@ def test_settings_that_are_missing(folder):
 
 
 def test_other_sources_do_not_resize():
-    config = SimpleNamespace(name="digits", dir="", path="", image_size=16, per_class=0)
     with pytest.raises(UserError, match=r"image_size=16: the images of digits are 8x8"):
-        sources.load(config)
-    config.image_size = 8
-    assert sources.load(config).num_classes == 10
+        sources.load(DataSettings(name="digits", image_size=16))
+    assert sources.load(DataSettings(name="digits", image_size=8)).num_classes == 10

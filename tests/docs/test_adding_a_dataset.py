@@ -12,11 +12,12 @@ from absl import flags
 from ml_collections import config_flags
 from PIL import Image
 
-from cljax.build import make_method
+from cljax import settings
 from cljax.data import sources, streams
 from cljax.errors import UserError
 from cljax.models import make_generator
 from tests.helpers import tiny_runs
+from tests.helpers.tiny_runs import make_method
 
 GUIDE = (tiny_runs.ROOT / "docs" / "adding_a_dataset.md").read_text()
 BLOCKS = re.findall(r"```(\w+)\n(.*?)```", GUIDE, re.DOTALL)
@@ -97,7 +98,7 @@ def test_every_command_of_the_guide_is_tried():
 def test_tfds_set(checkout, tfds_dir):
     (checkout / "tfds").symlink_to(tfds_dir)
     config, _ = parse(COMMANDS["cifar10"])
-    dataset = sources.load(config.data)
+    dataset = sources.load(settings.read(config).data)
     assert dataset.train_images.shape == (100, 32, 32, 3)
     assert make_method(config, dataset).training.batch_size == 8
     stream = make_stream(config, dataset)
@@ -133,7 +134,7 @@ def test_class_order_of_a_folder(photos, checkout):
     exec(code("order.json"), {})
     assert (checkout / "order.json").read_text() == "[1, 0]"
     config, _ = parse(COMMANDS["ordered"], data__image_size=8)
-    dataset = sources.load(config.data)
+    dataset = sources.load(settings.read(config).data)
     assert dataset.class_names == ("cat", "dog", "eel", "fox")
     stream = make_stream(config, dataset)
     assert stream.class_order.tolist() == [1, 0] and stream.task_sizes == (1, 1)

@@ -10,11 +10,11 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from cljax.build import make_method
 from cljax.errors import UserError
 from cljax.methods.base import Finetune
 from configs import base_digits, lucir_cifar100, lucir_cifar100_libcontinual
 from tests.helpers import tiny_runs
+from tests.helpers.tiny_runs import make_method
 
 DOCS = tiny_runs.ROOT / "docs"
 GUIDE = (DOCS / "adding_a_method.md").read_text()
@@ -111,7 +111,7 @@ def test_a_method_outside_the_package(folder, package):
 
 def test_its_settings(folder):
     assert make("my_package.my_module:MyMethod", weight=2.0).weight == 2.0
-    with pytest.raises(UserError, match=r"method.wieght: .* did you mean weight\?"):
+    with pytest.raises(UserError, match=r"method.wieght: .* did you mean config\.method\.weight\?"):
         make("my_package.my_module:MyMethod", wieght=2.0)
 
 

@@ -11,7 +11,7 @@ from cljax.memory.policy import MemoryPolicy
 from cljax.methods.base import Finetune
 from cljax.methods.ewc import penalty
 from cljax.methods.libcontinual import (
-    BatchImportance,
+    BatchFisherStage,
     LibContinualEWC,
     LibContinualICaRL,
     LibContinualLwF,
@@ -147,11 +147,13 @@ def test_wa(lucir_goldens):
 def test_ewc(lucir_goldens):
     expected = Expected(lucir_goldens, "lib_ewc")
     vectors, size = expected["vectors"], int(expected["loader_batch_size"])
-    gathering = BatchImportance("importance", 1, 0, size, PUBLISHED, drop_last=False)
+    fisher_stage = BatchFisherStage("importance", 1, 0, size, PUBLISHED, drop_last=False)
     lamda = float(expected["lamda"])
-    method = libcontinual.build(LibContinualEWC, 9, PUBLISHED, gathering=gathering, lamda=lamda)
+    method = libcontinual.build(
+        LibContinualEWC, 9, PUBLISHED, fisher_stage=fisher_stage, lamda=lamda
+    )
     state, data = start(method, expected, "task0.before."), libcontinual.data_of(vectors)
-    gather = jax.jit(gathering.step, compiler_options=tiny.FAST_COMPILE)
+    gather = jax.jit(tiny.step, compiler_options=tiny.FAST_COMPILE)
     for t in range(3):
         task = make_task((3, 2, 2), t, vectors.shape[1])
         state = begin(method, expected, state, task, f"task{t}.before.")
@@ -164,10 +166,10 @@ def test_ewc(lucir_goldens):
             state, _ = step(method, expected, state, task, f"task{t}.step{i}")
         count = int(task.images.count)
         prepared = Epoch(jnp.pad(task.images.indices, (0, size)), None)
-        for i in range(gathering.num_steps(0, count)):
-            state, _ = gather(method, data, task, 0, prepared, i, state)
+        for i in range(fisher_stage.num_steps(0, count)):
+            state, _ = gather(fisher_stage, method, data, task, 0, prepared, i, state)
         state = call(method, "after_task", state, task, data)
-        importance = {"params": state.extras.importance}
+        importance = {"params": state.extras.fisher}
         for name, tensor in libcontinual.to_torch(importance, int(task.seen)).items():
             # Batch norm takes the bias before it away, and with it its gradient, but for rounding.
             is_zero = name == "backbone.fc.bias"

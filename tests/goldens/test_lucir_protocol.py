@@ -3,11 +3,11 @@
 import numpy as np
 import pytest
 
-from cljax import build
-from cljax.build import make_method
+from cljax import settings
 from cljax.data import streams
 from cljax.data.streams import class_order
 from configs import lucir_cifar100
+from tests.helpers.tiny_runs import make_method
 from tests.test_build import CIFAR
 
 
@@ -42,4 +42,4 @@ def test_phases_and_weights(lucir_goldens, phases):
     np.testing.assert_array_equal(seen, arrays[f"classes_seen.{phases}_phases"])
     weights = config.method.lamda * np.sqrt(seen[:-1] / np.array(sizes[1:]))
     np.testing.assert_allclose(weights, arrays[f"cur_lamda.{phases}_phases"], rtol=1e-6)
-    assert build.scaled(config, config.epochs) == 160
+    assert settings.read(config).scaled(config.epochs) == 160

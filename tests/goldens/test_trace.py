@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 
 from cljax import build
-from cljax import problem as problem_lib
+from cljax import settings as settings_lib
 from cljax.stages import TrainStage
+from tests.helpers import tiny_runs
 
 # The original's run: our config, and the settings of that run.
 RUNS = {
@@ -54,7 +55,7 @@ def make_problem(images, compiled):
         config = importlib.import_module(f"configs.{config_name}").get_config()
         settings = TINY | {"data.path": images} | settings
         config.update_from_flattened_dict(settings)
-        return config, problem_lib.make_problem(config)
+        return config, tiny_runs.make_problem(config)
 
     return make
 
@@ -96,7 +97,7 @@ def test_images_steps_and_learning_rates_are_the_originals(traces, make_problem,
     """All that a run does but the training steps themselves."""
     config, problem = make_problem(name)
     assert problem.streams[0].task_sizes == tuple(traces[name]["tasks_sizes"])
-    executor = build.make_executor(config)
+    executor = build.make_executor(settings_lib.read(config))
     method, data = problem.method, problem.data
     states = executor.distribute(problem.states)
     for task, events in enumerate(by_task(traces[name]["events"])):

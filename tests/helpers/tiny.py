@@ -38,6 +38,12 @@ def update(stage, method, state, task, batch, epoch, key):
     return stage.update(inputs, state, (batch, key))
 
 
+def step(stage, method, data, task, epoch, prepared, i, state):
+    """Step `i` of a stage, as training takes it."""
+    inputs = StepInput(method, stage, data, task, epoch, prepared)
+    return stage.update(inputs, state, stage.draw(inputs, i, state))
+
+
 def classifier(dtype=jnp.float32) -> Classifier:
     """Ten classes, four channels."""
     return make_classifier("resnet8", NUM_CLASSES, width=4, dtype=dtype)

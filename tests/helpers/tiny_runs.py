@@ -14,7 +14,9 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from cljax import experiment
+from cljax import build, experiment, problem
+from cljax import settings as settings_lib
+from cljax.output import checkpoints
 from cljax.output.checkpoints import Checkpoints
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -47,6 +49,16 @@ def make_config(name: str = "abd", **settings):
         tiny | {key.replace("__", "."): value for key, value in settings.items()}
     )
     return config
+
+
+def make_problem(config):
+    """The problem of a config."""
+    return problem.make_problem(settings_lib.read(config))
+
+
+def make_method(config, dataset):
+    """The method of a config."""
+    return build.make_method(settings_lib.read(config), dataset)
 
 
 def run(config, workdir: Path) -> str:
@@ -138,6 +150,16 @@ def arrays(workdir: Path) -> dict[str, np.ndarray]:
     found, _ = saved.restore()
     saved.close()
     return found
+
+
+def change_record(checkpoint: Path, change) -> None:
+    """Applies `change` to a checkpoint's record, as another version of the program writes it."""
+    path = checkpoint / "record" / "metadata"
+    content = json.loads(path.read_text())
+    del content["checksum"]
+    change(content["record"])
+    content["checksum"] = checkpoints._checksum_of_json(content)
+    path.write_text(json.dumps(content))
 
 
 def models(workdir: Path, task: int = 1) -> dict[str, np.ndarray]:

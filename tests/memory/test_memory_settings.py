@@ -4,7 +4,7 @@ import importlib
 
 import pytest
 
-from cljax import build
+from cljax import build, settings
 from cljax.errors import UserError
 from cljax.memory.policy import STRATEGIES
 
@@ -17,6 +17,10 @@ def load(name="base_digits", **changes):
     return config
 
 
+def memory_policy(config, supports_exemplars=True):
+    return build.memory_policy(settings.read(config), supports_exemplars)
+
+
 @pytest.mark.parametrize("strategy", STRATEGIES)
 @pytest.mark.parametrize("changes", [{"total": 20}, {"per_class": 3}, {}])
 def test_a_strategy_takes_a_total_or_a_number_per_class(strategy, changes):
@@ -26,9 +30,9 @@ def test_a_strategy_takes_a_total_or_a_number_per_class(strategy, changes):
         makes_sense = "per_class" not in changes
     if not makes_sense:
         with pytest.raises(UserError, match=f"config.exemplars.*'{strategy}'"):
-            build.memory(config, True)
+            memory_policy(config)
         return
-    memory = build.memory(config, True)
+    memory = memory_policy(config)
     found = memory.size, memory.strategy, memory.per_class
     assert found == (sum(changes.values()), strategy, "per_class" in changes)
     kept = memory.init(10)
@@ -43,25 +47,25 @@ def test_a_strategy_takes_a_total_or_a_number_per_class(strategy, changes):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"total": 9, "per_class": 2}, "total=9 and per_class=2 exclude each other"),
-        ({"total": -1}, "exemplars.total: -1 must be 0 or more"),
-        ({"per_class": -1}, "exemplars.per_class: -1 must be 0 or more"),
-        ({"strategy": "herd"}, "exemplars.strategy: 'herd' is none of herding, "),
-        ({"replay": "some"}, "exemplars.replay: 'some' is none of bootstrap, all"),
-        ({"class_weighting": True}, "without exemplars no class is rare"),
-        ({"total": 9, "strategy": "none"}, "'none' keeps no images"),
+        ({"total": 9, "per_class": 2}, r"total=9, \.per_class=2: exclude each other"),
+        ({"total": -1}, "exemplars.total=-1: must be a whole number from 0 "),
+        ({"per_class": -1}, "exemplars.per_class=-1: must be a whole number from 0 "),
+        ({"strategy": "herd"}, "exemplars.strategy='herd': must be one of 'herding', "),
+        ({"replay": "some"}, "exemplars.replay='some': must be one of 'all', 'bootstrap'"),
+        ({"class_weighting": True}, "class_weighting=True: needs exemplars"),
+        ({"total": 9, "strategy": "none"}, "'none' keeps no exemplars"),
         ({"per_class": 2, "strategy": "reservoir"}, "'reservoir' keeps images whatever"),
     ],
 )
 def test_settings_that_make_no_sense(changes, message):
     with pytest.raises(UserError, match=message):
-        build.memory(load(**changes), True)
+        memory_policy(load(**changes))
 
 
 @pytest.mark.parametrize("key", ["total", "per_class"])
 def test_a_method_that_keeps_no_images_says_so(key):
-    with pytest.raises(UserError, match=f"exemplars.{key}: 5, but method 'abd' keeps no images"):
-        build.memory(load("abd_digits", **{key: 5}), False)
+    with pytest.raises(UserError, match=f"exemplars.{key}=5: method 'abd' keeps no exemplars"):
+        memory_policy(load("abd_digits", **{key: 5}), False)
 
 
 @pytest.mark.parametrize(
@@ -75,5 +79,5 @@ def test_a_method_that_keeps_no_images_says_so(key):
     ],
 )
 def test_shipped_strategies(name, strategy, replay):
-    memory = build.memory(load(f"{name}_cifar100"), True)
+    memory = memory_policy(load(f"{name}_cifar100"))
     assert (memory.strategy, memory.replay) == (strategy, replay)

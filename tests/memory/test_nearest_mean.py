@@ -87,7 +87,7 @@ def test_read_outs_of_a_run(fast_runs, tmp_path):
 
 
 def test_read_outs_of_exemplars_need_exemplars(tmp_path):
-    with pytest.raises(UserError, match=r"config\.eval\.read_outs: 'nme' is of exemplars"):
+    with pytest.raises(UserError, match=r"config\.eval\.read_outs: 'nme' needs exemplars"):
         tiny_runs.run(tiny_runs.make_config("base", eval__read_outs=("nme",)), tmp_path)
-    with pytest.raises(UserError, match=r"config\.eval\.read_outs: 'knn' is none of cnn, nme, ncm"):
+    with pytest.raises(UserError, match=r"read_outs: entry 1 is 'knn', must be one of"):
         tiny_runs.run(tiny_runs.make_config("base", eval__read_outs=("knn",)), tmp_path)

@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 
 from cljax import losses
-from cljax.build import make_method
 from cljax.errors import UserError
-from cljax.methods.ewc import EWC, ImportanceStage, PastTasks, add_penalties, penalty
+from cljax.methods.ewc import EWC, FisherStage, PastTasks, add_penalties, penalty
 from tests.helpers import libcontinual, tiny
+from tests.helpers.tiny_runs import make_method
 
 DIGITS = SimpleNamespace(
     num_classes=10, mean=(0.5,), std=(0.25,), train_images=np.zeros((1, 8, 8, 1), np.uint8)
@@ -29,15 +29,15 @@ def config_with(**changes):
 def test_importance_is_the_mean_of_the_images_squared_gradients():
     """Ten images in batches of four; softmax over the new classes, eval mode."""
     vectors = np.random.default_rng(0).normal(size=(5, 5, 12)).astype(np.float32)
-    gathering = ImportanceStage("importance", 1, 0, 4, tiny.sgd(), drop_last=False)
-    method = libcontinual.build(EWC, 7, tiny.sgd(), shift=9.0, gathering=gathering)
+    fisher_stage = FisherStage("importance", 1, 0, 4, tiny.sgd(), drop_last=False)
+    method = libcontinual.build(EWC, 7, tiny.sgd(), shift=9.0, fisher_stage=fisher_stage)
     data, task = libcontinual.data_of(vectors), libcontinual.make_task((3, 2), 1, 5)
     state = start = method.init(tiny.ZEROS, (12,))
-    prepared = gathering.prepare(state, task, data, 0)
-    step = jax.jit(gathering.step, compiler_options=tiny.FAST_COMPILE)
-    assert gathering.num_steps(0, 10) == 3
+    prepared = fisher_stage.prepare(state, task, data, 0)
+    step = jax.jit(tiny.step, compiler_options=tiny.FAST_COMPILE)
+    assert fisher_stage.num_steps(0, 10) == 3
     for i in range(3):
-        state, _ = step(method, data, task, 0, prepared, i, state)
+        state, _ = step(fisher_stage, method, data, task, 0, prepared, i, state)
 
     @functools.partial(jax.jit, compiler_options=tiny.FAST_COMPILE)
     @jax.grad
@@ -53,12 +53,12 @@ def test_importance_is_the_mean_of_the_images_squared_gradients():
     ]
     want = jax.tree.map(lambda *squares: sum(squares) / 10, *found)
     close = functools.partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-12)
-    jax.tree.map(close, state.extras.current, want)
+    jax.tree.map(close, state.extras.task_fisher, want)
     jax.tree.map(np.testing.assert_array_equal, state.batch_stats, start.batch_stats)
     jax.tree.map(np.testing.assert_array_equal, state.params, start.params)
     merged = method.after_task(state, task, data).extras
-    jax.tree.map(np.testing.assert_array_equal, merged.importance, state.extras.current)
-    assert not any(leaf.any() for leaf in jax.tree.leaves(merged.current))
+    jax.tree.map(np.testing.assert_array_equal, merged.fisher, state.extras.task_fisher)
+    assert not any(leaf.any() for leaf in jax.tree.leaves(merged.task_fisher))
 
 
 def test_one_penalty_pulls_as_those_of_all_tasks_together():
@@ -69,7 +69,7 @@ def test_one_penalty_pulls_as_those_of_all_tasks_together():
         zeros = {"w": jnp.zeros(6)}
         past = PastTasks(zeros, zeros, zeros)
         for roots, weights in tasks:
-            past = past.replace(current={"w": jnp.asarray(roots**2)})
+            past = past.replace(task_fisher={"w": jnp.asarray(roots**2)})
             past = add_penalties(past, {"w": jnp.asarray(weights)})
         params = random.normal(size=6)
         found = jax.grad(penalty)({"w": jnp.asarray(params)}, past)["w"]
@@ -90,7 +90,7 @@ def test_only_the_paper_form_skips_the_last_task():
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"exemplars__total": 9}, "exemplars.total: 9, but method 'ewc' keeps no images"),
+        ({"exemplars__total": 9}, "exemplars.total=9: method 'ewc' keeps no exemplars"),
     ],
 )
 def test_settings_that_make_no_sense(changes, message):

@@ -8,12 +8,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from cljax.build import make_method
 from cljax.errors import UserError
 from cljax.memory.policy import MemoryPolicy
 from cljax.methods.icarl import ICaRL, MultiClassLwF
 from cljax.state import Batch
 from tests.helpers import libcontinual, tiny
+from tests.helpers.tiny_runs import make_method
 
 MEMORY = MemoryPolicy(12, "herding", "all", False)
 DIGITS = SimpleNamespace(
@@ -52,9 +52,9 @@ def test_the_nearest_mean_decides_and_not_the_head():
 @pytest.mark.parametrize(
     ("key", "value", "message"),
     [
-        ("exemplars.total", 0, "config.exemplars: method 'icarl' classifies by the means"),
-        ("exemplars.strategy", "reservoir", "config.exemplars: method 'icarl' classifies"),
-        ("drop_last", False, "method 'icarl' takes complete batches only"),
+        ("exemplars.total", 0, "config.exemplars: method 'icarl' needs exemplars"),
+        ("exemplars.strategy", "reservoir", "config.exemplars: method 'icarl' needs exemplars"),
+        ("drop_last", False, "method 'icarl' supports complete batches only"),
     ],
 )
 def test_settings_that_make_no_sense(key, value, message):

@@ -50,12 +50,15 @@ def test_old_weights_stay_unless_scores_are_distilled(fast_runs, tmp_path):
     ("settings", "words"),
     [
         ({"model__head": "linear"}, "needs the cosine head"),
-        ({"method__distillation": "all"}, "'all' is none of features, scores, logits, none"),
-        ({"method__hard_negatives": "old"}, "'old' is none of new, all"),
-        ({"method__num_hard_negatives": 3}, "3 is more than the 2 classes of a later task"),
+        (
+            {"method__distillation": "all"},
+            "distillation='all': must be one of 'features'",
+        ),
+        ({"method__hard_negatives": "old"}, "hard_negatives='old': must be one of 'new', 'all'"),
+        ({"method__num_hard_negatives": 3}, "num_hard_negatives=3: a later task has only 2 new"),
         (
             {"method__balanced_finetuning": True, "exemplars__per_class": 0},
-            "there is nothing to balance",
+            "balanced_finetuning=True: needs exemplars",
         ),
     ],
 )

@@ -1,5 +1,6 @@
 """Checkpoints are whole or absent, and what was damaged later is found."""
 
+import errno
 import json
 import logging
 import os
@@ -140,18 +141,79 @@ def test_damage_is_told_and_its_number_is_free_again(checkpoints, caplog, monkey
     assert f"checkpoint {checkpoints.folder / '1'} is damaged" in caplog.text
     checkpoints.save(arrays(5), {"n": 5})
     assert checkpoints.restore()[1] == {"n": 5}
-    assert sorted(path.name for path in checkpoints.folder.iterdir()) == ["0", "1"]
+    names = sorted(path.name for path in checkpoints.folder.iterdir())
+    assert names == ["0", "1", "damaged_1"], "nothing is removed"
+    (checkpoints.folder / "1" / "record" / "metadata").write_text("{")
+    assert checkpoints.restore()[1] == {"n": 0}
+    assert (checkpoints.folder / "damaged_1_2").is_dir()
+
+
+def test_a_strangers_folder_is_left_whole(checkpoints):
+    checkpoints.save(arrays(0), {"n": 0})
+    (checkpoints.folder / "2020").mkdir()
+    (checkpoints.folder / "2020" / "photo.jpg").write_text("x")
+    again = Checkpoints(checkpoints.folder, keep=1)
+    assert again.restore()[1] == {"n": 0}
+    again.save(arrays(1), {"n": 1})
+    assert again.restore()[1] == {"n": 1}
+    assert next(checkpoints.folder.rglob("photo.jpg")).read_text() == "x"
+    again.close()
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        OSError(errno.EIO, "Input/output error"),
+        OSError(errno.ESTALE, "Stale file handle"),
+        PermissionError(errno.EACCES, "Permission denied"),
+        MemoryError(),
+        ValueError("DATA_LOSS: Error reading: Input/output error [os_error_code='5']"),
+    ],
+)
+def test_what_cannot_be_read_now_is_no_damage(checkpoints, monkeypatch, error):
+    for n in range(2):
+        checkpoints.save(arrays(n), {"n": n})
+    read = checkpoints._manager.restore
+
+    def fail(number, *args, **kwargs):
+        if number == 1:
+            raise error
+        return read(number, *args, **kwargs)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoints._manager, "restore", fail)
+        with pytest.raises(UserError, match=r"1: cannot be read now .* left as they are") as told:
+            checkpoints.restore()
+    assert "\n" not in str(told.value) and "overwrite" not in str(told.value)
+    assert checkpoints.restore()[1] == {"n": 1}
+
+
+def test_every_flipped_bit_of_a_record_is_found(checkpoints):
+    """Wherever it is: in a number, a key or the checksum itself."""
+    record = {"cursor": {"task": 1, "stage": 0}, "correct": [[7, 12], [3]], "text": "ü"}
+    checkpoints.save(arrays(0), record)
+    path = checkpoints.folder / "0" / "record" / "metadata"
+    content = path.read_bytes()
+    for place in range(0, len(content), 3):
+        bit = 1 << place % 8
+        path.write_bytes(content[:place] + bytes([content[place] ^ bit]) + content[place + 1 :])
+        try:
+            found = checkpoints.read(0)[1]
+        except UserError:
+            continue
+        assert found == record, f"byte {place}, bit {bit}"
 
 
 def test_wrong_number_in_the_record_is_found(checkpoints):
     checkpoints.save(arrays(0), {})
     path = checkpoints.folder / "0" / "record" / "metadata"
     content = json.loads(path.read_text())
+    del content["checksum"]
     content["checksums"]["key"] += 1
     path.write_text(json.dumps(content))
     with pytest.raises(UserError, match="checksum of key does not match"):
         checkpoints.read(0)
-    with pytest.raises(UserError, match="no checkpoint can be read"):
+    with pytest.raises(UserError, match="all checkpoints are damaged"):
         checkpoints.restore()
     assert (checkpoints.folder / "0").exists()
 

@@ -13,7 +13,7 @@ import pytest
 from rich.console import Console
 from tensorboardX.proto.event_pb2 import Event
 
-from cljax import files, notes
+from cljax import errors, files
 from cljax.errors import UserError
 from cljax.output import logs
 
@@ -177,7 +177,7 @@ def test_log_file_has_every_line_once_and_the_console_notes_and_warnings(tmp_pat
         logs.log_to_file(tmp_path)
     child.debug("unseen")
     child.info("fine [bold]")
-    child.log(notes.NOTE, "checkpoint of task 2 found in a folder with quite a long name")
+    child.log(errors.NOTE, "checkpoint of task 2 found in a folder with quite a long name")
     child.warning("odd")
     lines = (tmp_path / "log.txt").read_text().splitlines()
     assert [line.split(" ", 2)[2] for line in lines] == [

@@ -6,13 +6,14 @@ import sys
 
 import pytest
 
+from cljax import settings as settings_lib
 from cljax.errors import UserError
 from cljax.output import workdir
 from tests.helpers import tiny_runs
 
 
 def claim(path, begin=True, **settings):
-    config = tiny_runs.make_config(**settings)
+    config = settings_lib.read(tiny_runs.make_config(**settings))
     with workdir.claim(path, config):
         if begin:
             workdir.begin(path, config)
@@ -102,7 +103,9 @@ def test_second_process_is_refused_while_the_first_is_at_work(tmp_path):
     code = (
         "import sys, pathlib; from cljax.output import workdir\n"
         "from tests.helpers import tiny_runs\n"
-        "with workdir.claim(pathlib.Path(sys.argv[1]), tiny_runs.make_config()):\n"
+        "from cljax import settings\n"
+        "config = settings.read(tiny_runs.make_config())\n"
+        "with workdir.claim(pathlib.Path(sys.argv[1]), config):\n"
         "    print('at work', flush=True); sys.stdin.read()"
     )
     first = subprocess.Popen(

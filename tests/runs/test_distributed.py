@@ -98,7 +98,7 @@ def test_stop_of_one_stops_all_and_one_process_goes_on(compiled, reference, tmp_
     # Eight devices of one process go on with what two of each of two processes have begun.
     status, out, err = tiny_runs.command(*args, cache=compiled, devices=8, timeout=240)
     assert status == 0, err
-    assert "going on" in out
+    assert "resuming" in out
     tiny_runs.assert_near_run(workdir, reference)
 
 
@@ -143,7 +143,7 @@ def test_processes_go_on_with_a_run_of_one_device(
     with started(by_hand(), *tiny_runs.arguments(workdir, **SETTINGS), cache=compiled) as processes:
         (status, out, err), (other, quiet, _) = finish(processes)
     assert status == other == 0, err
-    assert "going on" in out and "Results" in out
+    assert "resuming" in out and "Results" in out
     assert not quiet.strip()
     tiny_runs.assert_near_run(workdir, reference)
     assert tiny_runs.results(workdir)["complete"]

@@ -48,7 +48,7 @@ def test_two_tasks_of_cifar100_with_a_stop_within_the_inversion(tmp_path, tfds_d
 
     second = subprocess.run(command, capture_output=True, timeout=600, **process)
     assert second.returncode == 0, second.stderr
-    assert "going on in" in second.stdout
+    assert "resuming" in second.stdout
     rows = [json.loads(line) for line in metrics.read_text().splitlines()]
     addresses = [(row["task"], row["stage"], row["epoch"]) for row in rows]
     train, invert = [(1, "train", e) for e in (1, 2, 3)], [(1, "invert", e) for e in (1, 2, 3, 4)]

@@ -1,6 +1,5 @@
 """However a run ends, the same command goes on to the same bits."""
 
-import json
 import os
 import shutil
 import signal
@@ -22,6 +21,7 @@ pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptio
     [
         (signal.SIGTERM, 0, 0),  # before the first step
         (signal.SIGINT, 1, 1),
+        (signal.SIGHUP, 1, 0),
         (signal.SIGTERM, 3, 1),  # within the inversion
         (signal.SIGINT, 4, 0),  # in the second task, before its first step
     ],
@@ -37,7 +37,7 @@ def test_signal_saves_and_run_goes_on(
     assert signal.getsignal(number) == handler
     assert len(tiny_runs.metrics(tmp_path)) == epoch
     shown = tiny_runs.run(tiny_runs.make_config(), tmp_path)
-    assert "going on" in shown
+    assert "resuming" in shown
     tiny_runs.assert_same_run(tmp_path, reference)
 
 
@@ -158,7 +158,7 @@ def test_every_checkpoint_damaged(half):
     for checkpoint in (half / "checkpoints").iterdir():
         truncate(checkpoint / "record" / "metadata")
     before = sorted(path.name for path in (half / "checkpoints").iterdir())
-    with pytest.raises(UserError, match="no checkpoint can be read"):
+    with pytest.raises(UserError, match="all checkpoints are damaged"):
         tiny_runs.run(tiny_runs.make_config(), half)
     assert sorted(path.name for path in (half / "checkpoints").iterdir()) == before
 
@@ -175,20 +175,30 @@ def test_complete_run_only_reports(fast_runs, monkeypatch, reference, tmp_path):
 
 
 def test_other_data_are_refused(half):
-    record = newest(half) / "record" / "metadata"
-    content = json.loads(record.read_text())
-    content["record"]["data"] += 1
-    record.write_text(json.dumps(content))
-    with pytest.raises(UserError, match="other data"):
+    tiny_runs.change_record(newest(half), lambda record: record.update(data=record["data"] + 1))
+    with pytest.raises(UserError, match="other images or labels"):
+        tiny_runs.run(tiny_runs.make_config(), half)
+
+
+@pytest.mark.parametrize(
+    "cursor",
+    [
+        {"task": 2, "stage": 1, "epoch": 0},
+        {"task": -1, "stage": 0, "epoch": 0},
+        {"task": 0, "stage": 9, "epoch": 0},
+        {"task": 0, "stage": 0, "epoch": -3},
+    ],
+)
+def test_an_impossible_place_is_refused(half, cursor):
+    for checkpoint in (half / "checkpoints").iterdir():
+        tiny_runs.change_record(checkpoint, lambda record: record.update(cursor=cursor))
+    with pytest.raises(UserError, match="impossible place"):
         tiny_runs.run(tiny_runs.make_config(), half)
 
 
 def test_a_run_of_an_older_version_is_refused(half):
     for checkpoint in (half / "checkpoints").iterdir():
-        record = checkpoint / "record" / "metadata"
-        content = json.loads(record.read_text())
-        assert content["record"].pop("format") == experiment.CHECKPOINT_FORMAT
-        record.write_text(json.dumps(content))
+        tiny_runs.change_record(checkpoint, lambda record: record.pop("format"))
     lines = tiny_runs.metrics(half)
     with pytest.raises(UserError, match=r"another version.*--config\.overwrite=True") as error:
         tiny_runs.run(tiny_runs.make_config(), half)
