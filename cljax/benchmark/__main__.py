@@ -39,9 +39,9 @@ def define_flags() -> list[flags.FlagHolder]:
 
 
 def run(argv: list[str], is_default: bool) -> None:
-    """Measures, shows, writes and compares what the flags ask for."""
+    """Measures, shows, writes and compares the rows that the flags select."""
     if len(argv) > 1:
-        cli.fail(f"unexpected arguments {' '.join(argv[1:])}; settings are --config.KEY=VALUE")
+        cli.fail(f"unexpected arguments {' '.join(argv[1:])}; use --config.KEY=VALUE for settings")
     # Imported here: `--help` needs neither JAX nor data.
     import jax
 
@@ -57,7 +57,7 @@ def run(argv: list[str], is_default: bool) -> None:
         options = plan.make_options(
             values.seconds, values.seeds, values.dtypes or _own_dtype(values), values.profile
         )
-        parts = [plan.Part(*part) for part in _choose(values, is_default)]
+        parts = [plan.ConfigRows(*part) for part in _choose(values, is_default)]
         record = plan.measure_all(parts, set(values.only), options)
         table.show(record)
         if values.json:
@@ -69,15 +69,15 @@ def run(argv: list[str], is_default: bool) -> None:
 
 
 def _own_dtype(values):
-    """The dtype that --config.dtype asks for, if it does."""
+    """Returns the dtype of --config.dtype, if it is given."""
     dtype = config_flags.get_override_values(values["config"]).get("dtype")
     return [dtype] if dtype else None
 
 
 def _choose(values, is_default):
-    """The parts as (config, its rows, whether it is run from start to end)."""
+    """Returns tuples (config, its rows, whether it is run from start to end)."""
     if "runs" in values.config:
-        cli.fail("--config: that is a table; give the config of one learner")
+        cli.fail("--config: this is a table; use the config of one method")
     if not is_default:
         return [(values.config,)]
     overrides = config_flags.get_override_values(values["config"])

@@ -16,10 +16,10 @@ _BACKEND_COMPILE = "/jax/core/compile/backend_compile_duration"
 
 
 def time_calls(call: Callable, seconds: float, least: int = 3, most: int = 30) -> list[float]:
-    """Seconds of each of `least` to `most` calls, which take about `seconds` together.
+    """Times `least` to `most` calls, about `seconds` in all; returns the seconds of each.
 
     Args:
-      call: returns once the device has finished; compiled by now.
+      call: compiled function that returns when the device has finished.
     """
     times = []
     while len(times) < least or (len(times) < most and sum(times) < seconds):
@@ -30,7 +30,7 @@ def time_calls(call: Callable, seconds: float, least: int = 3, most: int = 30) -
 
 
 def summarise(times: list[float]) -> dict:
-    """Median and quartiles of some seconds, and how many they are."""
+    """Returns median, quartiles and number of some durations in seconds."""
     low, middle, high = statistics.quantiles(times, n=4, method="inclusive")
     return {"seconds": middle, "quartiles": [low, high], "repetitions": len(times)}
 
@@ -47,18 +47,17 @@ jax.monitoring.register_event_duration_secs_listener(_listen)  # pyright: ignore
 
 
 def num_compilations() -> int:
-    """How many programs XLA has built in this process since this module was imported."""
+    """Counts the programs that XLA has built in this process since this module was imported."""
     return _programs
 
 
 def cost(lowered: jax.stages.Lowered) -> dict:
-    """What XLA's analyses say of a program; a loop counts as one turn of its body.
+    """Returns what XLA's analyses say of a program; a loop counts as one run of its body.
 
     Returns:
-      flops: of the program as written, so that no library call of a backend hides any.
-      bytes: read and written by the program as compiled, whose fused parts keep theirs to
-        themselves.
-      memory: bytes of arguments, results and temporary arrays, what is donated once.
+      flops: operations of the program as written, also those in library calls of a backend.
+      bytes: bytes that the compiled program reads and writes, without those inside fusions.
+      memory: bytes of arguments, results and temporary arrays; donated ones count once.
     """
     compiled = lowered.compile()
     memory = compiled.memory_analysis()
@@ -80,12 +79,12 @@ def _analysed(program, name):
 
 
 def device_peak() -> int | None:
-    """The most bytes ever allocated on the first device; None where the backend does not tell."""
+    """Returns the peak bytes allocated on the first device; None if the backend does not tell."""
     return (jax.local_devices()[0].memory_stats() or {}).get("peak_bytes_in_use")
 
 
 def forget_host_peak() -> None:
-    """Lets `host_peak` start anew where Linux allows it."""
+    """Resets `host_peak` where Linux allows it."""
     try:
         Path("/proc/self/clear_refs").write_text("5")
     except OSError:
@@ -93,13 +92,13 @@ def forget_host_peak() -> None:
 
 
 def host_peak() -> int:
-    """The most bytes of host memory that this process has held."""
+    """Returns the peak bytes of host memory of this process."""
     unit = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
 def matrix_rate(dtype: str, seconds: float) -> float:
-    """Operations a second of a large matrix product; `dtype` is a key of `device.PRECISIONS`."""
+    """Measures the FLOP/s of a large matrix product; `dtype` is a key of `device.PRECISIONS`."""
     kind, precision = device_lib.PRECISIONS[dtype]
     size = 2048 if jax.default_backend() == "cpu" else 8192
     a, b = (jax.random.normal(jax.random.key(i), (size, size), kind) for i in range(2))
@@ -110,7 +109,7 @@ def matrix_rate(dtype: str, seconds: float) -> float:
 
 
 def copy_rate(seconds: float) -> float:
-    """Bytes a second, read and written alike, of adding 1 to a large array in its place."""
+    """Measures the bytes read and written per second when 1 is added to a large array in place."""
     size = 2**26 if jax.default_backend() == "cpu" else 2**28
     array = jax.random.normal(jax.random.key(0), (size,))
     add = jax.jit(lambda x: x + 1, donate_argnums=0)

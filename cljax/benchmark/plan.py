@@ -1,4 +1,4 @@
-"""Chooses the rows of a benchmark, with their precisions and numbers of seeds."""
+"""Selects and measures the rows of a benchmark, with their precisions and numbers of seeds."""
 
 import dataclasses
 import datetime
@@ -21,13 +21,13 @@ FORMAT = "cljax benchmark 1"
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-    """How rows are measured.
+    """Says how rows are measured.
 
     Attributes:
-      seconds: that the repetitions of a row take, about.
-      seeds: numbers of seeds whose training steps are timed, besides one seed.
+      seconds: approximate duration of the repetitions of a row.
+      seeds: numbers of seeds whose training steps are timed, in addition to one seed.
       dtypes: keys of `device.PRECISIONS`; several seeds are timed with the first.
-      profile: the folder of traces, or None.
+      profile: directory of traces, or None.
     """
 
     seconds: float
@@ -42,35 +42,35 @@ def make_options(
     dtypes: Sequence[str] | None = None,
     profile: str | None = None,
 ) -> Options:
-    """Options as the flags give them; None is what suits the device.
+    """Makes options from flags; None selects what suits the device.
 
     Raises:
-      UserError: one is wrong.
+      UserError: a flag is wrong.
     """
     platform = jax.default_backend()
     seeds = seeds or (("1",) if platform == "cpu" else ("1", "2", "4", "8"))
     if not all(n.isdecimal() and int(n) for n in seeds):
-        raise UserError(f"--seeds={','.join(seeds)}: no list of numbers, such as 1,2,4,8")
+        raise UserError(f"--seeds={','.join(seeds)}: must be a list of numbers, such as 1,2,4,8")
     if not 0 < seconds < math.inf:
         raise UserError(f"--seconds={seconds}: must be a finite number above 0")
     dtypes = dtypes or {"gpu": ("float32", "tf32", "bfloat16")}.get(platform, ("float32",))
     for dtype in dtypes:
         if dtype not in device.PRECISIONS:
             there_are = ", ".join(device.PRECISIONS)
-            raise UserError(f"--dtypes: {dtype!r} is none of {there_are}")
+            raise UserError(f"--dtypes={dtype}: unknown; choose {there_are}")
         if dtype == "tf32" and platform != "gpu":
-            raise UserError(f"--dtypes: only GPUs have tf32, and this is {platform}")
+            raise UserError(f"--dtypes=tf32: only GPUs have it, and this is {platform}")
     folder = Path(profile) if profile else None
     return Options(seconds, tuple(map(int, seeds)), tuple(dtypes), folder)
 
 
 @dataclasses.dataclass(frozen=True)
-class Part:
-    """Rows of one config.
+class ConfigRows:
+    """Lists rows of one config.
 
     Attributes:
-      config: of an experiment.
-      names: of the rows; None: all that the config has.
+      config: config of an experiment.
+      names: names of the rows; None: all rows of the config.
       is_run: whether the config is run from start to end, which is a row.
     """
 
@@ -80,25 +80,27 @@ class Part:
 
 
 def measure_all(
-    parts: Sequence[Part], only: set[str], options: Options, console: Console | None = None
+    parts: Sequence[ConfigRows], only: set[str], options: Options, console: Console | None = None
 ) -> dict:
-    """Measures row after row.
+    """Measures all wanted rows.
 
     Args:
-      only: names of the rows wanted; empty: all.
-      console: where the row at work is told; standard error by default.
+      parts: rows of each config.
+      only: names of the wanted rows; empty: all.
+      options: how rows are measured.
+      console: shows the current row; standard error by default.
 
     Returns:
-      What `benchmark_table` shows and writes.
+      The record that `benchmark.table` shows and writes.
 
     Raises:
-      UserError: there is no row of a wanted name, or a setting is wrong.
+      UserError: no row has a wanted name, or a setting is wrong.
     """
     start, console = time.perf_counter(), console or Console(stderr=True)
     names = [part.names or names_of_rows(part.config) for part in parts]
     known = [name for some in names for name in some]
     if wrong := only - set(known):
-        raise UserError(f"--only: no row {min(wrong)!r}; there are {', '.join(known)}")
+        raise UserError(f"--only={min(wrong)}: no such row; choose {', '.join(known)}")
     seconds = min(options.seconds, 1.0)
     rates = {"copy": measure.copy_rate(seconds)}
     rates |= {dtype: measure.matrix_rate(dtype, seconds) for dtype in options.dtypes}
@@ -119,14 +121,14 @@ def measure_all(
 
 
 def names_of_rows(config) -> list[str]:
-    """The rows that a config has, in their order."""
+    """Returns the names of a config's rows in order."""
     settings = settings_lib.read(config)
     method = make_method(settings, rows.load(settings))
     return list(rows.kinds_of_rows(settings, method))
 
 
 def _measure_part(part, names, options, console):
-    """Yields the rows of a part, told before they are measured."""
+    """Yields the rows of a config; shows each before it is measured."""
     if not names:
         return
     if part.is_run:
@@ -144,7 +146,7 @@ def _measure_part(part, names, options, console):
 
 
 def _with_shares(row, rates):
-    """A row with its shares of what the device can do."""
+    """Adds the fractions of the device's peak rates to a row."""
     unknown = ("images_per_step", "images_per_second", "flops", "bytes", "mesh")
     row = dict.fromkeys(unknown) | {"has_loops": True} | row
     for share, work, rate in (

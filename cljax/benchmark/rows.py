@@ -30,30 +30,30 @@ _LATER = 1  # the later task whose steps are timed, from 0
 
 
 @dataclasses.dataclass
-class Work:
-    """One thing to time.
+class Workload:
+    """Describes one workload to time.
 
     Attributes:
-      run: does a number of steps and waits for the device.
-      most: steps that make sense at once.
-      images: of a step, for every seed.
-      executor: that runs them.
-      function: the program among the executor's.
-      turns: how often it, or the body of its loop, runs in a step of a seed.
-      has_loops: whether the program has loops of its own, which XLA's analysis counts once.
+      run: runs a number of steps and waits for the device.
+      max_steps: largest number of steps at once.
+      images: images per step and seed.
+      executor: runs the steps.
+      function: function whose program is analyzed.
+      repeats_per_step: how often the program, or the body of its loop, runs in a step of a seed.
+      has_loops: whether the program has inner loops, which XLA's analysis counts once.
     """
 
     run: Callable[[int], None]
-    most: int
+    max_steps: int
     images: float
     executor: object
     function: Callable
-    turns: int = 1
+    repeats_per_step: int = 1
     has_loops: bool = False
 
 
 def load(settings: Settings) -> Dataset:
-    """The config's data set; of CIFAR only shape and size, with random pixels."""
+    """Loads the dataset of a config; for CIFAR, random pixels of the same shape and number."""
     if settings.data.name not in _CIFAR:
         return sources.load(settings.data)
     classes, train, test = _CIFAR[settings.data.name]
@@ -70,7 +70,7 @@ def load(settings: Settings) -> Dataset:
 
 
 def kinds_of_rows(settings: Settings, method) -> dict[str, tuple]:
-    """The rows that a config has, in their order: name -> (its kind, arguments of the kind)."""
+    """Returns the rows of a config in order: name -> (kind, arguments of the kind)."""
     kinds: dict[str, tuple] = {"plain_step": ("stage", method.training, 0)}
     for stage in method.stages(_LATER, _LATER + 2):
         name = "inversion" if isinstance(stage, InversionStage) else stage.name
@@ -84,11 +84,11 @@ def kinds_of_rows(settings: Settings, method) -> dict[str, tuple]:
 
 
 class Bench:
-    """A config's problem in one precision, with one seed's learner ready for every row.
+    """Measures the rows of one config in one precision.
 
     Attributes:
-      seconds: that the repetitions of a row take, about.
-      profile: the folder of traces, or None.
+      seconds: approximate duration of the repetitions of a row.
+      profile: directory of traces, or None.
     """
 
     def __init__(
@@ -99,7 +99,7 @@ class Bench:
         seconds: float,
         profile: Path | None = None,
     ):
-        """Builds the learner; raises UserError if a setting is wrong."""
+        """Builds the problem; raises UserError if a setting is wrong."""
         changes = {"dtype": dtype, "seeds": settings.seeds[:1], "max_tasks": 0}
         self.settings = settings.model_copy(update=changes)
         build.check(self.settings)
@@ -113,9 +113,9 @@ class Bench:
         self._sequential = None
 
     def rows(self, name: str, seeds: Iterable[int] = ()) -> list[dict]:
-        """The rows of a name: of one seed, and of a stage also with so many `seeds`.
+        """Measures the rows of a name: with one seed and, for a stage, with each number in `seeds`.
 
-        What the device has no memory for, and a stage without images, has no row.
+        A row is left out if the device has too little memory, or the stage has no images.
         """
         self._sequential = None
         kind, *args = self.kinds[name]
@@ -139,21 +139,21 @@ class Bench:
 
     def _measure(self, name, settings, work):
         seeds, sharing = len(settings.seeds), settings.execution.seeds
-        if not work.most:  # a stage without images
+        if not work.max_steps:  # a stage without images
             return None
         row = {"name": name, **_describe(settings), "sharing": sharing}
         row |= self._time(work)
         if self.profile and seeds == 1:
             folder = self.profile / f"{name}_{settings.dtype}"
             with jax.profiler.trace(folder, create_perfetto_trace=True):
-                work.run(min(work.most, _TRACED_STEPS))
+                work.run(min(work.max_steps, _TRACED_STEPS))
         images = work.images * seeds
         row["seconds_per_seed"] = row["seconds"] / seeds
         row |= {"images_per_step": images, "images_per_second": images / row["seconds"]}
         executor = work.executor
         cost = measure.cost(executor.lower(work.function))
-        turns = work.turns * (1 if sharing == "vmap" else seeds)
-        row |= {key: cost[key] and cost[key] * turns for key in ("flops", "bytes")}
+        repeats = work.repeats_per_step * (1 if sharing == "vmap" else seeds)
+        row |= {key: cost[key] and cost[key] * repeats for key in ("flops", "bytes")}
         row["has_loops"] = work.has_loops
         row["mesh"] = executor.mesh and dict(executor.mesh.shape)
         peak = measure.device_peak()
@@ -163,13 +163,13 @@ class Bench:
         return row
 
     def _time(self, work):
-        """A first step, which compiles, one to see how many fit, and those that count."""
+        """Times a first step, which compiles, one step to see how many fit, and the repetitions."""
         compiled, seconds = measure.num_compilations(), work.executor.compile_seconds
         work.run(1)
         compiled = measure.num_compilations() - compiled
         seconds = work.executor.compile_seconds - seconds
         [pilot] = measure.time_calls(lambda: work.run(1), 0.0, least=1)
-        steps = max(1, min(work.most, int(self.seconds / 5 / pilot)))
+        steps = max(1, min(work.max_steps, int(self.seconds / 5 / pilot)))
         times = measure.time_calls(lambda: work.run(steps), self.seconds)
         return {
             **measure.summarise([t / steps for t in times]),
@@ -179,7 +179,7 @@ class Bench:
         }
 
     def _executor(self, settings):
-        """An executor for the seeds in `settings`, and the dataset where it has its devices."""
+        """Makes an executor for the seeds in `settings`, and puts the dataset on its devices."""
         executor, data = build.make_executor(settings), self.problem.data
         if executor.mesh is None and not executor.vmap_seeds:  # one program for all numbers
             executor = self._sequential = self._sequential or executor
@@ -188,9 +188,9 @@ class Bench:
         return executor, data
 
     def _learner(self, index):
-        """One seed's state and task as the first stage of a task finds them, on the host.
+        """Returns one seed's state and task before the first stage of a task, on the host.
 
-        Earlier tasks are not trained; of their images the memory keeps some.
+        Previous tasks are not trained; some of their images are exemplars.
         """
         if index not in self._learners:
             method, data = self.problem.method, self.problem.data
@@ -204,14 +204,14 @@ class Bench:
         return self._learners[index]
 
     def _distributed(self, executor, index, seeds):
-        """States and tasks of equal seeds, each with buffers of its own."""
+        """Distributes states and tasks of equal seeds, each with its own buffers."""
         return (
             executor.distribute([jax.tree.map(jnp.array, value) for _ in range(seeds)])
             for value in self._learner(index)
         )
 
-    def _stage(self, settings, stage: Stage, index: int) -> Work:
-        """Steps of a stage in task `index`."""
+    def _stage(self, settings, stage: Stage, index: int) -> Workload:
+        """Makes the workload of steps of a stage in task `index`."""
         (executor, data), count = self._executor(settings), len(settings.seeds)
         method = self.problem.method
         states, tasks = self._distributed(executor, index, count)
@@ -235,10 +235,10 @@ class Bench:
 
         [most, *_] = executor.collect(images.map(lambda found: found.count))
         most = stage.num_steps(0, int(most))
-        return Work(run, most, stage.images_per_step, executor, training.train_step)
+        return Workload(run, most, stage.images_per_step, executor, training.train_step)
 
-    def _evaluation(self, settings) -> Work:
-        """Passes over test images, by the method's own classifier; on CPU the first task's."""
+    def _evaluation(self, settings) -> Workload:
+        """Makes the workload of evaluations, own read-out; on CPU, of the first task only."""
         (executor, data), streams = self._executor(settings), self.problem.streams
         task = len(streams[0].task_sizes) - 1 if executor.compiled_loop else 0
         own_classifier = evaluation.Evaluation(settings.eval.batch_size)
@@ -253,10 +253,10 @@ class Bench:
                     executor, self.problem.method, data, streams, states, task, rules
                 )
 
-        return Work(run, 10, images, executor, evaluation.score_batch, turns=batches)
+        return Workload(run, 10, images, executor, evaluation.score_batch, repeats_per_step=batches)
 
-    def _herding(self, settings) -> Work:
-        """The choice of exemplars after a later task, features of all its images included."""
+    def _herding(self, settings) -> Workload:
+        """Makes the workload of selecting exemplars after a later task, features included."""
         executor, data = self._executor(settings)
         method = self.problem.method
         states, tasks = self._distributed(executor, _LATER, 1)
@@ -267,11 +267,11 @@ class Bench:
             for _ in range(times):
                 jax.block_until_ready(executor.call(choose, method, states, tasks, data))
 
-        return Work(run, 10, images, executor, choose, has_loops=True)
+        return Workload(run, 10, images, executor, choose, has_loops=True)
 
 
 def _remember(method, state, task, data):
-    """The state with images of a task in its memory, any of them."""
+    """Returns the state with some images of a task as exemplars."""
 
     def features(indices, count):
         return jnp.zeros((len(indices), 1))
@@ -289,7 +289,7 @@ def _describe(settings):
 
 
 def whole_run(config: ConfigDict) -> dict:
-    """The row of a run from start to end, in a folder that is removed."""
+    """Measures a run from start to end, in a temporary directory."""
     settings = settings_lib.read(config)
     measure.forget_host_peak()
     compiled = measure.num_compilations()

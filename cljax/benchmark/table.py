@@ -44,7 +44,7 @@ _COMPARED = ("name", "method", "data", "dtype", "seeds", "sharing", "images_per_
 
 
 def show(record: dict, console: Console | None = None) -> None:
-    """Prints a benchmark's record."""
+    """Prints the record of a benchmark."""
     console = console or _console()
     hardware, rates = record["hardware"], record["rates"]
     devices = f"{hardware['devices']} x {hardware['device']}, {hardware['platform']}"
@@ -75,17 +75,17 @@ def show(record: dict, console: Console | None = None) -> None:
 
 
 def write(path: Path, record: dict) -> None:
-    """Writes a benchmark's record; UserError if that is impossible."""
+    """Writes the record of a benchmark; UserError if that fails."""
     files.write_json_atomically(path, record)
 
 
 def read(path: Path) -> dict:
-    """A record that `write` wrote; UserError if it is none."""
+    """Reads a record that `write` wrote; UserError if the file is something else."""
     record = read_json(path)
     rows = record.get("rows", [])
     whole = all({*_COMPARED, "mesh", "seconds", "quartiles"} <= set(row) for row in rows)
     if record.get("format") != FORMAT or not whole:
-        raise UserError(f"{path} is no benchmark of this version; write one with --json={path}")
+        raise UserError(f"{path}: not a benchmark of this version; write one with --json={path}")
     return record
 
 
@@ -112,7 +112,7 @@ def compare(record: dict, other: dict, console: Console | None = None) -> None:
 
 
 def verdict(row: dict, before: dict) -> str:
-    """Which of two rows is faster; neither is if the middle halves of their times overlap."""
+    """Says which of two rows is faster; neither if the middle halves of their times overlap."""
     (low, high), (low_before, high_before) = row["quartiles"], before["quartiles"]
     if low <= high_before and low_before <= high:
         return "same within the spread"

@@ -224,7 +224,7 @@ def test_compared(record):
         ({"seeds": ["0"]}, "--seeds=0"),
         ({"seconds": 0.0}, "--seconds"),
         ({"dtypes": ["float31"]}, "float31"),
-        ({"dtypes": ["tf32"]}, "only GPUs have tf32"),
+        ({"dtypes": ["tf32"]}, "--dtypes=tf32: only GPUs have it"),
     ],
 )
 def test_wrong_options(arguments, word):
@@ -235,7 +235,7 @@ def test_wrong_options(arguments, word):
 def test_unknown_row():
     parts = [Part(tiny_runs.make_config("lucir"))]
     options = Options(0.01, (), ("float32",))
-    with pytest.raises(UserError, match="no row 'abd_step'; there are plain_step, lucir_step"):
+    with pytest.raises(UserError, match="--only=abd_step: no such row; choose plain_step"):
         plan.measure_all(parts, {"abd_step"}, options)
 
 
