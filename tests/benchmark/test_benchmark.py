@@ -14,10 +14,10 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from cljax import build
+from cljax import build, settings
 from cljax.benchmark import measure, plan, table
 from cljax.benchmark import rows as rows_lib
-from cljax.benchmark.plan import Options, Part
+from cljax.benchmark.plan import ConfigRows, Options
 from cljax.compute.executor import Executor
 from cljax.errors import UserError
 from cljax.output import plots
@@ -94,10 +94,10 @@ def record(tmp_path_factory):
     folder = tmp_path_factory.mktemp("profile")
     abd, lucir = tiny_runs.make_config("abd", batch_size=BATCH), tiny_runs.make_config("lucir")
     parts = [
-        Part(abd, ("plain_step",)),
-        Part(abd, ("abd_step", "inversion_step", "evaluation")),
-        Part(lucir, ("herding",)),
-        Part(tiny_runs.make_config("base"), ("run",), is_run=True),
+        ConfigRows(abd, ("plain_step",)),
+        ConfigRows(abd, ("abd_step", "inversion_step", "evaluation")),
+        ConfigRows(lucir, ("herding",)),
+        ConfigRows(tiny_runs.make_config("base"), ("run",), is_run=True),
     ]
     told = Console(file=io.StringIO())
     monkeypatch = pytest.MonkeyPatch()
@@ -233,7 +233,7 @@ def test_wrong_options(arguments, word):
 
 
 def test_unknown_row():
-    parts = [Part(tiny_runs.make_config("lucir"))]
+    parts = [ConfigRows(tiny_runs.make_config("lucir"))]
     options = Options(0.01, (), ("float32",))
     with pytest.raises(UserError, match="--only=abd_step: no such row; choose plain_step"):
         plan.measure_all(parts, {"abd_step"}, options)
@@ -256,11 +256,12 @@ def test_rows_of_other_methods(name, rows):
 def test_random_images_stand_for_cifar():
     config = tiny_runs.make_config("abd")
     config.data.update(name="cifar100", per_class=3)
-    dataset = rows_lib.load(config)
+    read = settings.read(config)
+    dataset = rows_lib.load(read)
     assert dataset.train_images.shape == (300, 32, 32, 3)
     assert dataset.test_images.shape == (10_000, 32, 32, 3)
     assert np.bincount(dataset.train_labels).tolist() == [3] * 100
-    assert build.preprocessing(config, dataset).mean == dataset.mean
+    assert build.preprocessing(read, dataset).mean == dataset.mean
     assert 120 < dataset.train_images.mean() < 135
 
 
@@ -286,14 +287,14 @@ def test_help_needs_no_jax(tmp_path):
 def test_damaged_file(tmp_path):
     damaged = {"format": plan.FORMAT, "rows": [{"name": "plain_step"}]}
     (tmp_path / "b.json").write_text(json.dumps(damaged))
-    with pytest.raises(UserError, match="no benchmark"):
+    with pytest.raises(UserError, match="not a benchmark"):
         table.read(tmp_path / "b.json")
 
 
 def test_foreign_file(tmp_path):
     (tmp_path / "other.json").write_text('{"format": "something else"}')
     status, out, err = command(f"--against={tmp_path / 'other.json'}")
-    tiny_runs.assert_one_line(status, err, "other.json", "no benchmark")
+    tiny_runs.assert_one_line(status, err, "other.json", "not a benchmark")
     assert out == ""
 
 

@@ -71,10 +71,12 @@ def test_mesh_too_large_is_refused(tmp_path):
 )
 def test_eight_devices(tests):
     flags = "--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0"
+    environment = os.environ | {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": flags}
+    environment.pop("PYTEST_XDIST_WORKER", None)  # it is a session of its own
     done = subprocess.run(
         [*PYTEST, "-k", tests, "tests/helpers/eight_devices.py"],
         cwd=tiny_runs.ROOT,
-        env=os.environ | {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": flags},
+        env=environment,
         capture_output=True,
         text=True,
         timeout=600,
