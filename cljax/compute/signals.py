@@ -31,7 +31,7 @@ class StopRequest:
         if threading.current_thread() is threading.main_thread():  # no other may set handlers
             self._before = {number: signal.getsignal(number) for number in _SIGNALS}
             for number, handler in self._before.items():
-                if handler != signal.SIG_IGN:  # nohup ignores SIGHUP
+                if (number, handler) != (signal.SIGHUP, signal.SIG_IGN):  # under nohup it stays so
                     signal.signal(number, self._handle)
         return self
 

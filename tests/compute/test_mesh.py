@@ -40,12 +40,12 @@ def test_shape(num_devices, wanted, num_seeds, batch_size, shape):
 @pytest.mark.parametrize(
     ("wanted", "words"),
     [
-        ((3, 0), "config.mesh.seeds: 3 does not divide the 4 seeds"),
-        ((0, 3), "config.mesh.data: 3 does not divide both config.batch_size"),
-        ((4, 4), "4 x 4 devices .* there are 8"),
-        ((0, 16), "1 x 16 devices .* there are 8"),
-        ((-1, 0), "config.mesh.seeds: -1 must be"),
-        ((0, -2), "config.mesh.data: -2 must be"),
+        ((3, 0), "config.mesh.seeds=3: must divide the 4 seeds"),
+        ((0, 3), "config.mesh.data=3: must divide both config.batch_size"),
+        ((4, 4), "4 x 4 devices .* only 8 exist"),
+        ((0, 16), "1 x 16 devices .* only 8 exist"),
+        ((-1, 0), "config.mesh.seeds=-1: must be"),
+        ((0, -2), "config.mesh.data=-2: must be"),
     ],
 )
 def test_shape_that_does_not_fit(wanted, words):

@@ -67,7 +67,7 @@ def test_the_first_command_on_a_fresh_machine(archive, tfds_dir, tmp_path, compi
 
     with Server(archive.parent) as server:
         out = run("downloaded", server=server)
-        assert out.startswith(f"cljax {cljax.__version__}: abd_cifar100 in ")
+        assert out.startswith(f"cljax {cljax.__version__}: abd_cifar100, seeds (0,), in ")
         assert out.index("downloading") < out.index("reading the images") < out.index("train 1/1")
         assert server.url in out
         assert len(server.requests) == 1
