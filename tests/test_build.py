@@ -91,7 +91,7 @@ def test_schedule_scale_shortens_everything_together():
     method = make_method(config, CIFAR)
     assert method.training.epochs == 25
     assert method.training.optimizer.milestones == (10, 15, 20)
-    assert method.dreaming.inversion.steps == 1000
+    assert method.inversion_stage.inversion.steps == 1000
     config.schedule_scale = 1e-6
     assert make_method(config, CIFAR).training.epochs == 1
 
@@ -99,7 +99,7 @@ def test_schedule_scale_shortens_everything_together():
 def test_inversion_steps_are_split_into_epochs_that_add_up():
     config = load("abd_cifar100")
     config.inversion.steps, config.inversion.steps_per_epoch = 1100, 500
-    stage = make_method(config, CIFAR).dreaming
+    stage = make_method(config, CIFAR).inversion_stage
     assert [stage.num_steps(epoch, 0) for epoch in range(stage.epochs)] == [500, 500, 100]
     assert stage.log_scalars(2) == {"step": 1100}
 
@@ -117,7 +117,7 @@ def test_dtype_reaches_networks_and_images(dtype, expected, precision):
     config.dtype = dtype
     method = make_method(config, CIFAR)
     assert method.classifier.backbone.dtype == expected
-    assert method.dreaming.inversion.generator.dtype == expected
+    assert method.inversion_stage.inversion.generator.dtype == expected
     assert method.preprocessing.dtype == expected
     assert build.matmul_precision(settings.read(config)) == precision
 

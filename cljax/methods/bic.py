@@ -44,7 +44,7 @@ class BiC(Finetune):
     since there are at most K tasks. `state.extras` int32 [K] is the layer of each class.
 
     Attributes:
-      correction: stage `correct`.
+      correction_stage: stage `correct`.
       temperature: softmax temperature of the distillation, above 0.
       correct_at_test: whether predictions use the bias layers; those of the ABD reference code do
         not.
@@ -53,15 +53,15 @@ class BiC(Finetune):
     supports_partial_batches: ClassVar[bool] = False
     extra_parameters: ClassVar[tuple[str, ...]] = ("bias_layers",)
 
-    correction: TrainStage
+    correction_stage: TrainStage
     temperature: Rate = 2.0
     correct_at_test: bool = False
 
     @classmethod
     def from_parts(cls, parts, **fields):
         """Adds stage `correct`, with 1 % of the learning rate."""
-        correction = parts.stage(BiasCorrection, "correct", lr_scale=0.01)
-        method = super().from_parts(parts, correction=correction, **fields)
+        stage = parts.stage(BiasCorrection, "correct", lr_scale=0.01)
+        method = super().from_parts(parts, correction_stage=stage, **fields)
         memory = method.memory
         has_copies = memory.replay != "all" or memory.strategy == "libcontinual_herding"
         if has_copies or not (memory.size and memory.is_balanced):
@@ -88,7 +88,7 @@ class BiC(Finetune):
 
     def stages(self, task_index, num_tasks):
         """Adds stage `correct` in later tasks."""
-        return (self.training, self.correction) if task_index else (self.training,)
+        return (self.training, self.correction_stage) if task_index else (self.training,)
 
     def after_task(self, state, task, data):
         """Copies the classifier and its bias layers as the teacher."""

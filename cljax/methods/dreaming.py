@@ -32,35 +32,37 @@ class Dreaming(Finetune):
     """Fine-tuning with a teacher, and a generator trained against it after each task.
 
     Attributes:
-      dreaming: stage `invert`, which trains the generator.
+      inversion_stage: stage `invert`, which trains the generator.
     """
 
     supports_partial_batches: ClassVar[bool] = False
     supports_exemplars: ClassVar[bool] = False
 
-    dreaming: InversionStage
+    inversion_stage: InversionStage
 
     @classmethod
     def from_parts(cls, parts, **fields):
         """Adds stage `invert`."""
-        return super().from_parts(parts, dreaming=parts.inversion_stage(), **fields)
+        return super().from_parts(parts, inversion_stage=parts.inversion_stage(), **fields)
 
     def init(self, streams, image_shape):
         """Adds a teacher, unused in the first task, and a generator that is never reset."""
         state = super().init(streams, image_shape).with_teacher()
         key = rng.key(streams.generator, "generator")
-        return state.replace(generator=inversion_lib.init_generator(self.dreaming.inversion, key))
+        return state.replace(
+            generator=inversion_lib.init_generator(self.inversion_stage.inversion, key)
+        )
 
     def stages(self, task_index, num_tasks):
         """Adds stage `invert`, except in the last task, whose generator nothing would use."""
         if task_index == num_tasks - 1:
             return (self.training,)
-        return (self.training, self.dreaming)
+        return (self.training, self.inversion_stage)
 
     def dream(self, state: LearnerState, key: jax.Array, count: int) -> jax.Array:
         """Dreams `count` images [count, H, W, C] of old classes; consumes the key."""
         assert state.generator is not None
-        return inversion_lib.sample(self.dreaming.inversion, state.generator, key, count)
+        return inversion_lib.sample(self.inversion_stage.inversion, state.generator, key, count)
 
     def replay(self, state: LearnerState, task: Task, batch: Batch, key: jax.Array) -> Replay:
         """Adds dreamed images to a batch, with the teacher's outputs for both; consumes the key."""

@@ -44,20 +44,20 @@ class EndToEnd(LearningWithoutForgetting):
     """Distills the classes of each previous task, then fine-tunes the head on balanced exemplars.
 
     Attributes:
-      balancing: stage `balance`.
+      balancing_stage: stage `balance`.
       new_class_teacher: targets of the new classes in stage `balance`. "previous", as in the ABD
         reference code: the teacher's logits of its first classes, as many as there are new ones.
         "current": the classifier's own logits of the new classes before the stage.
     """
 
-    balancing: TrainStage | None = None
+    balancing_stage: TrainStage | None = None
     new_class_teacher: Literal["previous", "current"] = "previous"
 
     @classmethod
     def from_parts(cls, parts, **fields):
         """Adds stage `balance`, with 1 % of the learning rate."""
-        balancing = parts.stage(BalancedFinetuning, "balance", lr_scale=0.01)
-        method = super().from_parts(parts, balancing=balancing, **fields)
+        stage = parts.stage(BalancedFinetuning, "balance", lr_scale=0.01)
+        method = super().from_parts(parts, balancing_stage=stage, **fields)
         if not (method.memory.size and method.memory.is_balanced):
             raise UserError(
                 "config.exemplars: method 'e2e' needs exemplars with equal numbers per class; set "
@@ -85,7 +85,7 @@ class EndToEnd(LearningWithoutForgetting):
 
     def stages(self, task_index, num_tasks):
         """Adds stage `balance` in later tasks."""
-        return (self.training, self.balancing) if task_index else (self.training,)
+        return (self.training, self.balancing_stage) if task_index else (self.training,)
 
     def after_task(self, state, task, data):
         """Selects exemplars after the first task; stage `balance` did so in later ones."""

@@ -45,7 +45,7 @@ class LUCIR(TeacherMixin, Finetune):
     Follows the LUCIR reference code.
 
     Attributes:
-      finetuning: stage `balance`, used if `balanced_finetuning`.
+      finetuning_stage: stage `balance`, used if `balanced_finetuning`.
       lamda: base weight of the less-forget distillation (section 3.3), at least 0; multiplied by
         sqrt(old classes / new classes).
       margin: minimum difference between the cosine of the true old class and the cosines of its
@@ -62,7 +62,7 @@ class LUCIR(TeacherMixin, Finetune):
       balanced_finetuning: whether a later task ends with stage `balance`.
     """
 
-    finetuning: TrainStage
+    finetuning_stage: TrainStage
     lamda: Weight = 5.0
     margin: Annotated[float, Ge(0), Le(2)] = 0.5
     num_hard_negatives: Positive = 2
@@ -75,15 +75,15 @@ class LUCIR(TeacherMixin, Finetune):
     @classmethod
     def from_parts(cls, parts, **fields):
         """Adds stage `balance`: 20 epochs at 10 % of the learning rate, weight decay 1e-4."""
-        finetuning = parts.stage(ClassBalancedFinetuning, "balance", lr_scale=0.1)
-        finetuning = dataclasses.replace(
-            finetuning,
+        stage = parts.stage(ClassBalancedFinetuning, "balance", lr_scale=0.1)
+        stage = dataclasses.replace(
+            stage,
             epochs=parts.scaled(20),
             optimizer=dataclasses.replace(
-                finetuning.optimizer, weight_decay=1e-4, milestones=(parts.scaled(10),)
+                stage.optimizer, weight_decay=1e-4, milestones=(parts.scaled(10),)
             ),
         )
-        method = super().from_parts(parts, finetuning=finetuning, **fields)
+        method = super().from_parts(parts, finetuning_stage=stage, **fields)
         if not isinstance(method.classifier.head, CosineHead):
             raise UserError("config.model.head=linear: method 'lucir' needs the cosine head")
         if method.balanced_finetuning and not method.memory.size:
@@ -106,7 +106,7 @@ class LUCIR(TeacherMixin, Finetune):
     def stages(self, task_index, num_tasks):
         """Adds stage `balance` in later tasks if `balanced_finetuning` is set."""
         later = self.balanced_finetuning and task_index
-        return (self.training, self.finetuning) if later else (self.training,)
+        return (self.training, self.finetuning_stage) if later else (self.training,)
 
     def before_task(self, state, task, data):
         """Copies the teacher and imprints the new head columns, before a later task."""

@@ -43,7 +43,9 @@ def make_method(module, cls=LUCIR, **settings):
         preprocessing=tiny.PLAIN,
         training=TrainStage("train", 1, 0, 16, PUBLISHED),
         memory=tiny.NO_MEMORY,
-        finetuning=ClassBalancedFinetuning("balance", 1, 0, 16, SGD(0.01, 0.9, 1e-4, 0.1, ())),
+        finetuning_stage=ClassBalancedFinetuning(
+            "balance", 1, 0, 16, SGD(0.01, 0.9, 1e-4, 0.1, ())
+        ),
         **settings,
     )
 
@@ -382,10 +384,10 @@ def test_the_methods_extra_stage_is_class_balanced_finetuning(lucir_goldens, pre
         images = channels_last(arrays["step1.x"], precision)
         batch = Batch(images, arrays["step1.y"].astype(np.int32), None)
         state = tiny.learner(**variables, teacher=variables)
-        state = state.replace(opt_state=method.finetuning.optimizer.init(state.params))
+        state = state.replace(opt_state=method.finetuning_stage.optimizer.init(state.params))
         run = jax.jit(tiny.update, compiler_options=lucir.FAST_COMPILE)
         task, key = tiny.task(OLD, SEEN), jax.random.key(0)
-        after, metrics = run(method.finetuning, method, state, task, batch, 0, key)
+        after, metrics = run(method.finetuning_stage, method, state, task, batch, 0, key)
     expected.close("step1.loss_total", metrics["loss"])
     kernel = np.asarray(after.params["head"]["kernel"]).T
     expected.close("after_step1.fc.fc1.weight", kernel[:OLD], 1e-6)

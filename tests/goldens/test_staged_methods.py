@@ -49,7 +49,7 @@ def test_end_to_end_is_the_originals(original, case):
     flipped = original.real[:, :, ::-1]
     parts = {
         "a": (method.training, original.real, fold(original.y_mix, seen)),
-        "b": (method.balancing, flipped, expected["b/y"].astype(np.int32)),
+        "b": (method.balancing_stage, flipped, expected["b/y"].astype(np.int32)),
     }
     for part, (stage, images, labels) in parts.items():
         with enable(original.precision):
@@ -113,11 +113,11 @@ def test_bias_correction_is_the_originals(original, case):
     compare_accuracy(metrics, expected["stage1/logits"], labels)
 
     with enable(original.precision):
-        state = state.replace(opt_state=method.correction.optimizer.init(state.params))
+        state = state.replace(opt_state=method.correction_stage.optimizer.init(state.params))
         middle, history = state, []
         first = Batch(original.real[:, :, ::-1], expected["stage2/y0"].astype(np.int32), None)
         for each in (first, batch):
-            state, metrics = update(method.correction, method, state, task, each, 0, key)
+            state, metrics = update(method.correction_stage, method, state, task, each, 0, key)
             history.append(metrics["loss"])
         trained = state.params["bias_layers"]
         layers = np.stack([trained["alpha"], trained["beta"]])

@@ -140,11 +140,11 @@ def method(
         "memory": memory,
     }
     if issubclass(cls, Dreaming):
-        parts["dreaming"] = InversionStage("dream", 1, 0, 1, Inversion(generator))
+        parts["inversion_stage"] = InversionStage("dream", 1, 0, 1, Inversion(generator))
     if kind == "e2e":
-        parts["balancing"] = BalancedFinetuning("balance", 1, 0, batch_size, sgd(0.001))
+        parts["balancing_stage"] = BalancedFinetuning("balance", 1, 0, batch_size, sgd(0.001))
     if kind == "bic":
-        parts["correction"] = BiasCorrection("correct", 1, 0, batch_size, sgd(0.001))
+        parts["correction_stage"] = BiasCorrection("correct", 1, 0, batch_size, sgd(0.001))
     return cls(**parts)
 
 
