@@ -240,7 +240,10 @@ MISTAKES = {
         "config.inversion.generator='gan': must be one of",
     ),
     "generator size": ({"inversion__generator": "imagenet"}, "multiple of 32, not 8x8"),
-    "method": ({"method__name": "gdumb"}, "no method 'gdumb'; there are base, "),
+    "method": (
+        {"method__name": "gdumb"},
+        "config.method.name=gdumb: unknown method; choose base, ",
+    ),
     "test images per step": (
         {"eval__batch_size": -1},
         "config.eval.batch_size=-1: must be a whole number from 0",

@@ -1,9 +1,10 @@
-"""Finds methods by name; a method's module is imported when it is asked for."""
+"""Finds methods by name; imports the module of a method when a run needs it."""
 
 import importlib
 import os
 import sys
 import traceback
+from types import ModuleType
 
 from cljax.errors import UserError
 from cljax.methods.base import Finetune
@@ -33,42 +34,49 @@ METHODS = {
 
 
 def find_class(name: str) -> type[Finetune]:
-    """The class of a method.
+    """Finds the class of a method.
 
     Args:
-      name: a key of METHODS, or "package.module:Class" for a method that lives elsewhere: in what
-        is installed, or below the current directory.
+      name: a key of METHODS, or "package.module:Class" for a method outside cljax, which is
+        imported from the installed packages or from the current directory.
 
     Raises:
-      UserError: there is no such method, or it is not fit to be one.
+      UserError: there is no such class, it cannot be imported, or it is not a method.
     """
     if ":" in name:
         return _find_outside(*name.split(":", 1))
     if name not in METHODS:
         raise UserError(
-            f"config.method.name: no method {name!r}; there are {', '.join(METHODS)}, and your own "
-            "as MODULE:CLASS"
+            f"config.method.name={name}: unknown method; choose {', '.join(METHODS)}, or name your "
+            "own class as MODULE:CLASS"
         )
     module, cls = METHODS[name]
     return getattr(importlib.import_module(module), cls)
 
 
 def _find_outside(module_name: str, class_name: str) -> type[Finetune]:
-    """A class from a module outside the package."""
+    """Finds the class of a method outside cljax."""
     where = f"config.method.name={module_name}:{class_name}"
     module = _import(where, module_name)
     cls = getattr(module, class_name, None)
     if cls is None:
-        raise UserError(f"{where}: there is no class {class_name!r} in {module_name}")
+        raise UserError(
+            f"{where}: {module_name} has no class {class_name!r}; check the name after the colon"
+        )
     if not (isinstance(cls, type) and issubclass(cls, Finetune)):
-        raise UserError(f"{where}: {class_name} does not inherit cljax.methods.base.Finetune")
+        raise UserError(
+            f"{where}: {class_name} is not a method; inherit cljax.methods.base.Finetune"
+        )
     if "is_hyperparameters" not in vars(cls):
-        raise UserError(f"{where}: put @hyperparameters, of cljax.state, above class {class_name}")
+        raise UserError(
+            f"{where}: {class_name} lacks @hyperparameters; put that of cljax.state above it"
+        )
     return cls
 
 
-def _import(where, name):
-    # `python main.py` has the folder of main.py in the path, which need not be the current one.
+def _import(where: str, name: str) -> ModuleType:
+    """Imports a module; turns its errors into a `UserError` that starts with `where`."""
+    # `python main.py` puts the directory of main.py on the path, not the current directory.
     if os.getcwd() not in sys.path:
         sys.path.append(os.getcwd())
     try:
@@ -77,11 +85,12 @@ def _import(where, name):
         missing = error.name if isinstance(error, ModuleNotFoundError) else None
         if missing and f"{name}.".startswith(f"{missing}."):
             raise UserError(
-                f"{where}: there is no module {missing!r}, neither in {os.getcwd()} nor installed"
+                f"{where}: there is no module {missing!r}, neither installed nor in {os.getcwd()}; "
+                "install it, or run from the directory that has it"
             ) from error
         last = traceback.extract_tb(error.__traceback__)[-1]
-        # A syntax error says itself where it is.
+        # The text of a syntax error already names the file and the line.
         place = "" if isinstance(error, SyntaxError) else f" ({last.filename}, line {last.lineno})"
         raise UserError(
-            f"{where}: importing {name} failed with {type(error).__name__}: {error}{place}"
+            f"{where}: importing {name} raised {type(error).__name__}: {error}{place}"
         ) from error

@@ -12,11 +12,11 @@ from cljax import losses, rng
 from cljax.compute.mesh import shard_batch
 from cljax.data.preprocessing import Preprocessing
 from cljax.memory.policy import MemoryPolicy
-from cljax.models import AutoEncoder, Classifier
+from cljax.models import AutoEncoder, Classifier, Outputs
 from cljax.stages import InversionStage, Stage, TrainStage
 from cljax.state import Batch, Data, LearnerState, PyTree, Subset, Task, hyperparameters
 
-_FEATURES_BATCH = 256  # images a step where features of many are wanted
+_FEATURES_BATCH = 256  # images per pass of `Finetune.features`
 
 
 class Observed(NamedTuple):
@@ -62,11 +62,11 @@ class Parts:
 
 @hyperparameters
 class Finetune:
-    """Fine-tuning ("Base"): cross entropy over the seen classes, nothing else.
+    """Trains with the cross entropy over the seen classes, and nothing else ("Base": fine-tuning).
 
     With exemplars it is naive rehearsal. Every other method inherits this class and replaces what
-    differs. All members but `stages` and `check_tasks` are pure and run inside compiled functions,
-    so no member changes the method: values to remember go into the state.
+    differs. All members but `from_parts`, `check_tasks` and `stages` are pure and run inside
+    compiled functions. No member changes the method: values to remember go into the state.
 
     Attributes:
       classifier: backbone and head.
@@ -109,14 +109,22 @@ class Finetune:
         )
 
     def check_tasks(self, task_sizes: Sequence[int]) -> None:
-        """Checks that the method can learn tasks of these numbers of classes; runs on the host.
+        """Checks that the method can learn these tasks; runs on the host.
+
+        Args:
+          task_sizes: number of classes of each task.
 
         Raises:
-          UserError: it cannot.
+          UserError: the method cannot learn them.
         """
 
     def init(self, streams: rng.Streams, image_shape: tuple[int, int, int]) -> LearnerState:
-        """Initializes the state of a seed before the first task, without the optimizer's."""
+        """Initializes the learner state of a seed; each stage makes its own optimizer state.
+
+        Args:
+          streams: seeds of the random streams.
+          image_shape: (H, W, C) of the classifier's input.
+        """
         key = rng.key(streams.init, "classifier")
         variables = self.classifier.init(key, jnp.zeros((1, *image_shape)))
         return LearnerState(
@@ -130,7 +138,12 @@ class Finetune:
         )
 
     def stages(self, task_index: int, num_tasks: int) -> tuple[Stage, ...]:
-        """Lists the stages of a task in order; runs on the host."""
+        """Lists the stages of a task in order; runs on the host.
+
+        Args:
+          task_index: number of the task, from 0.
+          num_tasks: number of tasks of the run.
+        """
         return (self.training,)
 
     def before_task(self, state: LearnerState, task: Task, data: Data) -> LearnerState:
@@ -138,7 +151,7 @@ class Finetune:
         return state
 
     def training_set(self, state: LearnerState, task: Task, data: Data) -> Subset:
-        """Returns the images of the training stage: the task's and the replayed exemplars."""
+        """Returns the images of stage `train`: those of the task and the replayed exemplars."""
         return self.memory.training_set(state, task)
 
     def after_task(self, state: LearnerState, task: Task, data: Data) -> LearnerState:
@@ -162,7 +175,7 @@ class Finetune:
 
         Args:
           indices: int32 [N].
-          count: int32 [], number of indices that count; features of whole batches behind are zero.
+          count: int32 [], number of indices before the padding; batches of padding have features 0.
           transform: applied to uint8 images [B, H, W, C] first.
 
         Returns:
@@ -187,7 +200,11 @@ class Finetune:
     def observe(self, state: LearnerState, task: Task, batch: Batch, key: jax.Array) -> Observed:
         """Computes loss and predictions of a training batch; differentiated in `state.params`.
 
-        The key is consumed.
+        Args:
+          state: learner state before the step.
+          task: current task.
+          batch: preprocessed images of the stage.
+          key: consumed.
         """
         outputs, batch_stats = self.train_forward(state, batch.images, batch.weights)
         terms = {"class": self.class_loss(outputs.logits, task, batch)}
@@ -196,7 +213,7 @@ class Finetune:
     def class_loss(self, logits: jax.Array, task: Task, batch: Batch) -> jax.Array:
         """Computes the cross entropy [] of logits [B, K] over the seen classes.
 
-        It is weighted for class imbalance if config.exemplars.class_weighting is set.
+        Sample weights favor rare classes if config.exemplars.class_weighting is True.
         """
         weights = batch.weights
         if self.memory.class_weighting:
@@ -219,7 +236,7 @@ class Finetune:
         """Sums the terms, and predicts the labels of the batch among the seen classes.
 
         Args:
-          logits: float [B, K], those of `batch`.
+          logits: float [B, K], of `batch`.
           terms: float [] by name, the terms of the loss.
           batch_stats: running statistics after the batch.
         """
@@ -232,11 +249,13 @@ class Finetune:
 
     def train_forward(
         self, state: LearnerState, images: jax.Array, weights: jax.Array | None = None
-    ):
-        """Passes images [B, H, W, C] through the classifier in train mode.
+    ) -> tuple[Outputs, PyTree]:
+        """Passes images through the classifier in train mode.
 
         Args:
-          weights: as in `Batch`.
+          state: learner state, whose running statistics do not change.
+          images: float [B, H, W, C], standardized.
+          weights: float [B], as in `Batch`; None if all rows are images.
 
         Returns:
           The outputs, and the new running statistics.
@@ -258,7 +277,8 @@ class Finetune:
         Args:
           images: float [B, H, W, C], standardized.
           valid: bool, broadcast against [B, K]: the labels to choose from. With a leading axis
-            [M, B, K], one pass through the network gives predictions for M masks.
+            [M, B, K], one pass through the classifier gives predictions for M masks.
+          k: number of labels to predict, 1 to K.
 
         Returns:
           int32 [B, k] or [M, B, k].

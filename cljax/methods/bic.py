@@ -8,17 +8,17 @@ import jax.numpy as jnp
 from cljax import losses
 from cljax.errors import UserError
 from cljax.memory import exemplars
-from cljax.methods.base import Finetune
+from cljax.methods.base import Finetune, Observed
 from cljax.settings import Rate
 from cljax.stages import TrainStage
-from cljax.state import Batch, LearnerState, PyTree, Subset, Task, hyperparameters
+from cljax.state import Batch, Data, LearnerState, PyTree, Subset, Task, hyperparameters
 
 
 @hyperparameters
 class BiasCorrection(TrainStage):
-    """Stage `correct`: fits the two bias parameters of the current task on the held-out images.
+    """Fits the two bias parameters of the current task on the held-out images (stage `correct`).
 
-    The network is in train mode, so running statistics move although no weight does.
+    The classifier is in train mode: its running statistics move, its parameters do not.
     """
 
     observes: ClassVar[str] = "observe_corrected"
@@ -31,23 +31,23 @@ class BiasCorrection(TrainStage):
         """Trains the entries of the bias layers that belong to the current task."""
         frozen = jax.tree.map(lambda _: False, params)
         bias = params["bias_layers"]
-        newest = jax.tree.map(lambda p: jnp.arange(p.shape[0]) == task.index, bias)
-        return frozen | {"bias_layers": newest}
+        current = jax.tree.map(lambda p: jnp.arange(p.shape[0]) == task.index, bias)
+        return frozen | {"bias_layers": current}
 
 
 @hyperparameters
 class BiC(Finetune):
     """Distills corrected logits, then fits a bias layer for the logits of the new classes.
 
-    A bias layer maps the logits l of the classes of one task to alpha l + beta; that of the first
-    task does nothing. Layer j is entry j of `params["bias_layers"]`, {"alpha": [K], "beta": [K]},
-    since there are at most K tasks. `state.extras` int32 [K] is the layer of each class.
+    A bias layer maps the logits l of the classes of one task to alpha l + beta; the layer of the
+    first task does nothing. Layer j is entry j of `params["bias_layers"]`, {"alpha": [K],
+    "beta": [K]}: there are at most K tasks. `state.extras` int32 [K] has the layer of each label.
 
     Attributes:
       correction_stage: stage `correct`.
       temperature: softmax temperature of the distillation, above 0.
-      correct_at_test: whether predictions use the bias layers; those of the ABD reference code do
-        not.
+      correct_at_test: whether predictions use the bias layers; the ABD reference code predicts
+        without them.
     """
 
     supports_partial_batches: ClassVar[bool] = False
@@ -72,7 +72,7 @@ class BiC(Finetune):
         return method
 
     def init(self, streams, image_shape):
-        """Adds bias layers that change nothing, and a teacher, unused in the first task."""
+        """Adds bias layers that change nothing, and a teacher that the first task does not use."""
         state = super().init(streams, image_shape)
         num_layers = self.classifier.num_classes
         bias = {"alpha": jnp.ones(num_layers), "beta": jnp.zeros(num_layers)}
@@ -81,7 +81,7 @@ class BiC(Finetune):
         return state.replace(params=params, extras=layers).with_teacher()
 
     def before_task(self, state, task, data):
-        """Records the bias layer of each class."""
+        """Records the bias layer of each label."""
         classes = jnp.arange(self.classifier.num_classes)
         layers = jnp.searchsorted(task.boundaries[1:-1], classes, side="right")
         return state.replace(extras=layers.astype(jnp.int32))
@@ -95,25 +95,32 @@ class BiC(Finetune):
         return super().after_task(state, task, data).with_teacher()
 
     def training_set(self, state, task, data):
-        """Returns all images but the held-out ones."""
+        """Returns all images except the held-out ones of later tasks."""
         if task.is_first:
             return task.images
         return self.hold_out(state, task, data)[1]
 
-    def hold_out(self, state: LearnerState, task: Task, data) -> tuple[Subset, Subset]:
+    def hold_out(self, state: LearnerState, task: Task, data: Data) -> tuple[Subset, Subset]:
         """Splits the training images of a later task into held-out images and the rest.
 
-        BiC fits its bias layers on images that the network was not trained on. Held out are the
-        first n images of each seen class, n = (number of exemplars) // (10 * number of old
-        classes).
+        BiC fits its bias layers on images that the classifier was not trained on.
+
+        Args:
+          state: learner state with the exemplars of previous tasks.
+          task: current task, not the first.
+          data: dataset on the device.
+
+        Returns:
+          The held-out images and the rest. Held out are the first n images of each seen class,
+          n = (number of exemplars) // (10 * number of old classes).
         """
         images = self.memory.training_set(state, task)
-        assert state.exemplars is not None, "`from_parts` has seen to it"
+        assert state.exemplars is not None  # `from_parts` refuses a method without exemplars
         num_held = exemplars.holdout_size(state.exemplars.counts.sum(), task.old)
         return exemplars.split_first(images, task.labels(data, images), num_held)
 
     def get_parameters(self, params, task):
-        """Trains the whole network and no bias layer."""
+        """Trains the classifier and no bias layer."""
         return jax.tree.map(lambda _: True, params) | {
             "bias_layers": {"alpha": False, "beta": False}
         }
@@ -135,7 +142,9 @@ class BiC(Finetune):
         }
         return self.observed(task, batch, logits, terms, batch_stats)
 
-    def observe_corrected(self, state: LearnerState, task: Task, batch: Batch, key: jax.Array):
+    def observe_corrected(
+        self, state: LearnerState, task: Task, batch: Batch, key: jax.Array
+    ) -> Observed:
         """Computes the cross entropy of corrected logits, the loss of stage `correct`."""
         outputs, batch_stats = self.train_forward(state, batch.images)
         logits = self.correct(state, outputs.logits, state.params)
@@ -143,7 +152,7 @@ class BiC(Finetune):
         return self.observed(task, batch, logits, terms, batch_stats)
 
     def forward(self, state, images):
-        """Computes the network's logits, corrected if `correct_at_test`."""
+        """Computes the logits; corrects them if `correct_at_test`."""
         logits = super().forward(state, images)
         return self.correct(state, logits, state.params) if self.correct_at_test else logits
 

@@ -1,4 +1,4 @@
-"""DeepInversion as the ABD paper compares it (after Yin et al., CVPR 2020), and LwF with dreams."""
+"""DeepInversion (Yin et al., CVPR 2020) as the ABD paper compares it, and LwF on dreamed images."""
 
 from cljax import losses
 from cljax.methods.dreaming import Dreaming
@@ -8,7 +8,7 @@ from cljax.state import hyperparameters
 
 @hyperparameters
 class DeepInversion(Dreaming):
-    """Cross entropy on real images, distillation on real and on dreamed images.
+    """Trains with cross entropy on real images, and distills real and dreamed images.
 
     Attributes:
       mu: weight of both distillation losses, at least 0.
@@ -19,7 +19,10 @@ class DeepInversion(Dreaming):
     temperature: Rate = 2.0
 
     def observe(self, state, task, batch, key):
-        """Distills dreamed images over all seen classes; the teacher gives new classes 0."""
+        """Distills real images over old and dreamed images over seen classes.
+
+        For dreamed images, the targets of the new classes are 0.
+        """
         if task.is_first:
             return super().observe(state, task, batch, key)
         real = slice(None, batch.labels.shape[0])
@@ -41,7 +44,7 @@ class DeepInversion(Dreaming):
 
 @hyperparameters
 class DeepInversionLwF(Dreaming):
-    """LwF that distills on real and dreamed images.
+    """Trains as LwF, and also distills dreamed images.
 
     Attributes:
       mu: weight of the distillation loss, at least 0.

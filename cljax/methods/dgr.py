@@ -1,4 +1,4 @@
-"""Deep generative replay (Shin et al., NeurIPS 2017), as the ABD paper compares it."""
+"""Deep Generative Replay (Shin et al., NeurIPS 2017), as the ABD paper compares it."""
 
 import math
 from typing import ClassVar, NamedTuple
@@ -14,12 +14,12 @@ from cljax.state import LearnerState, Task, hyperparameters
 
 
 class Replay(NamedTuple):
-    """Images decoded by the previous VAE, with labels and logits of the teacher.
+    """Holds images decoded by the VAE of the previous task, with the teacher's labels and logits.
 
     Attributes:
       images: float [B, H, W, C] in 0..1.
       labels: int32 [B], labels of old classes.
-      logits: float [B, K].
+      logits: float [B, K], of the teacher.
     """
 
     images: jax.Array
@@ -29,16 +29,16 @@ class Replay(NamedTuple):
 
 @hyperparameters
 class DeepGenerativeReplay(Finetune):
-    """Trains a classifier and a variational auto-encoder (VAE) together: one scholar.
+    """Trains a classifier and a variational auto-encoder (VAE) together: the paper's scholar.
 
-    In later tasks every batch is doubled by images that the previous VAE decodes from noise and the
-    previous classifier labels. One optimizer trains both networks on them, since the losses of
-    neither reach the parameters of the other. The VAE's parameters are `params["autoencoder"]`;
-    the previous scholar is the teacher of the state.
+    The teacher is a frozen copy of both. In later tasks its VAE decodes as many images from noise
+    as a batch has, and its classifier labels them. One optimizer trains both networks on real and
+    replayed images, since the losses of neither reach the parameters of the other. The parameters
+    of the VAE are `params["autoencoder"]`.
 
-    Follows the ABD reference code: SGD trains the VAE at the classifier's learning rate; its
-    reconstruction loss is weighted by shares of classes; its divergence is not weighted but divided
-    by the number of values of an image; replayed images have hard labels and are also distilled.
+    Follows the ABD reference code: SGD trains the VAE at the learning rate of the classifier. Its
+    reconstruction loss is weighted by shares of classes. Its divergence is not weighted but divided
+    by the number of values of an image. Replayed images have hard labels and are also distilled.
     Pixels are in 0..1, not standardized.
 
     Attributes:
@@ -60,7 +60,7 @@ class DeepGenerativeReplay(Finetune):
         return super().from_parts(parts, autoencoder=parts.autoencoder(), **fields)
 
     def init(self, streams, image_shape):
-        """Adds the VAE, and a previous scholar, which the first task does not use."""
+        """Adds the VAE, and a teacher, which the first task does not use."""
         state = super().init(streams, image_shape)
         key = rng.key(streams.generator, "autoencoder")
         images = jnp.zeros((1, *image_shape))
@@ -70,7 +70,7 @@ class DeepGenerativeReplay(Finetune):
         return state.replace(params=params).with_teacher()
 
     def after_task(self, state, task, data):
-        """Copies the scholar as the previous one."""
+        """Copies the classifier and the VAE as the teacher of the next task."""
         return super().after_task(state, task, data).with_teacher()
 
     def observe(self, state, task, batch, key):
@@ -96,7 +96,7 @@ class DeepGenerativeReplay(Finetune):
         return self.observed(task, batch, outputs.logits[:num_real], terms, batch_stats)
 
     def replay(self, state: LearnerState, task: Task, key: jax.Array, count: int) -> Replay:
-        """Decodes `count` images of old classes with the previous scholar; consumes the key."""
+        """Decodes and labels `count` images of old classes with the teacher; consumes the key."""
         decoder = {"params": state.teacher["params"]["autoencoder"]}
         latents = self.replay_latents(key, count)
         images = self.autoencoder.apply(decoder, latents, method="decode")
@@ -116,7 +116,7 @@ class DeepGenerativeReplay(Finetune):
         variables = {"params": state.params["autoencoder"]}
         noise = self.noise(key, images.shape[0])
         reconstruction = self.autoencoder.apply(variables, images, noise)
-        # The reconstruction is a mean over H W C, so this is divided by H W C (3072 for CIFAR).
+        # The reconstruction loss is a mean over H W C values, 3072 for CIFAR, so this must be too.
         num_values = math.prod(images.shape[1:])
         divergence = losses.latent_divergence(reconstruction.mean, reconstruction.log_variance)
         return {

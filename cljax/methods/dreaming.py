@@ -1,4 +1,4 @@
-"""Base of methods that replay dreamed images of old classes (ABD paper, section 4)."""
+"""Defines the base of methods that replay dreamed images of old classes (ABD, section 4)."""
 
 from typing import ClassVar, NamedTuple
 
@@ -29,7 +29,7 @@ class Replay(NamedTuple):
 
 @hyperparameters
 class Dreaming(Finetune):
-    """Fine-tuning with a teacher, and a generator trained against it after each task.
+    """Trains a generator of dreamed images against the teacher, after each task but the last.
 
     Attributes:
       inversion_stage: stage `invert`, which trains the generator.
@@ -46,7 +46,7 @@ class Dreaming(Finetune):
         return super().from_parts(parts, inversion_stage=parts.inversion_stage(), **fields)
 
     def init(self, streams, image_shape):
-        """Adds a teacher, unused in the first task, and a generator that is never reset."""
+        """Adds a teacher that the first task does not use, and a generator; it is never reset."""
         state = super().init(streams, image_shape).with_teacher()
         key = rng.key(streams.generator, "generator")
         return state.replace(
@@ -54,13 +54,13 @@ class Dreaming(Finetune):
         )
 
     def stages(self, task_index, num_tasks):
-        """Adds stage `invert`, except in the last task, whose generator nothing would use."""
+        """Adds stage `invert`, except in the last task, after which nothing is replayed."""
         if task_index == num_tasks - 1:
             return (self.training,)
         return (self.training, self.inversion_stage)
 
     def dream(self, state: LearnerState, key: jax.Array, count: int) -> jax.Array:
-        """Dreams `count` images [count, H, W, C] of old classes; consumes the key."""
+        """Dreams images of old classes, float [count, H, W, C]; consumes the key."""
         assert state.generator is not None
         return inversion_lib.sample(self.inversion_stage.inversion, state.generator, key, count)
 

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from cljax import losses
 from cljax.errors import UserError
 from cljax.memory import exemplars
+from cljax.methods.base import Observed
 from cljax.methods.lwf import LearningWithoutForgetting
 from cljax.stages import TrainStage
 from cljax.state import Batch, LearnerState, Task, hyperparameters
@@ -15,9 +16,9 @@ from cljax.state import Batch, LearnerState, Task, hyperparameters
 
 @hyperparameters
 class BalancedFinetuning(TrainStage):
-    """Stage `balance`: trains the head alone on the exemplars, those of new classes included.
+    """Trains only the head, on exemplars of all seen classes (stage `balance`).
 
-    The network is in train mode, so running statistics move although only the head is trained.
+    The classifier is in train mode: the running statistics of the backbone move too.
     """
 
     observes: ClassVar[str] = "observe_balanced"
@@ -45,9 +46,9 @@ class EndToEnd(LearningWithoutForgetting):
 
     Attributes:
       balancing_stage: stage `balance`.
-      new_class_teacher: targets of the new classes in stage `balance`. "previous", as in the ABD
-        reference code: the teacher's logits of its first classes, as many as there are new ones.
-        "current": the classifier's own logits of the new classes before the stage.
+      new_class_teacher: targets of the n new classes in stage `balance`. "previous", as in the ABD
+        reference code: the teacher's logits of the first n classes. "current": the classifier's own
+        logits of the new classes before the stage.
     """
 
     balancing_stage: TrainStage | None = None
@@ -66,7 +67,7 @@ class EndToEnd(LearningWithoutForgetting):
         return method
 
     def check_tasks(self, task_sizes):
-        """Checks that no task has more new than old classes, which the reference code needs."""
+        """Checks that no later task has more new than old classes, for "previous" targets."""
         for index in range(1, len(task_sizes)):
             old, new = sum(task_sizes[:index]), task_sizes[index]
             if self.new_class_teacher == "previous" and new > old:
@@ -77,7 +78,7 @@ class EndToEnd(LearningWithoutForgetting):
                 )
 
     def init(self, streams, image_shape):
-        """Adds the second teacher if `new_class_teacher` is "current"."""
+        """Adds the teacher of the new classes if `new_class_teacher` is "current"."""
         state = super().init(streams, image_shape)
         if self.new_class_teacher == "current":
             state = state.replace(extras=jax.tree.map(jnp.copy, state.variables))
@@ -93,7 +94,10 @@ class EndToEnd(LearningWithoutForgetting):
         return state.with_teacher()
 
     def observe(self, state, task, batch, key):
-        """Computes cross entropy and distillation, with weight |P_i| / o for previous task P_i."""
+        """Computes cross entropy and distillation.
+
+        Previous task P_i has the loss weight |P_i| / o, o being the number of old classes.
+        """
         outputs, batch_stats = self.train_forward(state, batch.images)
         terms = {"class": self.class_loss(outputs.logits, task, batch)}
         if not task.is_first:
@@ -102,8 +106,14 @@ class EndToEnd(LearningWithoutForgetting):
             terms["distillation"] = self.mu * parts.sum() / task.old
         return self.observed(task, batch, outputs.logits, terms, batch_stats)
 
-    def observe_balanced(self, state: LearnerState, task: Task, batch: Batch, key: jax.Array):
-        """Computes the loss of stage `balance`: weights |P_i| / s, and n / s for new classes."""
+    def observe_balanced(
+        self, state: LearnerState, task: Task, batch: Batch, key: jax.Array
+    ) -> Observed:
+        """Computes the loss of stage `balance`.
+
+        Of s seen classes, n are new. Distillation has the loss weight |P_i| / s for previous task
+        P_i, and n / s for the new classes.
+        """
         outputs, batch_stats = self.train_forward(state, batch.images)
         logits = outputs.logits
         teacher = self.teacher_outputs(state, batch).logits
@@ -126,14 +136,19 @@ class EndToEnd(LearningWithoutForgetting):
     ) -> jax.Array:
         """Computes the distillation loss within each previous task, times its number of classes.
 
-        Maps logits and teacher_logits float [B, K] -> float [T], 0 for other tasks.
+        Args:
+          logits, teacher_logits: float [B, K].
+          task: current task.
+
+        Returns:
+          float [T]; 0 for the current task and later ones.
         """
         starts, stops = task.boundaries[:-1], task.boundaries[1:]
 
-        def distil(start, stop):
+        def distill(start, stop):
             valid = self.classes(start, stop)
             return losses.distillation(
                 logits, teacher_logits, valid, temperature=self.temperature
             ) * (stop - start)
 
-        return jnp.where(stops <= task.old, jax.vmap(distil)(starts, stops), 0.0)
+        return jnp.where(stops <= task.old, jax.vmap(distill)(starts, stops), 0.0)

@@ -16,12 +16,12 @@ from cljax.state import Batch, LearnerState, PyTree, Task, hyperparameters
 
 
 class PastTasks(struct.PyTreeNode):
-    """Holds what previous tasks leave for the penalty; each a tree like the parameters.
+    """Holds the quadratic penalty of previous tasks; each attribute is a tree like the parameters.
 
     Attributes:
-      fisher: F >= 0, importance of each parameter to previous tasks.
-      anchor: parameters where the penalty is zero.
-      task_fisher: importance to the current task, as far as gathered.
+      fisher: F >= 0, importance of each parameter to previous tasks (Fisher information).
+      anchor: values of the parameters where the penalty is 0.
+      task_fisher: importance to the current task, summed so far in stage `importance`.
     """
 
     fisher: PyTree
@@ -30,15 +30,15 @@ class PastTasks(struct.PyTreeNode):
 
     @classmethod
     def of(cls, fisher: PyTree, anchor: PyTree) -> "PastTasks":
-        """Returns the start of the next task, for which nothing is gathered yet."""
+        """Returns the penalty at the start of a task, with a `task_fisher` of 0."""
         return cls(fisher, anchor, jax.tree.map(jnp.zeros_like, fisher))
 
 
 @hyperparameters
 class FisherStage(TrainStage):
-    """Stage `importance`: gathers the diagonal of the Fisher information in one epoch.
+    """Computes the diagonal of the Fisher information in one epoch (stage `importance`).
 
-    It is a stage so that it is resumed and shown like any other; no parameter moves.
+    As a stage it resumes and shows its progress like any other. It changes no parameter.
     """
 
     first_task_differs: ClassVar[bool] = False
@@ -48,7 +48,7 @@ class FisherStage(TrainStage):
         return inputs.method.preprocessing.test(images)
 
     def update(self, inputs, state, drawn):
-        """Adds the squared gradients of a batch; every image counts once."""
+        """Adds the squared gradients of a batch, weighted by its fraction of the images."""
         batch, _ = drawn
         loss, squares, batch_stats = inputs.method.information(state, inputs.task, batch)
         share = (batch.weights > 0).sum() / self.num_images(inputs.task)
@@ -62,22 +62,23 @@ class FisherStage(TrainStage):
         return task.images.count
 
     def log_scalars(self, epoch):
-        """Returns nothing: there is no learning rate."""
+        """Returns no scalars: the stage has no learning rate."""
         return {}
 
 
 @hyperparameters
 class EWC(TaskwiseLoss, Finetune):
-    """Cross entropy over the new classes, and a quadratic penalty on what mattered to old ones.
+    """Penalizes changes of parameters that matter to previous tasks.
 
-    The penalty is `lamda/2 sum_p F_p (theta_p - anchor_p)^2`. F is the mean over images of squared
-    gradients of the log likelihood that the task was trained on (labels are the images' own),
-    without augmentation, in eval mode. The penalties of all tasks are added.
+    The loss adds `lamda/2 sum_p F_p (theta_p - anchor_p)^2` (equation 3) to the cross entropy over
+    the new classes. F is the mean over images of squared gradients of the log likelihood of the
+    images' own labels among the new classes, without augmentation, in eval mode. The penalties of
+    all previous tasks are added.
 
     `state.extras` is a `PastTasks`.
 
     Attributes:
-      fisher_stage: stage `importance`, which gathers F.
+      fisher_stage: stage `importance`, which computes F.
       lamda: weight of the penalty, at least 0. SGD is stable while lamda times the largest F times
         the learning rate is below 2 (1 + momentum).
     """
@@ -95,13 +96,13 @@ class EWC(TaskwiseLoss, Finetune):
         return super().from_parts(parts, fisher_stage=fisher_stage, **fields)
 
     def init(self, streams, image_shape):
-        """Adds an importance of zero."""
+        """Adds a penalty of 0."""
         state = super().init(streams, image_shape)
         zeros = [jax.tree.map(jnp.zeros_like, state.params) for _ in range(3)]
         return state.replace(extras=PastTasks(*zeros))
 
     def stages(self, task_index, num_tasks):
-        """Adds stage `importance`, except in the last task, whose F nothing would use."""
+        """Adds stage `importance`, except in the last task, after which F is not used."""
         is_last = task_index == num_tasks - 1
         return (self.training,) if is_last else (self.training, self.fisher_stage)
 
@@ -119,13 +120,23 @@ class EWC(TaskwiseLoss, Finetune):
         return super().after_task(state.replace(extras=extras), task, data)
 
     def merge(self, past: PastTasks, params: PyTree, task: Task) -> PastTasks:
-        """Adds the penalty of the current task."""
+        """Adds the penalty of the current task, whose trained parameters are `params`."""
         return add_penalties(past, params)
 
     def information(
         self, state: LearnerState, task: Task, batch: Batch
     ) -> tuple[jax.Array, PyTree, PyTree]:
-        """Returns the mean loss [] of a batch, its squared gradients and new running statistics."""
+        """Computes the squared gradients of a batch.
+
+        Args:
+          state: learner state after training.
+          task: current task.
+          batch: images without augmentation, with sample weights.
+
+        Returns:
+          The mean loss float [], the mean of the images' squared gradients (a tree like the
+          parameters), and the running statistics.
+        """
         new = self.classes(task.old, task.seen)
 
         def loss(params, image, label):
@@ -133,10 +144,10 @@ class EWC(TaskwiseLoss, Finetune):
             logits = self.classifier.apply(variables, image[None]).logits
             return losses.cross_entropy(logits, label[None], new)
 
-        # One gradient per image: B times the size of the network.
+        # One gradient per image needs B times the memory of the parameters.
         of_images = jax.vmap(jax.value_and_grad(loss), (None, 0, 0))
         values, grads = of_images(state.params, batch.images, batch.labels)
-        assert batch.weights is not None, "the stage never drops a batch"
+        assert batch.weights is not None  # the stage has drop_last=False
         shares = batch.weights / batch.weights.shape[0]
         squares = jax.tree.map(lambda g: jnp.tensordot(shares, jnp.square(g), 1), grads)
         return shares @ values, squares, state.batch_stats
@@ -155,12 +166,12 @@ def add_penalties(past: PastTasks, params: PyTree) -> PastTasks:
 
     A sum of parabolas is a parabola around the mean of their anchors, weighted by importance.
     """
-    importance = jax.tree.map(jnp.add, past.fisher, past.task_fisher)
+    fisher = jax.tree.map(jnp.add, past.fisher, past.task_fisher)
 
     def move(total, current, anchor, p):
-        # Where F is 0, any anchor will do.
+        # Where F is 0, the anchor has no effect; 1 avoids a division by 0.
         share = current / jnp.where(total > 0, total, 1)
         return anchor + share * (p - anchor)
 
-    anchor = jax.tree.map(move, importance, past.task_fisher, past.anchor, params)
-    return PastTasks.of(importance, anchor)
+    anchor = jax.tree.map(move, fisher, past.task_fisher, past.anchor, params)
+    return PastTasks.of(fisher, anchor)

@@ -12,14 +12,14 @@ from cljax.state import hyperparameters
 
 @hyperparameters
 class MultiClassLwF(LearningWithoutForgetting):
-    """LwF.MC (Rebuffi et al., CVPR 2017): a sigmoid per class, the teacher's for old ones.
+    """Trains one sigmoid per class; the targets of old classes are the teacher's (LwF.MC).
 
     The loss is one sum of binary cross entropies without weight or temperature, so `mu` and
     `temperature` have no effect.
     """
 
     def observe(self, state, task, batch, key):
-        """Computes the loss; targets are one-hot, but the teacher's sigmoids for old classes."""
+        """Computes the binary cross entropies; targets of other than old classes are one-hot."""
         outputs, batch_stats = self.train_forward(state, batch.images)
         targets = jax.nn.one_hot(batch.labels, self.classifier.num_classes)
         if not task.is_first:
@@ -34,15 +34,15 @@ class MultiClassLwF(LearningWithoutForgetting):
 
 @hyperparameters
 class ICaRL(MultiClassLwF):
-    """LwF.MC on new images and exemplars; classifies by the nearest mean of exemplars.
+    """Trains as LwF.MC on new images and exemplars; predicts by the nearest mean of exemplars.
 
-    `state.extras` float [D, K] are the class means, computed after each task. `forward` still gives
-    the network's own logits.
+    `state.extras` float [D, K] has the class means, computed after each task. `forward` computes
+    the logits of the head.
     """
 
     @classmethod
     def from_parts(cls, parts, **fields):
-        """Checks that there are exemplars."""
+        """Checks that there are exemplars with equal numbers per class."""
         method = super().from_parts(parts, **fields)
         if not (method.memory.size and method.memory.is_balanced):
             raise UserError(

@@ -1,6 +1,6 @@
-"""Variants that exist to match the arithmetic of LibContinual (RL-VIG); not the papers' methods.
+"""Defines variants that compute as LibContinual (RL-VIG) does, not as the papers do.
 
-Their numbers are proven against LibContinual's own. docs/libcontinual_keys.md has its settings.
+Tests compare their numbers with LibContinual's. docs/libcontinual_keys.md translates its settings.
 """
 
 from typing import ClassVar
@@ -20,10 +20,10 @@ from cljax.state import PyTree, Task, hyperparameters
 
 
 class TrainModeTeacher(TeacherMixin):
-    """Mixin for a teacher whose batch norm uses the statistics of the batch."""
+    """Mixin for methods with a teacher whose batch norm uses the statistics of the batch."""
 
     def teacher_outputs(self, state, batch):
-        """Returns the teacher's outputs in train mode; its running statistics are never read."""
+        """Computes the teacher's outputs in train mode; its running statistics are never used."""
         return self.classifier.apply(
             state.teacher, batch.images, True, batch.weights, mutable=["batch_stats"]
         )[0]
@@ -31,14 +31,14 @@ class TrainModeTeacher(TeacherMixin):
 
 @hyperparameters
 class LibContinualLUCIR(TrainModeTeacher, LUCIR):
-    """LUCIR with the teacher in train mode."""
+    """Trains as LUCIR, with the teacher in train mode."""
 
 
 @hyperparameters
 class LibContinualLwF(TrainModeTeacher, TaskwiseLoss, LearningWithoutForgetting):
-    """LwF with the paper's cross entropy over the new classes, and the teacher in train mode.
+    """Trains as LwF, with the cross entropy over the new classes and the teacher in train mode.
 
-    LibContinual has mu=3.
+    LibContinual sets mu=3.
     """
 
     supports_partial_batches: ClassVar[bool] = True
@@ -46,54 +46,55 @@ class LibContinualLwF(TrainModeTeacher, TaskwiseLoss, LearningWithoutForgetting)
 
 @hyperparameters
 class LibContinualICaRL(TrainModeTeacher, ICaRL):
-    """iCaRL with LwF's cross entropy and distillation, for which `mu` and `temperature` count."""
+    """Trains iCaRL with the losses of LwF, which use `mu` and `temperature`."""
 
     def observe(self, state, task, batch, key):
-        """Softmax losses in the place of sigmoid ones."""
+        """Computes softmax losses instead of sigmoid losses."""
         return LearningWithoutForgetting.observe(self, state, task, batch, key)
 
 
 @hyperparameters
 class LibContinualWA(TrainModeTeacher, WeightAligning):
-    """WA whose optimizer is never given the head, with the teacher in train mode."""
+    """Trains as WA, but never trains the head; the teacher is in train mode."""
 
     def get_parameters(self, params, task):
-        """Trains everything but the head."""
+        """Trains all parameters but those of the head."""
         trained = super().get_parameters(params, task)
         return trained | {"head": jax.tree.map(lambda _: False, params["head"])}
 
 
 @hyperparameters
 class BatchFisherStage(FisherStage):
-    """Gathers squares of the mean gradients of augmented batches, in train mode."""
+    """Computes squares of the mean gradients of augmented batches, in train mode."""
 
     preprocess = TrainStage.preprocess  # augments a batch as in training
 
     def num_images(self, task):
-        """Counts as if the last batch were complete."""
+        """Counts the images as if the last batch were complete, int32 []."""
         return self.batch_size * -(-task.images.count // self.batch_size)
 
 
 @hyperparameters
 class LibContinualEWC(EWC):
-    """EWC with squares of the mean gradients of batches, over all seen classes.
+    """Trains as EWC, with squared mean gradients of batches, over all seen classes.
 
-    The importance is averaged over tasks, and the only anchor is the last one. LibContinual's
-    importance is far smaller than the paper's, and its lamda 1000.
+    The importance is averaged over tasks, and the anchor is the parameters after
+    the previous task. LibContinual's
+    importance is far smaller than the paper's, and its lamda is 1000.
     """
 
     fisher_stage_class: ClassVar[type[FisherStage]] = BatchFisherStage
 
     def stages(self, task_index, num_tasks):
-        """The pass moves running statistics, so it belongs to every task, the last one too."""
+        """Adds stage `importance` in all tasks, because it also moves running statistics."""
         return (self.training, self.fisher_stage)
 
     def merge(self, past, params, task):
-        """Averages the importance over tasks."""
+        """Averages the importance over tasks, see `average`."""
         return average(past, params, task)
 
     def information(self, state, task, batch):
-        """Squares the gradient of the batch's mean loss."""
+        """Computes the square of the gradient of the batch's mean loss."""
 
         def loss(params):
             outputs, batch_stats = self.train_forward(
@@ -108,10 +109,16 @@ class LibContinualEWC(EWC):
 
 
 def average(past: PastTasks, params: PyTree, task: Task) -> PastTasks:
-    """Averages importance, in which the share of the new classes is that of the current task.
+    """Averages the importance to previous tasks and to the current task.
 
-    The share of the first task is a later task's. The head's new columns have no past to be
-    averaged with, but those of the first task count as old.
+    The current task has the weight (classes of the last task) / (seen classes), also if it is the
+    first. New head columns have no previous importance and take that of the current task; the
+    columns of the first task count as old.
+
+    Args:
+      past: penalty of previous tasks, with the importance to the current task.
+      params: trained parameters, the new anchor.
+      task: current task.
     """
     share = (task.boundaries[-1] - task.boundaries[-2]) / task.seen
     num_classes = params["head"]["bias"].shape[0]
@@ -121,5 +128,5 @@ def average(past: PastTasks, params: PyTree, task: Task) -> PastTasks:
         mixed = (1 - share) * before + share * current
         return jnp.where(is_new, current, mixed) if path[0].key == "head" else mixed
 
-    importance = jax.tree_util.tree_map_with_path(mix, past.fisher, past.task_fisher)
-    return PastTasks.of(importance, jax.tree.map(jnp.copy, params))
+    fisher = jax.tree_util.tree_map_with_path(mix, past.fisher, past.task_fisher)
+    return PastTasks.of(fisher, jax.tree.map(jnp.copy, params))

@@ -1,6 +1,7 @@
 """LUCIR: Learning a Unified Classifier Incrementally via Rebalancing (Hou et al., CVPR 2019)."""
 
 import dataclasses
+from collections.abc import Callable
 from typing import Annotated, ClassVar, Literal
 
 import jax
@@ -10,17 +11,19 @@ from annotated_types import Ge, Le
 from cljax import losses
 from cljax.errors import UserError
 from cljax.memory import exemplars
-from cljax.methods.base import Finetune
+from cljax.methods.base import Finetune, Observed
 from cljax.methods.teacher import TeacherMixin
-from cljax.models import CosineHead, imprint
+from cljax.models import CosineHead, Outputs, imprint
 from cljax.settings import Positive, Weight
 from cljax.stages import TrainStage
-from cljax.state import hyperparameters
+from cljax.state import Batch, LearnerState, PyTree, Task, hyperparameters
+
+Forward = Callable[[LearnerState, jax.Array, jax.Array | None], tuple[Outputs, PyTree]]
 
 
 @hyperparameters
 class ClassBalancedFinetuning(TrainStage):
-    """Stage `balance` of the ImageNet variant: trains the head's kernel on the exemplars alone."""
+    """Trains only the head's kernel, on exemplars (stage `balance` of the ImageNet variant)."""
 
     observes: ClassVar[str] = "observe_in_eval_mode"
 
@@ -40,7 +43,7 @@ class ClassBalancedFinetuning(TrainStage):
 
 @hyperparameters
 class LUCIR(TeacherMixin, Finetune):
-    """Cosine logits, less-forget distillation, margin ranking, imprinted and frozen weights.
+    """Trains cosine logits with less-forget distillation, margin ranking and imprinted columns.
 
     Follows the LUCIR reference code.
 
@@ -53,10 +56,10 @@ class LUCIR(TeacherMixin, Finetune):
       num_hard_negatives: number of classes with the largest cosines that an image of an old class
         is ranked against (`K`).
       ranking_weight: weight of the margin ranking (`lw_mr`); 0: none.
-      distillation: "features" (less-forget), the authors' ablations "scores" and "logits"
-        (softened, temperature 2, weight 1), or "none".
-      hard_negatives: whether they are among the "new" or "all" seen classes, as in a variant of the
-        code.
+      distillation: "features" (less-forget), "none", or an ablation of the reference code:
+        "scores", or "logits" (softmax temperature 2, loss weight 1).
+      hard_negatives: classes that hard negatives are selected from: "new" classes, or "all" seen
+        classes as in a variant of the reference code.
       imprint_weights: whether new head columns are imprinted from features; if not, they stay
         random.
       balanced_finetuning: whether a later task ends with stage `balance`.
@@ -85,7 +88,9 @@ class LUCIR(TeacherMixin, Finetune):
         )
         method = super().from_parts(parts, finetuning_stage=stage, **fields)
         if not isinstance(method.classifier.head, CosineHead):
-            raise UserError("config.model.head=linear: method 'lucir' needs the cosine head")
+            raise UserError(
+                "config.model.head=linear: method 'lucir' needs the cosine head; set it to cosine"
+            )
         if method.balanced_finetuning and not method.memory.size:
             raise UserError(
                 "config.method.balanced_finetuning=True: needs exemplars; set "
@@ -100,7 +105,7 @@ class LUCIR(TeacherMixin, Finetune):
         if self.ranking_weight and self.hard_negatives == "new" and fewest < wanted:
             raise UserError(
                 f"config.method.num_hard_negatives={wanted}: a later task has only {fewest} new "
-                "classes; use at most as many, or config.method.hard_negatives=all"
+                f"classes; use at most {fewest}, or config.method.hard_negatives=all"
             )
 
     def stages(self, task_index, num_tasks):
@@ -130,7 +135,10 @@ class LUCIR(TeacherMixin, Finetune):
         return self.choose_exemplars(state, task, data)
 
     def get_parameters(self, params, task):
-        """Trains all but the head columns of old classes and of future classes."""
+        """Trains all but the head columns of old and future classes.
+
+        The ablations "scores" and "logits" also train the columns of old classes.
+        """
         first = 0 if self.distillation in ("scores", "logits") else task.old
         trained = jax.tree.map(lambda _: True, params)
         return trained | {"head": trained["head"] | {"kernel": self.classes(first, task.seen)}}
@@ -139,17 +147,21 @@ class LUCIR(TeacherMixin, Finetune):
         """Computes the cross entropy and, in later tasks, distillation and margin ranking."""
         return self.observe_with(self.train_forward, state, task, batch)
 
-    def observe_in_eval_mode(self, state, task, batch, key):
+    def observe_in_eval_mode(
+        self, state: LearnerState, task: Task, batch: Batch, key: jax.Array
+    ) -> Observed:
         """Computes the same losses with batch norm in eval mode, for stage `balance`."""
         return self.observe_with(self.eval_forward, state, task, batch)
 
-    def observe_with(self, forward, state, task, batch):
+    def observe_with(
+        self, forward: Forward, state: LearnerState, task: Task, batch: Batch
+    ) -> Observed:
         """Computes the losses of the outputs of `forward`, which is called as `train_forward`."""
         outputs, batch_stats = forward(state, batch.images, batch.weights)
         terms = {"class": self.class_loss(outputs.logits, task, batch)}
         if not task.is_first:
             if self.distillation != "none":
-                terms["distillation"] = self._distil(state, task, batch, outputs)
+                terms["distillation"] = self._distill(state, task, batch, outputs)
             negatives = self.classes(task.old if self.hard_negatives == "new" else 0, task.seen)
             count, margin = self.num_hard_negatives, self.margin
             terms["ranking"] = self.ranking_weight * losses.margin_ranking(
@@ -157,11 +169,17 @@ class LUCIR(TeacherMixin, Finetune):
             )
         return self.observed(task, batch, outputs.logits, terms, batch_stats)
 
-    def eval_forward(self, state, images, weights):
-        """Returns outputs in eval mode, and the running statistics as they are."""
+    def eval_forward(
+        self, state: LearnerState, images: jax.Array, weights: jax.Array | None
+    ) -> tuple[Outputs, PyTree]:
+        """Passes images through the classifier in eval mode; arguments as in `train_forward`.
+
+        Returns:
+          The outputs, and the unchanged running statistics.
+        """
         return self.classifier.apply(state.variables, images), state.batch_stats
 
-    def _distil(self, state, task, batch, outputs):
+    def _distill(self, state, task, batch, outputs):
         teacher, weights = self.teacher_outputs(state, batch), batch.weights
         old_classes = self.classes(0, task.old)
         if self.distillation == "logits":

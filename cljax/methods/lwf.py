@@ -1,4 +1,4 @@
-"""Learning without Forgetting (Li & Hoiem, ECCV 2016) and its mixins."""
+"""Learning without Forgetting (Li & Hoiem, ECCV 2016), and mixins for losses and heads."""
 
 from typing import ClassVar
 
@@ -15,14 +15,14 @@ class GrowingHead(Finetune):
     """Mixin for methods whose reference head has no columns for future classes."""
 
     def get_parameters(self, params, task):
-        """Trains all but the head columns of future classes, which also do not decay."""
+        """Trains all but the head columns of future classes, which have no weight decay either."""
         seen = self.classes(0, task.seen)
         head = jax.tree.map(lambda _: seen, params["head"])
         return super().get_parameters(params, task) | {"head": head}
 
 
 class TaskwiseLoss(GrowingHead):
-    """Mixin for methods whose cross entropy compares the new classes with each other alone."""
+    """Mixin for methods whose cross entropy is over the new classes only."""
 
     supports_exemplars: ClassVar[bool] = False
 
@@ -34,7 +34,7 @@ class TaskwiseLoss(GrowingHead):
 
 @hyperparameters
 class LearningWithoutForgetting(TeacherMixin, Finetune):
-    """Cross entropy over the seen classes, and distillation of the old classes from the teacher.
+    """Trains with cross entropy over the seen classes, and distills old classes from the teacher.
 
     Attributes:
       mu: weight of the distillation loss, at least 0.
@@ -68,5 +68,5 @@ class LearningWithoutForgetting(TeacherMixin, Finetune):
         return self.observed(task, batch, outputs.logits, terms, batch_stats)
 
     def term_weights(self, task: Task) -> tuple[jax.Array | float, jax.Array | float]:
-        """Returns the weights [] of the cross entropy and of the distillation loss."""
+        """Returns the loss weights of cross entropy and distillation, float [] each."""
         return 1.0, self.mu

@@ -1,4 +1,4 @@
-"""The upper bound: trains a new classifier for each task on the images of all tasks so far."""
+"""Trains from scratch on the images of all tasks so far, after each task: the upper bound."""
 
 from typing import ClassVar
 
@@ -8,17 +8,17 @@ from cljax.state import hyperparameters
 
 @hyperparameters
 class JointTraining(Finetune):
-    """Cross entropy on the images of all tasks so far ("UB" of the ABD paper's tables).
+    """Trains on the images of all tasks so far ("UB" in the tables of the ABD paper).
 
-    Nothing is carried over: each task starts from the seed's initial weights. Only the accuracy
-    after the last task is the published bound; one task of all classes gives it at the least cost.
+    Each task starts from the initial parameters of the seed. Only the accuracy after the last task
+    is the published bound; a run with one task of all classes computes it at the lowest cost.
     """
 
     is_joint: ClassVar[bool] = True
     supports_exemplars: ClassVar[bool] = False
 
     def before_task(self, state, task, data):
-        """Initializes the state again."""
+        """Initializes the state again in later tasks."""
         if task.is_first:
             return state
         height, width, channels = data.train_images.shape[1:]

@@ -1,4 +1,4 @@
-"""What methods share that have a teacher to distill from."""
+"""Defines the mixin for methods that distill from a teacher."""
 
 from cljax.methods.base import Finetune
 from cljax.models import Outputs
@@ -6,12 +6,12 @@ from cljax.state import Batch, LearnerState
 
 
 class TeacherMixin(Finetune):
-    """Mixin for methods that distill from a teacher, the frozen classifier of a previous task."""
+    """Mixin for methods with a teacher, a frozen copy of the classifier after the previous task."""
 
     def init(self, streams, image_shape):
         """Adds a teacher, which the first task does not use."""
         return super().init(streams, image_shape).with_teacher()
 
     def teacher_outputs(self, state: LearnerState, batch: Batch) -> Outputs:
-        """Returns the teacher's outputs for a batch, in eval mode."""
+        """Computes the teacher's outputs for a batch, in eval mode."""
         return self.classifier.apply(state.teacher, batch.images)

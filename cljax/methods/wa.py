@@ -12,10 +12,10 @@ from cljax.state import hyperparameters
 
 @hyperparameters
 class WeightAligning(GrowingHead, LearningWithoutForgetting):
-    """Distills, then scales the new head columns to the mean norm of the old ones.
+    """Distills from the teacher, then scales new head columns to the mean norm of the old ones.
 
     Attributes:
-      mu: factor of the weight of the distillation loss, which is the share of old classes.
+      mu: factor of the distillation loss, at least 0; the other factor is the share of old classes.
     """
 
     supports_partial_batches: ClassVar[bool] = True
@@ -35,14 +35,14 @@ class WeightAligning(GrowingHead, LearningWithoutForgetting):
 
 
 def align(kernel: jax.Array, old: jax.Array | int, seen: jax.Array | int) -> jax.Array:
-    """Scales the new columns of a kernel to the mean norm of the old ones (WA, section 4.3).
+    """Scales the new columns of a kernel to the mean norm of the old columns (WA, section 4.3).
 
     Args:
       kernel: float [D, K].
-      old, seen: int32 [], the columns old..seen-1 are new; there must be old and new ones.
+      old, seen: int32 []; columns 0..old-1 are old and old..seen-1 new, and both must exist.
 
     Returns:
-      float [D, K]; all other columns stay.
+      float [D, K]; only the new columns change.
     """
     size = kernel.shape[1]
     is_new = losses.class_range(size, old, seen)

@@ -118,16 +118,28 @@ def test_its_settings(folder):
 @pytest.mark.parametrize(
     ("name", "words"),
     [
-        ("my_metod:MyMethod", "there is no module 'my_metod', neither in /"),
+        (
+            "my_metod:MyMethod",
+            "there is no module 'my_metod', neither installed nor in /.*; install it",
+        ),
         ("my_package.module:MyMethod", "there is no module 'my_package.module', neither"),
         ("no_package.my_module:MyMethod", "there is no module 'no_package', neither"),
-        ("my_package.my_module:MyMetod", "no class 'MyMetod' in my_package.my_module"),
-        ("my_package.my_module:", "there is no class ''"),
-        ("my_package.my_module:Other", "Other does not inherit cljax.methods.base.Finetune"),
-        ("my_package.my_module:make", "make does not inherit"),
-        ("my_package.my_module:Undecorated", "put @hyperparameters.* above class Undecorated"),
-        ("my_package.my_module.MyMethod", "no method 'my_package.* your own as MODULE:CLASS"),
-        ("my_broken:MyMethod", r"failed with ZeroDivisionError: .*my_broken.py, line 2"),
+        ("my_package.my_module:MyMetod", "my_package.my_module has no class 'MyMetod'; check"),
+        ("my_package.my_module:", "my_package.my_module has no class ''"),
+        (
+            "my_package.my_module:Other",
+            "Other is not a method; inherit cljax.methods.base.Finetune",
+        ),
+        ("my_package.my_module:make", "make is not a method; inherit"),
+        (
+            "my_package.my_module:Undecorated",
+            "Undecorated lacks @hyperparameters; put that of cljax.state above",
+        ),
+        (
+            "my_package.my_module.MyMethod",
+            "my_package.*: unknown method; choose .* own class as MODULE:CLASS",
+        ),
+        ("my_broken:MyMethod", r"raised ZeroDivisionError: .*my_broken.py, line 2"),
         ("my_import:MyMethod", "No module named 'my_missing' .*my_import.py, line 1"),
         ("my_syntax:MyMethod", r"SyntaxError: .*my_syntax.py, line 1\)$"),
         (":MyMethod", "ValueError: Empty module name"),
