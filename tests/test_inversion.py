@@ -16,7 +16,7 @@ from cljax.rng import Streams
 from cljax.stages import InversionStage, StepInput
 from tests.helpers import tiny
 from tests.helpers.goldens import enable
-from tests.helpers.tiny import FAST_COMPILE, fresh
+from tests.helpers.tiny import fresh
 
 ANY_TASK = tiny.task(1, 2)
 
@@ -41,7 +41,7 @@ def every_step(inversion, classifier, state, teacher, seen, seed, task):
 
 
 jitted_step_at = jax.jit(step_at, static_argnums=1)
-invert = jax.jit(every_step, static_argnums=1, compiler_options=FAST_COMPILE)
+invert = jax.jit(every_step, static_argnums=1)
 
 
 def test_smoothing_is_a_convolution_with_reflected_borders():
@@ -138,7 +138,7 @@ def test_seeds_may_be_an_axis_of_vmap(dream):
     with enable("float64"):
         run = functools.partial(every_step, inversion, classifier)
         axes = (None, None, None, 0, None)
-        together = jax.jit(jax.vmap(run, in_axes=axes), compiler_options=FAST_COMPILE)
+        together = jax.jit(jax.vmap(run, in_axes=axes))
         got = together(state, teacher, 7, jnp.array(seeds), 1)
         for place, seed in enumerate(seeds):
             want = invert(*dream, 7, seed, 1)
@@ -173,7 +173,7 @@ def test_confidence_is_over_seen_classes_only(dream):
 def test_a_new_generator():
     inversion = Inversion(tiny.generator(), batch_size=3)
 
-    @functools.partial(jax.jit, compiler_options=FAST_COMPILE)
+    @jax.jit
     def start(key):
         state = inversion_lib.init_generator(inversion, key)
         return state, jax.vmap(lambda k: inversion_lib.sample(inversion, state, k, 5))(

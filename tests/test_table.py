@@ -9,6 +9,7 @@ from rich.console import Console
 from cljax import experiment, table
 from cljax.errors import UserError
 from configs import common
+from tests import FAST_RUN
 from tests.helpers import tiny_runs
 
 TINY = {
@@ -146,7 +147,7 @@ def test_every_learner_on_real_cifar100(tmp_path, tfds_dir, compiled):
         f"--workdir={tmp_path}",
         *arguments,
         cwd=tiny_runs.ROOT,
-        variables={"XLA_FLAGS": "--xla_backend_optimization_level=0"},
+        variables={"XLA_FLAGS": FAST_RUN},
     )
     out, err = process.communicate(timeout=1200)
     assert process.returncode == 0, err

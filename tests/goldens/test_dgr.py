@@ -23,6 +23,7 @@ from tests.helpers.goldens import (
     channels_first,
     channels_last,
     enable,
+    jit,
     network,
     state_dict,
 )
@@ -88,7 +89,7 @@ def original(goldens, tensors, request):
     )
 
 
-@jax.jit
+@jit
 def run(method, state, task, batch):
     """A step, and what it is made of: replayed images, logits, and a look at the auto-encoder."""
     key = jax.random.key(0)

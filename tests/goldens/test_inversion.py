@@ -13,14 +13,14 @@ from cljax import inversion as inversion_lib
 from cljax import losses
 from cljax.interop import torch
 from cljax.inversion import Inversion
-from tests.helpers.goldens import PRECISIONS, Expected, channels_first, enable, network
+from tests.helpers.goldens import PRECISIONS, Expected, channels_first, enable, jit, network
 from tests.helpers.tiny import fresh
 
 SEEN = 20
 # Biases before a train-mode batch norm have no gradient; what is computed for them is rounding.
 NO_GRADIENT = ("conv_blocks1.0.bias", "conv_blocks2.0.bias")
 
-step = jax.jit(inversion_lib.step, static_argnums=1)
+step = jit(inversion_lib.step, static_argnums=1)
 
 
 def variables_of(state):
@@ -50,7 +50,7 @@ def case(goldens, request):
 def first(case):
     """Images of step 0, the frozen classifier's logits and the divergences by layer."""
 
-    @jax.jit
+    @jit
     def look(start, teacher):
         apply = functools.partial(case.generator.apply, train=True, mutable=["batch_stats"])
         images, _ = apply(start, case.latents[0])
@@ -166,7 +166,7 @@ def test_sampling(case, trained):
     with enable("float64"):
         latents = expected["z_probe"].astype("float64")
         images = case.generator.apply(variables_of(trained.state), latents, train=False)
-        logits = jax.jit(case.classifier.apply)(case.teacher, images).logits
+        logits = jit(case.classifier.apply)(case.teacher, images).logits
         expected.forward("sample_x", channels_first(images))
         expected.forward("sample_yhat", logits[:, :SEEN])
         # The stored labels are those of the stored float32 logits.

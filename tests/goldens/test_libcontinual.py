@@ -30,11 +30,7 @@ from tests.helpers.libcontinual import (
 )
 
 PUBLISHED = SGD(0.1, 0.9, 5e-4, 0.1, ())
-call = jax.jit(
-    lambda method, name, *args: getattr(method, name)(*args),
-    static_argnums=1,
-    compiler_options=tiny.FAST_COMPILE,
-)
+call = jax.jit(lambda method, name, *args: getattr(method, name)(*args), static_argnums=1)
 
 
 def pairs(exemplars, per_class):
@@ -129,9 +125,7 @@ def test_wa(lucir_goldens):
             batch = libcontinual.batch_of(expected, name)
             return method.observe(state.replace(params=params), task, batch, None).loss
 
-        grads = jax.jit(jax.grad(loss), compiler_options=tiny.FAST_COMPILE)(state.params)["head"][
-            "kernel"
-        ].T
+        grads = jax.jit(jax.grad(loss))(state.params)["head"]["kernel"].T
         expected.close(f"task{t}.gradient_of_head", grads[:seen])
         state, _ = step(method, expected, state, task, name)
         state = call(method, "after_task", state, task, data)
@@ -153,7 +147,7 @@ def test_ewc(lucir_goldens):
         LibContinualEWC, 9, PUBLISHED, fisher_stage=fisher_stage, lamda=lamda
     )
     state, data = start(method, expected, "task0.before."), libcontinual.data_of(vectors)
-    gather = jax.jit(tiny.step, compiler_options=tiny.FAST_COMPILE)
+    gather = jax.jit(tiny.step)
     for t in range(3):
         task = make_task((3, 2, 2), t, vectors.shape[1])
         state = begin(method, expected, state, task, f"task{t}.before.")

@@ -18,7 +18,7 @@ from cljax.optimizer import SGD
 from cljax.stages import TrainStage
 from cljax.state import Batch
 from tests.helpers import lucir, tiny
-from tests.helpers.goldens import PRECISIONS, channels_last, enable
+from tests.helpers.goldens import PRECISIONS, channels_last, enable, jit
 from tests.helpers.lucir import NUM_CLASSES, OLD, SEEN
 
 precisions = pytest.mark.parametrize("precision", PRECISIONS)
@@ -50,7 +50,7 @@ def make_method(module, cls=LUCIR, **settings):
     )
 
 
-@functools.partial(jax.jit, compiler_options=lucir.FAST_COMPILE)
+@jit
 def step(method, state, task, batch):
     """The new state, the gradients, the metrics, and the outputs of student and teacher."""
     key = jax.random.key(0)
@@ -202,7 +202,7 @@ def first_batch(goldens, network, precision):
 def head_step(loss, params, trained):
     """Parts of a loss of the head's parameters, and the head after a step on their sum."""
 
-    @jax.jit
+    @jit
     def observe(params):
         def objective(params):
             parts = loss(params)
@@ -303,7 +303,7 @@ def test_class_balanced_finetuning(lucir_goldens, precision):
     names = ("lr", "momentum", "weight_decay")
     optimizer = SGD(*(float(expected[name]) for name in names), 0.1, ())
 
-    @jax.jit
+    @jit
     def observe(head, features, labels):
         def loss(head):
             logits, scores = module.head.apply({"params": head}, features)
@@ -342,7 +342,7 @@ def test_class_balanced_finetuning(lucir_goldens, precision):
     expected.all_compared(*names, "cur_lamda")
 
 
-@functools.partial(jax.jit, compiler_options=lucir.FAST_COMPILE)
+@jit
 def losses_of(methods, state, task, batch):
     return [method.observe(state, task, batch, jax.random.key(0)).loss for method in methods]
 
@@ -385,7 +385,7 @@ def test_the_methods_extra_stage_is_class_balanced_finetuning(lucir_goldens, pre
         batch = Batch(images, arrays["step1.y"].astype(np.int32), None)
         state = tiny.learner(**variables, teacher=variables)
         state = state.replace(opt_state=method.finetuning_stage.optimizer.init(state.params))
-        run = jax.jit(tiny.update, compiler_options=lucir.FAST_COMPILE)
+        run = jit(tiny.update)
         task, key = tiny.task(OLD, SEEN), jax.random.key(0)
         after, metrics = run(method.finetuning_stage, method, state, task, batch, 0, key)
     expected.close("step1.loss_total", metrics["loss"])
@@ -419,7 +419,7 @@ def test_a_teacher_in_train_mode_is_libcontinuals(lucir_goldens, precision):
         state = tiny.learner(**start, teacher=start)
         state = state.replace(opt_state=PUBLISHED.init(params))
         task, key = tiny.task(OLD, SEEN), jax.random.key(0)
-        run = jax.jit(tiny.update, compiler_options=lucir.FAST_COMPILE)
+        run = jit(tiny.update)
         weight = np.array(expected["cur_lamda"], precision)
         for i in (1, 2):
             images = channels_last(batches[f"step{i}.x"], precision)

@@ -21,7 +21,7 @@ from tests.helpers.golden_updates import (
     outputs_of,
     update,
 )
-from tests.helpers.goldens import Expected, enable
+from tests.helpers.goldens import Expected, enable, jit
 
 PAST = (0, 8, OLD)  # boundaries of the past tasks
 WEIGHTED = MemoryPolicy(1, "random", "all", True)
@@ -59,7 +59,7 @@ def test_end_to_end_is_the_originals(original, case):
             state, metrics = update(stage, method, state, task, batch, 0, key)
             student = logits_of(original, before.variables, images, train=True)
             teacher = logits_of(original, original.teacher, images, train=False)
-            distilled = jax.jit(method.distillation_by_task)(student, teacher, task)
+            distilled = jit(method.distillation_by_task)(student, teacher, task)
             distilled = np.asarray(distilled)[:2] / np.diff(PAST)
             if part == "b":
                 new, first = slice(OLD, seen), slice(0, seen - OLD)
@@ -95,7 +95,7 @@ def test_bias_correction_is_the_originals(original, case):
         state = tiny.learner(**start, teacher=with_bias(original.teacher))
         state = method.before_task(state, task, None)
         state = state.replace(opt_state=method.training.optimizer.init(state.params))
-        correct = jax.jit(method.correct)
+        correct = jit(method.correct)
         student = logits_of(original, start, original.real, train=True)
         teacher = logits_of(original, original.teacher, original.real, train=False)
         student = correct(state, student, state.params)

@@ -3,16 +3,15 @@
 import functools
 from types import SimpleNamespace
 
-import jax
 import numpy as np
 
 from cljax.interop import torch
 from tests.helpers import tiny
-from tests.helpers.goldens import channels_last, enable, network
+from tests.helpers.goldens import channels_last, enable, jit, network
 
 OLD = 20
 SEEN = {"first": 20, "update": 40, "uneven": 32}
-update = jax.jit(tiny.update, compiler_options=tiny.FAST_COMPILE)
+update = jit(tiny.update)
 
 
 def make_original(goldens, precision: str) -> SimpleNamespace:
@@ -20,7 +19,7 @@ def make_original(goldens, precision: str) -> SimpleNamespace:
     classifier, learner = network(goldens, "M", precision)
     teacher = network(goldens, "T", precision)[1]
     generator, dreamer = network(goldens, "G", precision)
-    generate = jax.jit(functools.partial(generator.apply, train=False))
+    generate = jit(functools.partial(generator.apply, train=False))
 
     def dream(latents):
         with enable(precision):
@@ -81,7 +80,7 @@ def compare_state(expected, original, state, prefix: str = "", start=None) -> No
     expected.update(f"{prefix}delta_norm", np.array(moved, original.precision))
 
 
-@functools.partial(jax.jit, static_argnames=("classifier", "train"))
+@functools.partial(jit, static_argnames=("classifier", "train"))
 def outputs_of(classifier, variables, images, train):
     """The outputs of a pass in train or eval mode."""
     mutable = ["batch_stats"] if train else []

@@ -41,6 +41,10 @@ UPDATE = 2e-2
 PRECISIONS = ("float32", "float64")
 
 
+# Full-size networks run too slowly without any optimization, which is how the tests compile.
+jit = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 1})
+
+
 def enable(precision: str):
     """A context in which JAX computes with `precision`."""
     return jax.enable_x64(precision == "float64")

@@ -4,7 +4,6 @@ In the file's words: `relu(batchnorm(linear(x)))`, 12 inputs, 8 features, a line
 """
 
 import dataclasses
-import functools
 
 import jax
 import jax.numpy as jnp
@@ -171,10 +170,10 @@ def batch_of(expected, step: str) -> Batch:
     return Batch(jnp.asarray(expected[f"{step}.x"]), expected[f"{step}.y"].astype(np.int32), None)
 
 
-_update = jax.jit(tiny.update, compiler_options=tiny.FAST_COMPILE)
+_update = jax.jit(tiny.update)
 
 
-@functools.partial(jax.jit, compiler_options=tiny.FAST_COMPILE)
+@jax.jit
 def _observe(method, state, task, batch):
     return method.observe(state, task, batch, KEY)
 

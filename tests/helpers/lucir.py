@@ -6,18 +6,14 @@ agrees to rounding, in float32 as far as measured with the original code.
 
 import functools
 
-import jax
 import numpy as np
 
 from cljax.interop import torch
 from cljax.models import make_classifier
-from tests.helpers.goldens import channels_last, enable
+from tests.helpers.goldens import channels_last, enable, jit
 
 # Of the golden networks' classes, OLD are old and SEEN are seen; the others here are never seen.
 OLD, SEEN, NUM_CLASSES = 50, 60, 64
-# Compiler options of programs that run but a few times; without any optimisation, convolutions of
-# float64 take ten times as long.
-FAST_COMPILE = {"xla_backend_optimization_level": 1}
 MAPS = {"bn1": "after_relu"} | {f"stage{i}_block4": f"after_layer{i}" for i in (1, 2, 3)}
 
 
@@ -107,7 +103,7 @@ def _variables(module, state, precision):
         )
 
 
-@functools.partial(jax.jit, static_argnums=0, compiler_options=FAST_COMPILE)
+@functools.partial(jit, static_argnums=0)
 def _passes(module, variables, images):
     in_eval, captured = module.apply(
         variables,

@@ -9,7 +9,6 @@ import numpy as np
 
 from cljax.memory import exemplars as ex
 from cljax.state import Exemplars, Subset
-from tests.helpers import tiny
 
 RULES = ("floor", "ceil", "remainder", "per_class")
 
@@ -29,7 +28,7 @@ def listed(images):
 
 def jit(function):
     """Compiles anew, so that `_cache_size` counts the programs of one test."""
-    return jax.jit(functools.partial(function), compiler_options=tiny.FAST_COMPILE)
+    return jax.jit(functools.partial(function))
 
 
 def by_rank(ranks):

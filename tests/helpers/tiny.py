@@ -28,8 +28,6 @@ IMAGE_SHAPE = (8, 8, 3)
 PLAIN = Preprocessing(Augmentation(), (0.0,) * 3, (1.0,) * 3)
 ZEROS = Streams(0, 0, 0, 0)
 NO_MEMORY = MemoryPolicy(0, "random", "bootstrap", False)
-# Compiler options of programs that take longer to compile than to run.
-FAST_COMPILE = {"xla_backend_optimization_level": 0}
 
 
 def update(stage, method, state, task, batch, epoch, key):

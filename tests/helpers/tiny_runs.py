@@ -18,6 +18,7 @@ from cljax import build, experiment, problem
 from cljax import settings as settings_lib
 from cljax.output import checkpoints
 from cljax.output.checkpoints import Checkpoints
+from tests import FAST_COMPILE
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -88,9 +89,8 @@ def start(
     """
     environment = os.environ | {"JAX_PLATFORMS": "cpu"} | variables
     if devices > 1:
-        # Programs take longer to compile than to run.
         environment["XLA_FLAGS"] = (
-            f"--xla_force_host_platform_device_count={devices} --xla_backend_optimization_level=0"
+            f"--xla_force_host_platform_device_count={devices} {FAST_COMPILE}"
         )
     if cache:
         environment |= {

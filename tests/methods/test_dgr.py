@@ -33,9 +33,7 @@ observe = jax.jit(METHOD.observe)
 @pytest.fixture(scope="module")
 def init():
     """`init` of the method, compiled."""
-    return jax.jit(
-        lambda streams: METHOD.init(streams, tiny.IMAGE_SHAPE), compiler_options=tiny.FAST_COMPILE
-    )
+    return jax.jit(lambda streams: METHOD.init(streams, tiny.IMAGE_SHAPE))
 
 
 @pytest.fixture(scope="module")

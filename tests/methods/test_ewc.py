@@ -34,12 +34,12 @@ def test_importance_is_the_mean_of_the_images_squared_gradients():
     data, task = libcontinual.data_of(vectors), libcontinual.make_task((3, 2), 1, 5)
     state = start = method.init(tiny.ZEROS, (12,))
     prepared = fisher_stage.prepare(state, task, data, 0)
-    step = jax.jit(tiny.step, compiler_options=tiny.FAST_COMPILE)
+    step = jax.jit(tiny.step)
     assert fisher_stage.num_steps(0, 10) == 3
     for i in range(3):
         state, _ = step(fisher_stage, method, data, task, 0, prepared, i, state)
 
-    @functools.partial(jax.jit, compiler_options=tiny.FAST_COMPILE)
+    @jax.jit
     @jax.grad
     def gradient(params, image, label):
         variables = {"params": params, "batch_stats": start.batch_stats}

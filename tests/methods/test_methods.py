@@ -76,7 +76,6 @@ def test_streams_of_the_initial_state():
     method = tiny.method("abd", tiny.classifier(), tiny.generator())
     init = jax.jit(
         lambda streams: method.init(streams, tiny.IMAGE_SHAPE),
-        compiler_options=tiny.FAST_COMPILE,
     )
     start = init(Streams(0, 0, 0, 0))
     other_classifier, other_generator = init(Streams(1, 2, 3, 0)), init(Streams(0, 2, 3, 1))

@@ -12,7 +12,6 @@ from cljax.errors import UserError
 from cljax.interop import torch
 from cljax.models import AutoEncoder, make_autoencoder
 from cljax.models.autoencoder import TransposedConv
-from tests.helpers import tiny
 from tests.helpers.goldens import counts
 
 SMALL = AutoEncoder(image_size=16, image_channels=1, channels=(3, 4, 6), latent_size=5)
@@ -29,7 +28,7 @@ def inputs_of(module, count):
 @pytest.fixture(scope="module")
 def variables():
     """Initial values of SMALL."""
-    init = jax.jit(SMALL.init, compiler_options=tiny.FAST_COMPILE)
+    init = jax.jit(SMALL.init)
     return jax.tree.map(np.asarray, init(jax.random.key(0), *inputs_of(SMALL, 1)))
 
 

@@ -20,6 +20,7 @@ from tests.helpers.goldens import (
     channels_last,
     counts,
     enable,
+    jit,
     network,
     recipe,
 )
@@ -30,7 +31,7 @@ precisions = pytest.mark.parametrize("precision", PRECISIONS)
 def run(module, variables, inputs, train):
     """Outputs and running statistics of a pass."""
     apply = functools.partial(module.apply, train=train, mutable=["batch_stats"])
-    outputs, updates = jax.jit(apply)(variables, inputs)
+    outputs, updates = jit(apply)(variables, inputs)
     return outputs, updates["batch_stats"]
 
 
@@ -189,7 +190,7 @@ def test_logits_are_the_head_of_the_features():
     module = tiny.classifier()
     variables = tiny.variables(module, seed=0)
     images = tiny.images(2, seed=1)
-    logits, features, scores = jax.jit(module.apply)(variables, images)
+    logits, features, scores = jit(module.apply)(variables, images)
     np.testing.assert_array_equal(scores, logits)
     head = variables["params"]["head"]
     np.testing.assert_allclose(logits, features @ head["kernel"] + head["bias"], rtol=1e-6)
@@ -200,7 +201,7 @@ def test_logits_are_the_head_of_the_features():
 def test_initial_values_of_the_classifier():
     """Kernels: variance 2/fan_in; head's bias: uniform within 1/sqrt(features)."""
     module = make_classifier("resnet20", 100)
-    init = jax.jit(module.init, compiler_options=tiny.FAST_COMPILE)
+    init = jit(module.init)
     params = init(jax.random.key(0), jnp.zeros((1, 8, 8, 3)))["params"]
     for path, leaf in jax.tree_util.tree_leaves_with_path(params):
         if path[-1].key == "kernel":
@@ -214,7 +215,7 @@ def test_initial_values_of_the_classifier():
 def test_initial_values_of_the_generator():
     """PyTorch's default: weights and biases uniform within 1/sqrt(fan_in)."""
     module = make_generator("cifar", (16, 16, 3))
-    init = jax.jit(functools.partial(module.init, train=True), compiler_options=tiny.FAST_COMPILE)
+    init = jit(functools.partial(module.init, train=True))
     params = init(jax.random.key(0), jnp.zeros((2, LATENT_SIZE)))["params"]
     for name, fan_in in [
         ("project", LATENT_SIZE),

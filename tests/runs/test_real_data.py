@@ -10,13 +10,15 @@ from pathlib import Path
 
 import pytest
 
+from tests import FAST_RUN
+
 ROOT = Path(__file__).parents[2]
 SMALL = (
     "--config=configs/abd_cifar100.py",
     "--config.num_tasks=20",
     "--config.max_tasks=2",
-    "--config.model.name=resnet20",
-    "--config.data.per_class=128",
+    "--config.model.name=resnet8",
+    "--config.data.per_class=96",
     "--config.batch_size=32",
     "--config.epochs=3",
     "--config.milestones=(2,)",
@@ -32,8 +34,8 @@ def test_two_tasks_of_cifar100_with_a_stop_within_the_inversion(tmp_path, tfds_d
     workdir = tmp_path / "run"
     command = [sys.executable, "main.py", *SMALL, f"--workdir={workdir}"]
     command.append(f"--config.data.dir={tfds_dir}")
-    cache = {"JAX_COMPILATION_CACHE_DIR": str(tmp_path / "cache")}
-    process = {"cwd": ROOT, "env": os.environ | cache, "text": True}
+    variables = {"JAX_COMPILATION_CACHE_DIR": str(tmp_path / "cache"), "XLA_FLAGS": FAST_RUN}
+    process = {"cwd": ROOT, "env": os.environ | variables, "text": True}
 
     first = subprocess.Popen(command, stdout=subprocess.PIPE, **process)
     metrics = workdir / "metrics.jsonl"
@@ -81,7 +83,10 @@ def test_two_phases_of_lucir_on_cifar100(tmp_path, tfds_dir):
         f"--config.data.dir={tfds_dir}",
         f"--workdir={tmp_path / 'run'}",
     ]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=600)
+    environment = os.environ | {"XLA_FLAGS": FAST_RUN}
+    done = subprocess.run(
+        command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=600
+    )
     assert done.returncode == 0, done.stderr
     results = json.loads((tmp_path / "run" / "results.json").read_text())
     assert results["complete"] and results["class_orders"][0][:3] == [68, 56, 78]
