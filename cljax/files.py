@@ -1,7 +1,10 @@
 """Reads and writes files: whole or not at all, with a one-line error if that fails."""
 
 import contextlib
+import errno
+import fcntl
 import json
+import logging
 import math
 import os
 import re
@@ -96,7 +99,7 @@ def read_json(path: Path) -> dict[str, Any]:
       UserError: the file is absent or unreadable, or does not hold a JSON object.
     """
     try:
-        value = json.loads(path.read_text())
+        value = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror}") from error
     except ValueError as error:
@@ -104,6 +107,46 @@ def read_json(path: Path) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise UserError(f"{path}: not a JSON object; this file was not written by cljax")
     return value
+
+
+def open_lock(path: Path) -> IO[bytes]:
+    """Opens a lock file for `lock`, and makes it if absent; its content stays as it is.
+
+    Raises:
+      UserError: the file cannot be opened, or is a symbolic link.
+    """
+
+    def opener(name: str, flags: int) -> int:
+        return os.open(name, flags | os.O_CREAT | os.O_NOFOLLOW, 0o666)
+
+    with writing(path):
+        try:
+            return open(path, "r+b", buffering=0, opener=opener)
+        except OSError as error:
+            if error.errno != errno.ELOOP:
+                raise
+            raise UserError(f"{path}: a lock must not be a symbolic link; remove it") from error
+
+
+def lock(file: IO[bytes], wait: bool = False) -> bool:
+    """Locks an open file until it is closed; returns False if another process has locked it.
+
+    On a file system without locks it warns once per call and goes on without one.
+
+    Args:
+      wait: whether to wait for the other process.
+    """
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+    except BlockingIOError:
+        return False
+    except OSError as error:
+        logging.getLogger("cljax").warning(
+            "cannot lock %s: %s; make sure yourself that no other process uses it",
+            file.name,
+            error.strerror or error,
+        )
+    return True
 
 
 def user_cache_folder() -> Path:

@@ -55,7 +55,7 @@ def _is_prepared(folder: Path) -> bool:
     """Whether TFDS has prepared the dataset in a form that is read without TensorFlow."""
     for path in folder.glob("3.*/dataset_info.json"):
         try:
-            form = json.loads(path.read_text()).get("fileFormat")
+            form = json.loads(path.read_text(encoding="utf-8")).get("fileFormat")
         except (OSError, ValueError):
             return True  # TFDS says what is wrong with it
         if form == "array_record":

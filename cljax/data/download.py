@@ -1,7 +1,6 @@
 """Downloads files, verifies their SHA-256 sums, and resumes interrupted downloads."""
 
 import contextlib
-import fcntl
 import logging
 import os
 import platform
@@ -23,7 +22,7 @@ from rich.progress import (
 )
 
 from cljax.errors import UserError, note
-from cljax.files import writing
+from cljax.files import lock, open_lock, writing
 
 _TIMEOUT = (15, 60)  # seconds to connect, and between two pieces of the answer
 _CHUNK = 2**14  # bytes; a connection that breaks loses the piece it is in
@@ -116,19 +115,10 @@ def _retrieve(remote: RemoteFile, folder: Path, part: Path) -> Path:
 @contextlib.contextmanager
 def _exclusive(part: Path, name: str) -> Iterator[None]:
     """Lets one process of this host write the part at a time; others wait."""
-    with writing(part):
-        lock = part.with_suffix(".lock").open("a")
-    with lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+    with open_lock(part.with_suffix(".lock")) as file:
+        if not lock(file):
             note("waiting for another process that downloads %s", name)
-            fcntl.flock(lock, fcntl.LOCK_EX)
-        except OSError as error:
-            raise UserError(
-                f"cannot lock {lock.name}: {error.strerror or error}; download {name} by hand, or "
-                "choose another directory"
-            ) from error
+            lock(file, wait=True)
         yield
 
 

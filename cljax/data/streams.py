@@ -117,9 +117,9 @@ def _read_order_file(spec: str) -> list:
         if path.suffix == ".npy":
             ids = np.load(path, allow_pickle=False).tolist()
         elif path.suffix == ".json":
-            ids = json.loads(path.read_text())
+            ids = json.loads(path.read_text(encoding="utf-8"))
         else:
-            ids = [int(word) for word in path.read_text().replace(",", " ").split()]
+            ids = [int(word) for word in path.read_text(encoding="utf-8").replace(",", " ").split()]
     except (ValueError, OSError, EOFError) as error:
         reason = str(error).split("\n")[0]
         raise UserError(f"{_KEY}={spec}: not a list of class ids: {reason}") from error

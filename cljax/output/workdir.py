@@ -1,7 +1,6 @@
 """Protects a workdir: one run at a time, and the same config until it is overwritten."""
 
 import contextlib
-import fcntl
 import os
 import shutil
 from collections.abc import Iterator
@@ -9,8 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from cljax.errors import UserError
-from cljax.files import read_json, write_json_atomically, writing
+from cljax.files import lock, open_lock, read_json, write_json_atomically, writing
 from cljax.settings import Settings, may_change
+
+# What a run writes into its workdir; config.json last, as its removal ends that of the run.
+_DIRECTORIES = ("checkpoints", "models", "plots", "tensorboard")
+_FILES = ("results.json", "metrics.jsonl", "log.txt", "config.json")
 
 
 @contextlib.contextmanager
@@ -23,18 +26,19 @@ def claim(workdir: Path, settings: Settings) -> Iterator[None]:
     """
     check(workdir, settings)  # before the lock is made: other people's directories stay as they are
     with writing(workdir):
+        new = [path for path in (workdir, *workdir.parents) if not path.exists()]
         workdir.mkdir(parents=True, exist_ok=True)
-        lock = (workdir / ".lock").open("w")
-    with lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise UserError(
-                f"{workdir}: another run is using this workdir; wait for it, or use another "
-                "--workdir"
-            ) from None
-        check(workdir, settings)
-        yield
+    try:
+        with open_lock(workdir / ".lock") as file:
+            if not lock(file):
+                raise UserError(
+                    f"{workdir}: another run is using this workdir; wait for it, or use another "
+                    "--workdir"
+                )
+            check(workdir, settings)
+            yield
+    finally:
+        _remove_unused(workdir, new)
 
 
 def begin(workdir: Path, settings: Settings) -> None:
@@ -73,6 +77,7 @@ def check(workdir: Path, settings: Settings) -> None:
         raise UserError(
             f"config.first_task_from={workdir}: is the --workdir itself; use another run's workdir"
         )
+    _check_links(workdir)
     path = workdir / "config.json"
     if path.exists():
         changed = [] if settings.overwrite else differences(read_json(path), settings.plain())
@@ -91,15 +96,40 @@ def check(workdir: Path, settings: Settings) -> None:
         )
 
 
+def _remove_unused(workdir: Path, new: list[Path]) -> None:
+    """Removes the directories that were made for a run that was refused before it began."""
+    with contextlib.suppress(OSError):
+        if workdir in new and os.listdir(workdir) == [".lock"]:
+            (workdir / ".lock").unlink()
+            for directory in new:  # innermost first
+                directory.rmdir()
+
+
+def _check_links(workdir: Path) -> None:
+    """Checks that no file of a run lies outside the workdir, behind a symbolic link."""
+    root = workdir.resolve()
+    for directory, directories, names in os.walk(root):
+        if Path(directory) == root:
+            directories[:] = [name for name in directories if name in _DIRECTORIES]
+            names = [name for name in names if name in _FILES]
+            names += [name for name in _DIRECTORIES if (root / name).is_symlink()]
+        for path in (Path(directory, name) for name in (*directories, *names)):
+            if path.is_symlink() and not path.resolve().is_relative_to(root):
+                raise UserError(
+                    f"{path}: is a symbolic link that leads out of the workdir; replace it by what "
+                    "it names, or use another --workdir"
+                )
+
+
 def _clear(workdir: Path) -> None:
     """Removes the files of a run and nothing else, config.json last, so that a kill is harmless."""
     if not (workdir / "config.json").exists():
         return
     with writing(workdir):
-        for name in ("checkpoints", "models", "plots", "tensorboard"):
+        for name in _DIRECTORIES:
             if (workdir / name).exists():
                 shutil.rmtree(workdir / name)
-        for name in ("results.json", "metrics.jsonl", "log.txt", "config.json"):
+        for name in _FILES:
             (workdir / name).unlink(missing_ok=True)
 
 

@@ -1,6 +1,8 @@
 """One run at a time in a directory, and one config for its whole life."""
 
+import errno
 import json
+import os
 import subprocess
 import sys
 
@@ -67,6 +69,80 @@ def test_nothing_changes_before_begin(tmp_path):
 def test_mistake_does_not_bind_the_directory(tmp_path):
     claim(tmp_path, begin=False, num_tasks=3)
     claim(tmp_path)
+
+
+def test_a_refused_run_leaves_no_folder(tmp_path):
+    claim(tmp_path / "a" / "b", begin=False)
+    assert list(tmp_path.iterdir()) == []
+    (tmp_path / "mine").mkdir()
+    claim(tmp_path / "mine" / "a", begin=False)
+    assert [path.name for path in tmp_path.iterdir()] == ["mine"]
+
+
+def test_a_link_as_lock_is_refused_and_what_it_names_stays(tmp_path):
+    notes = tmp_path / "notes"
+    notes.write_text("x")
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / ".lock").symlink_to(notes)
+    with pytest.raises(UserError, match=r"\.lock: a lock must not be a symbolic link; remove it"):
+        claim(tmp_path / "run")
+    assert notes.read_text() == "x"
+    assert [path.name for path in (tmp_path / "run").iterdir()] == [".lock"]
+
+
+@pytest.mark.parametrize("number", [errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP])
+def test_file_system_without_locks(tmp_path, monkeypatch, caplog, number):
+    def fail(*args):
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr("fcntl.flock", fail)
+    claim(tmp_path)
+    assert (tmp_path / "config.json").exists()
+    (warning,) = caplog.messages
+    assert warning.startswith(f"cannot lock {tmp_path / '.lock'}: {os.strerror(number)}; make sure")
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "checkpoints",
+        "plots",
+        "models/3",
+        "checkpoints/0/arrays/d",
+        "metrics.jsonl",
+        "log.txt",
+        "config.json",
+    ],
+)
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_nothing_is_touched_through_a_link_out_of_the_workdir(tmp_path, name, overwrite):
+    workdir = tmp_path / "run"
+    claim(workdir)
+    target = tmp_path / "mine"
+    path = workdir / name
+    if path.suffix:
+        target.write_text((workdir / "config.json").read_text())
+        path.unlink(missing_ok=True)
+    else:
+        target.mkdir()
+        (target / "notes").write_text("x")
+    before = target.read_text() if path.suffix else (target / "notes").read_text()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.symlink_to(target)
+    with pytest.raises(UserError, match=f"{path}: is a symbolic link that leads out of"):
+        claim(workdir, overwrite=overwrite)
+    assert (target.read_text() if path.suffix else (target / "notes").read_text()) == before
+
+
+def test_the_workdir_and_files_that_are_not_the_runs_may_be_links(tmp_path):
+    for name in ("disk", "other"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "run").symlink_to(tmp_path / "disk")
+    claim(tmp_path / "run")
+    (tmp_path / "run" / "data").symlink_to(tmp_path / "other")
+    (tmp_path / "run" / "log.txt").symlink_to("notes.txt")
+    claim(tmp_path / "run")
+    assert (tmp_path / "disk" / "config.json").exists()
 
 
 def test_overwrite_removes_a_run_and_nothing_else(tmp_path):
