@@ -27,6 +27,11 @@ def define_flags() -> list[flags.FlagHolder]:
             "Directory of the run. Results go there, and a stopped run resumes from there. "
             "Default: runs/CONFIG.",
         ),
+        flags.DEFINE_bool(
+            "dry_run",
+            False,
+            "Checks settings, data, workdir and disk, prints tasks, stages and sizes, and ends.",
+        ),
         flags.DEFINE_string(
             "coordinator",
             None,
@@ -57,13 +62,14 @@ def run(argv: list[str]) -> None:
         what = f"{Path(path).stem}, seeds {config.get('seeds')}, in {workdir}"
         print(f"cljax {__version__}: {what}", flush=True)
     # Imported here: `--help` needs neither JAX nor data.
-    from cljax import errors, experiment, table
+    from cljax import dry_run, errors, experiment, table
     from cljax.compute import processes
 
     # TensorStore's threads report a failed write a second time, for example on a full disk.
     sys.unraisablehook = lambda _: None
     stdlib_logging.raiseExceptions = False  # the same for log.txt
     start = table.run if "runs" in config else experiment.run
+    start = dry_run.run if values.dry_run else start
     together = values.coordinator, values.num_processes, values.process_id
     try:
         processes.initialize(*together, values.distributed)

@@ -1,0 +1,120 @@
+"""Checks what a run will need, and prints what it would do: the flag --dry_run."""
+
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import jax
+from ml_collections import ConfigDict
+from rich.console import Console
+from rich.table import Table
+
+from cljax import build, first_task
+from cljax import problem as problem_lib
+from cljax import settings as settings_lib
+from cljax.errors import UserError
+from cljax.output import workdir
+from cljax.table import make_plan
+
+
+def run(config: Any, directory: str | Path, console: Console | None = None) -> None:
+    """Checks a run, or each run of a table, as its first start would; writes nothing.
+
+    Args:
+      config: config as the files in configs/ make it.
+      directory: workdir of the run, or of the table.
+      console: standard output by default.
+
+    Raises:
+      UserError: a setting, the data, the workdir or the disk is not fit for the run.
+    """
+    directory, console = Path(directory).expanduser(), console or Console()
+    if "runs" not in config:
+        _check_run(config, directory, console)
+        return
+    for name, run_config in make_plan(config):
+        console.rule(name, style="dim")
+        _check_run(run_config, directory / name, console)
+
+
+def _check_run(config: ConfigDict, directory: Path, console: Console) -> None:
+    settings = settings_lib.read(config)
+    build.check(settings)
+    workdir.check(directory, settings)
+    with jax.default_matmul_precision(build.matmul_precision(settings)):
+        problem = problem_lib.make_problem(settings)
+        begun = (directory / "checkpoints").exists() and not settings.overwrite
+        if settings.first_task_from and not begun:
+            first_task.adopt_first_task(settings, problem, problem.states)
+    needed = _disk_bytes(settings, problem)
+    free = _check_disk(directory, needed)
+    _print_classes(problem, console)
+    _print_stages(problem, console)
+    states, data = _num_bytes(problem.states), _num_bytes(problem.data)
+    console.print(
+        f"Device memory: data {_size(data)}, learner states {_size(states)}; the activations of a "
+        "step come on top.",
+        f"Disk: at most {_size(needed)} in {directory} (checkpoints, models), {_size(free)} free.",
+        "Nothing was written.",
+        sep="\n",
+        markup=False,
+        highlight=False,
+        soft_wrap=True,
+    )
+
+
+def _print_classes(problem, console):
+    for stream in problem.streams:
+        table = Table("task", "classes", "training images", title=f"Tasks of seed {stream.seed}")
+        for task in range(problem.num_tasks):
+            labels = stream.class_order[stream.old(task) : stream.seen(task)]
+            names = ", ".join(str(label) for label in labels)
+            table.add_row(str(task + 1), names, str(stream.train_counts[task]))
+        console.print(table)
+
+
+def _print_stages(problem, console):
+    table = Table("task", "stage", "epochs", "steps", "images per step", title="Stages")
+    for task, _, stage in problem.plan():
+        count = problem.num_images(task) // len(problem.streams)
+        # All epochs but the last have as many steps; there may be billions of them.
+        steps = (stage.epochs - 1) * stage.num_steps(0, count)
+        steps += stage.num_steps(stage.epochs - 1, count)
+        table.add_row(
+            str(task + 1), stage.name, str(stage.epochs), str(steps), str(stage.images_per_step)
+        )
+    console.print(table)
+    if len(problem.streams) > 1:
+        console.print("Steps are for the seeds' mean number of images.")
+    if problem.method.memory.size:
+        console.print("Steps are for the task's own images; exemplars change their number.")
+
+
+def _disk_bytes(settings, problem) -> int:
+    """Bytes of all checkpoints that exist at one time, one of them being written, and models."""
+    checkpoint = _num_bytes(problem.states)
+    model = _num_bytes([state.variables for state in problem.states])
+    return checkpoint * (settings.checkpoint.keep + 1) + model * problem.num_tasks
+
+
+def _check_disk(directory: Path, needed: int) -> int:
+    """Returns the free bytes where the workdir is or would be made."""
+    existing = next(path for path in (directory, *directory.absolute().parents) if path.exists())
+    if not os.access(existing, os.W_OK | os.X_OK):
+        raise UserError(f"cannot write {directory}: no permission to write in {existing}")
+    free = shutil.disk_usage(existing).free
+    if needed > free:
+        raise UserError(
+            f"{directory}: the run needs {_size(needed)} of disk, but only {_size(free)} are free; "
+            "use another --workdir, or a smaller config.checkpoint.keep"
+        )
+    return free
+
+
+def _num_bytes(tree) -> int:
+    return sum(leaf.nbytes for leaf in jax.tree.leaves(tree))
+
+
+def _size(number: int) -> str:
+    return f"{number / 1e9:.1f} GB" if number >= 1e9 else f"{number / 1e6:.1f} MB"
