@@ -25,7 +25,7 @@ from cljax.settings import Settings
 from cljax.stages import Stage, StepInput
 from cljax.state import EpochState, Task
 
-CHECKPOINT_FORMAT = 3
+CHECKPOINT_FORMAT = 4
 
 
 class Stopped(Exception):
@@ -263,6 +263,7 @@ class Run:
             "metrics": list(state.sums) if within_epoch else None,
             "recorder": self.recorder.state_dict(),
             "data": self.problem.fingerprint,
+            "class_orders": self._class_orders(),
         }
         _written(self.checkpoints).save(arrays, record)
 
@@ -323,6 +324,18 @@ class Run:
                 "this run started; set --config.data.dir or --config.data.path to the data of the "
                 "start"
             )
+        if record["class_orders"] != self._class_orders():
+            raise UserError(
+                f"{self.directory}: the class order, or the tasks' sizes, are not those with which "
+                f"this run started; put back what config.data.class_order="
+                f"{self.settings.data.class_order} names"
+            )
+
+    def _class_orders(self) -> list[dict]:
+        return [
+            {"classes": stream.class_order.tolist(), "task_sizes": list(stream.task_sizes)}
+            for stream in self.problem.streams
+        ]
 
     def _flatten(self, value: PerSeed) -> dict[str, np.ndarray]:
         arrays = {}

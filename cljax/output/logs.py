@@ -6,6 +6,7 @@ import logging
 import math
 import os
 import time
+import zlib
 from collections import Counter
 from logging.handlers import MemoryHandler
 from pathlib import Path
@@ -66,19 +67,19 @@ class RunLog:
     """
 
     def __init__(self, workdir: str | os.PathLike) -> None:
-        """Opens `workdir`/metrics.jsonl for appending and drops a torn last line."""
+        """Opens `workdir`/metrics.jsonl; the first `append` drops a torn last line."""
         self.path = Path(workdir) / "metrics.jsonl"
         self._events = _EventFile(Path(workdir) / "tensorboard")
         with writing(self.path):
             self.path.parent.mkdir(parents=True, exist_ok=True)
             # Unbuffered: a line is in the file when append returns.
             self._file = self.path.open("a+b", buffering=0)
-            self._file.seek(0)
-            self._file.truncate(self._file.read().rfind(b"\n") + 1)
 
     def append(self, row: Row) -> None:
         """Writes one row, which must have "seed" and "stage"; non-finite floats become null."""
         if not self._events.is_open:
+            with writing(self.path):
+                self._file.truncate(self._read().rfind(b"\n") + 1)
             self._events.rebuild(self.rows())
         row = plain(row)
         line = (json.dumps(row, allow_nan=False) + "\n").encode()
@@ -87,36 +88,41 @@ class RunLog:
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         self._events.add(row)
 
-    def position(self) -> int:
-        """Writes all lines so far to the disk; returns the length of the file in bytes."""
+    def position(self) -> tuple[int, int]:
+        """Writes all lines so far to the disk; returns their length in bytes and their CRC-32."""
         with writing(self.path):
             os.fsync(self._file.fileno())
-            return os.fstat(self._file.fileno()).st_size
+            content = self._read()
+        return len(content), zlib.crc32(content)
 
-    def truncate(self, position: int) -> None:
+    def truncate(self, position: int, checksum: int) -> None:
         """Removes all lines after a position; a resumed run must do so before it appends.
 
         Args:
           position: length in bytes, as `position` returned it for the checkpoint.
+          checksum: CRC-32 of these bytes, from there too.
 
         Raises:
-          UserError: the file is shorter, or no line ends at `position`.
+          UserError: the file is shorter, or differs before `position`; it stays as it is.
         """
-        self._file.seek(0)
-        kept = self._file.read(position) if position else b""
+        kept = self._read()[:position]
         if len(kept) < position:
             raise UserError(
                 f"{self.path}: has {len(kept)} bytes, but the checkpoint was saved at {position}; "
                 "put the file back, or start over in another --workdir"
             )
-        if kept and not kept.endswith(b"\n"):
+        if zlib.crc32(kept) != checksum:
             raise UserError(
-                f"{self.path}: no line ends at byte {position}, where the checkpoint was saved; "
-                "put the file back, or start over in another --workdir"
+                f"{self.path}: its first {position} bytes are not those of the checkpoint; put the "
+                "file back, or start over in another --workdir"
             )
         with writing(self.path):
             self._file.truncate(position)
         self._events.rebuild(self.rows())
+
+    def _read(self) -> bytes:
+        self._file.seek(0)
+        return self._file.read()
 
     def rows(self) -> list[Row]:
         """Reads all rows so far, oldest first."""

@@ -83,7 +83,7 @@ class Recorder:
         if state:
             self.correct, self.seconds = state["correct"], state["seconds"]
         if self.log:
-            self.log.truncate(state["metrics_position"] if state else 0)
+            self.log.truncate(*state["metrics_position"] if state else (0, 0))
 
     @property
     def _written_log(self) -> logs.RunLog:

@@ -41,7 +41,7 @@ def test_a_line_is_in_the_file_when_append_returns(tmp_path):
     with logs.RunLog(tmp_path) as log:
         log.append(row(0))
         assert json.loads((tmp_path / "metrics.jsonl").read_text()) == row(0)
-        assert log.position() == (tmp_path / "metrics.jsonl").stat().st_size
+        assert log.position()[0] == (tmp_path / "metrics.jsonl").stat().st_size
         log.append(row(1))
         assert log.rows() == [row(0), row(1)]
 
@@ -67,7 +67,7 @@ def test_a_resumed_run_has_no_line_twice_and_none_missing(tmp_path):
     (events,) = (tmp_path / "tensorboard").iterdir()
     events.rename(events.with_name("events.out.tfevents.1.elsewhere"))  # of an older day
     with logs.RunLog(tmp_path) as log:
-        log.truncate(position)
+        log.truncate(*position)
         for epoch in range(3, 5):
             log.append(row(epoch))
         assert log.rows() == [row(epoch) for epoch in range(5)]
@@ -85,8 +85,8 @@ def test_events_follow_the_file_without_truncate_too(tmp_path):
 def test_truncate_to_zero_starts_anew(tmp_path):
     with logs.RunLog(tmp_path) as log:
         log.append(row(0))
-        log.truncate(0)
-        assert log.rows() == [] and log.position() == 0
+        log.truncate(0, 0)
+        assert log.rows() == [] and log.position() == (0, 0)
     assert scalars(tmp_path) == []
 
 
@@ -116,11 +116,23 @@ def test_a_torn_last_line_is_dropped(tmp_path):
 def test_a_file_shorter_than_the_checkpoint_is_refused(tmp_path):
     with logs.RunLog(tmp_path) as log:
         log.append(row(0))
+        length, checksum = log.position()
         with pytest.raises(UserError, match=r"has [0-9]+ bytes, but the checkpoint was saved at"):
-            log.truncate(log.position() + 1)
-        with pytest.raises(UserError, match="no line ends at byte"):
-            log.truncate(log.position() - 1)
+            log.truncate(length + 1, checksum)
+        with pytest.raises(UserError, match=f"its first {length - 1} bytes are not those of the"):
+            log.truncate(length - 1, checksum)
         assert log.rows() == [row(0)]
+
+
+@pytest.mark.parametrize("content", ["", "no newline", '{"seed": 0}\n' * 40])
+def test_a_foreign_file_is_refused_and_stays(tmp_path, content):
+    with logs.RunLog(tmp_path) as log:
+        log.append(row(0))
+        position = log.position()
+    (tmp_path / "metrics.jsonl").write_text(content)
+    with logs.RunLog(tmp_path) as log, pytest.raises(UserError, match="put the file back"):
+        log.truncate(*position)
+    assert (tmp_path / "metrics.jsonl").read_text() == content
 
 
 @pytest.mark.parametrize("line", ["{]", "3"])
@@ -140,7 +152,7 @@ def test_a_disk_that_fills_up_loses_only_the_last_line(tmp_path):
         log.append(row(0))
         soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
         # A write past the limit is cut short, as on a full disk.
-        resource.setrlimit(resource.RLIMIT_FSIZE, (log.position() + 5, hard))
+        resource.setrlimit(resource.RLIMIT_FSIZE, (log.position()[0] + 5, hard))
         try:
             with pytest.raises(UserError, match=r"cannot write .*metrics\.jsonl"):
                 log.append(row(1))

@@ -124,6 +124,32 @@ def test_shorter_metrics_are_refused(half):
         tiny_runs.run(tiny_runs.make_config(), half)
 
 
+@pytest.fixture
+def order_file(tmp_path):
+    path = tmp_path / "order.txt"
+    path.write_text("3 1 4 0 2 5 9 7 8 6")
+    return path
+
+
+@pytest.mark.parametrize("complete", [False, True])
+def test_another_order_in_the_same_file_is_refused(order_file, tmp_path, interrupt, complete):
+    config = tiny_runs.make_config(data__class_order=str(order_file))
+    workdir = tmp_path / "run"
+    if complete:
+        tiny_runs.run(config, workdir)
+    else:
+        interrupt(signal.SIGTERM, 1, 1)
+        with pytest.raises(experiment.Stopped):
+            tiny_runs.run(config, workdir)
+    before = {path: path.read_bytes() for path in workdir.glob("*.json*")}
+    order_file.write_text("3 1 0 4 2 5 9 7 8 6")
+    with pytest.raises(UserError, match=f"class order.* put back what .*{order_file.name}"):
+        tiny_runs.run(config, workdir)
+    assert {path: path.read_bytes() for path in workdir.glob("*.json*")} == before
+    order_file.write_text("3, 1, 4, 0, 8, 6, 9, 7, 2, 5")  # the run has the first four classes
+    tiny_runs.run(config, workdir)
+
+
 def newest(workdir):
     return max((workdir / "checkpoints").iterdir(), key=lambda path: int(path.name))
 
