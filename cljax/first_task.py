@@ -1,14 +1,19 @@
 """Takes over the first task of another run."""
 
 from pathlib import Path
+from typing import Any
 
 from cljax.errors import UserError
 from cljax.files import read_json
 from cljax.output.checkpoints import Checkpoints, unflatten
 from cljax.output.metrics import FORMAT
+from cljax.output.workdir import differences
 from cljax.problem import Problem, model_number
 from cljax.settings import Settings
 from cljax.state import LearnerState
+
+# Settings on which the outputs of a saved classifier depend.
+_DATA_KEYS = ("image_size", "mean", "standardise", "std")
 
 
 def adopt_first_task(
@@ -35,8 +40,9 @@ def adopt_first_task(
     saved.close()
     if results["dataset"] != settings.data.name:
         raise UserError(f"{where}: a run on {results['dataset']}, not on {settings.data.name}")
-    if read_json(other / "config.json")["data"].get("standardise") != settings.data.standardise:
-        raise UserError(f"{where}: config.data.standardise is not the same there")
+    saved_settings = _what_computes(read_json(other / "config.json"))
+    if lines := differences(saved_settings, _what_computes(settings.plain())):
+        raise UserError(f"{where}: its network computes something else ({'; '.join(lines)})")
     if record["data"] != problem.fingerprint:
         raise UserError(f"{where}: its data differ from what {settings.data.name} holds here")
     adopted = []
@@ -59,3 +65,12 @@ def adopt_first_task(
         found["params"] |= kept
         adopted.append(state.replace(**found))
     return adopted
+
+
+def _what_computes(config: dict[str, Any]) -> dict[str, Any]:
+    data = config.get("data") or {}
+    return {
+        "model": config.get("model"),
+        "dtype": config.get("dtype"),
+        "data": {key: data.get(key) for key in _DATA_KEYS},
+    }
