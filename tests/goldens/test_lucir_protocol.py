@@ -26,7 +26,7 @@ def test_learning_rates(lucir_goldens):
     method = make_method(lucir_cifar100.get_config(), CIFAR)
     for stage, name in (
         (method.training, "original_cifar"),
-        (method.finetuning, "original_class_balanced_finetuning"),
+        (method.finetuning_stage, "original_class_balanced_finetuning"),
         (method.training, "libcontinual_lucir"),
     ):
         rates = [stage.optimizer.rate(epoch) for epoch in range(stage.epochs)]

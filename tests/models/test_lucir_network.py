@@ -83,7 +83,7 @@ def test_imprinting(lucir_goldens, phase):
     features[:2, :500] = found
     before = random.normal(size=(64, 6)).astype(np.float32)
     before[:, :old] = old_rows.T
-    after = jit(imprint)(before, features, jnp.array([500, 500, 0]), jnp.int32(old))
+    after = jax.jit(imprint)(before, features, jnp.array([500, 500, 0]), jnp.int32(old))
     want = before.copy()
     want[:, old : old + 2] = expected[f"phase{phase}.fc2_weight"].T
     np.testing.assert_allclose(after, want, atol=1e-6)
@@ -150,7 +150,7 @@ def test_parameter_count_without_head():
 def test_initial_values():
     """Convolutions: variance 2/fan_out; both heads: uniform within 1/sqrt(D); scale 1."""
     module = make_classifier("resnet8_lucir", 100, head="cosine")
-    init = jit(module.init)
+    init = jax.jit(module.init)
     params = init(jax.random.key(0), jnp.zeros((1, 8, 8, 3)))["params"]
     found = jax.tree_util.tree_leaves_with_path(params["backbone"])
     kernels = [leaf for path, leaf in found if path[-1].key == "kernel"]
@@ -197,7 +197,7 @@ def test_cosine_head():
     want = features @ kernel
     want /= np.linalg.norm(features, axis=1)[:, None] * np.linalg.norm(kernel, axis=0)
 
-    @jit
+    @jax.jit
     def head(kernel, scale, features):
         return CosineHead(4).apply({"params": {"kernel": kernel, "scale": scale}}, features)
 
@@ -219,9 +219,9 @@ def test_cosine_head_of_zero_vectors():
         logits, scores = CosineHead(4).apply({"params": {"kernel": kernel, "scale": 2.0}}, features)
         return jnp.square(logits - 1).sum(), scores
 
-    (_, scores), (of_kernel, of_features) = jit(jax.value_and_grad(total, (0, 1), has_aux=True))(
-        kernel, features
-    )
+    (_, scores), (of_kernel, of_features) = jax.jit(
+        jax.value_and_grad(total, (0, 1), has_aux=True)
+    )(kernel, features)
     assert not scores[1].any() and not scores[:, 2].any()
     assert not of_features[1].any() and not of_kernel[:, 2].any()
     assert np.isfinite(of_features).all() and np.isfinite(of_kernel).all()
@@ -249,8 +249,8 @@ def test_half_precision_network():
     module = cosine_classifier(jnp.bfloat16)
     variables = tiny.variables(cosine_classifier(), seed=0)
     images = tiny.images(4, seed=1)
-    outputs = jit(module.apply)(variables, images)
-    exact = jit(cosine_classifier().apply)(variables, images)
+    outputs = jax.jit(module.apply)(variables, images)
+    exact = jax.jit(cosine_classifier().apply)(variables, images)
     assert all(array.dtype == jnp.float32 for array in outputs)
     np.testing.assert_allclose(outputs.scores, exact.scores, atol=0.05)
 
@@ -258,7 +258,7 @@ def test_half_precision_network():
 def test_classify_gives_the_logits_of_features():
     module = cosine_classifier()
     variables = tiny.variables(module, seed=0)
-    outputs = jit(module.apply)(variables, tiny.images(2, seed=1))
+    outputs = jax.jit(module.apply)(variables, tiny.images(2, seed=1))
     classified = module.apply(variables, outputs.features, method="classify")
     np.testing.assert_allclose(classified, outputs.logits, rtol=1e-5, atol=1e-7)
 
@@ -266,7 +266,7 @@ def test_classify_gives_the_logits_of_features():
 def test_inversion_matches_the_statistics_of_projections_too():
     module = cosine_classifier()
     variables = tiny.variables(module, seed=0)
-    _, collected = jit(lambda v, x: module.apply(v, x, mutable=["moments"]))(
+    _, collected = jax.jit(lambda v, x: module.apply(v, x, mutable=["moments"]))(
         variables, tiny.images(4, seed=1)
     )
     divergences = inversion.statistics_divergence(variables["batch_stats"], collected["moments"])

@@ -234,7 +234,8 @@ def test_half_precision_networks_give_float32_outputs():
     module = tiny.classifier(jnp.bfloat16)
     variables = jax.eval_shape(module.init, jax.random.key(0), tiny.images(2, seed=1))
     outputs, statistics = jax.eval_shape(
-        lambda v: run(module, v, tiny.images(2, seed=1), train=True), variables
+        lambda v: module.apply(v, tiny.images(2, seed=1), train=True, mutable=["batch_stats"]),
+        variables,
     )
     assert outputs.logits.dtype == outputs.features.dtype == jnp.float32
     leaves = jax.tree.leaves((variables, statistics))
