@@ -13,6 +13,7 @@ from rich.table import Table
 from cljax import build, first_task
 from cljax import problem as problem_lib
 from cljax import settings as settings_lib
+from cljax.compute import processes
 from cljax.errors import UserError
 from cljax.output import workdir
 from cljax.table import make_plan
@@ -29,7 +30,7 @@ def run(config: Any, directory: str | Path, console: Console | None = None) -> N
     Raises:
       UserError: a setting, the data, the workdir or the disk is not fit for the run.
     """
-    directory, console = Path(directory).expanduser(), console or Console()
+    directory, console = Path(directory).expanduser(), processes.main_console(console)
     if "runs" not in config:
         _check_run(config, directory, console)
         return
