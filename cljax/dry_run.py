@@ -10,12 +10,9 @@ from ml_collections import ConfigDict
 from rich.console import Console
 from rich.table import Table
 
-from cljax import build, first_task
-from cljax import problem as problem_lib
-from cljax import settings as settings_lib
+from cljax import build, experiment
 from cljax.compute import processes
 from cljax.errors import UserError
-from cljax.output import workdir
 from cljax.table import make_plan
 
 
@@ -40,14 +37,9 @@ def run(config: Any, directory: str | Path, console: Console | None = None) -> N
 
 
 def _check_run(config: ConfigDict, directory: Path, console: Console) -> None:
-    settings = settings_lib.read(config)
-    build.check(settings)
-    workdir.check(directory, settings)
+    settings = experiment.check(config, directory)
     with jax.default_matmul_precision(build.matmul_precision(settings)):
-        problem = problem_lib.make_problem(settings)
-        begun = (directory / "checkpoints").exists() and not settings.overwrite
-        if settings.first_task_from and not begun:
-            first_task.adopt_first_task(settings, problem, problem.states)
+        problem = experiment.make_problem(settings, directory)
     needed = _disk_bytes(settings, problem)
     free = _check_disk(directory, needed)
     _print_classes(problem, console)
@@ -69,9 +61,8 @@ def _print_classes(problem, console):
     for stream in problem.streams:
         table = Table("task", "classes", "training images", title=f"Tasks of seed {stream.seed}")
         for task in range(problem.num_tasks):
-            labels = stream.class_order[stream.old(task) : stream.seen(task)]
-            names = ", ".join(str(label) for label in labels)
-            table.add_row(str(task + 1), names, str(stream.train_counts[task]))
+            classes = ", ".join(map(str, stream.class_order[stream.old(task) : stream.seen(task)]))
+            table.add_row(str(task + 1), classes, str(stream.train_counts[task]))
         console.print(table)
 
 

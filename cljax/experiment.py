@@ -68,11 +68,7 @@ def run(
             names = settings.data.name, settings.method.name
             line = "loading dataset {}, setting up method {}".format(*names)
             console.print(line, markup=False, emoji=False, highlight=False, soft_wrap=True)
-            problem = problem_lib.make_problem(settings)
-            if settings.first_task_from and (
-                settings.overwrite or not (directory / "checkpoints").exists()
-            ):
-                first_task.adopt_first_task(settings, problem, problem.states)
+            problem = make_problem(settings, directory)
         with processes.raise_together():
             if processes.is_main():
                 workdir.begin(directory, settings)
@@ -81,6 +77,33 @@ def run(
         results = this.go()
         processes.on_main(summary.print_summary, results, directory, console)
     return results
+
+
+def check(config: ml_collections.ConfigDict, directory: Path) -> Settings:
+    """Reads the settings of a run, and checks them, the devices and the workdir; writes nothing.
+
+    Raises:
+      UserError: a setting is wrong, or the workdir is not fit for the run.
+    """
+    settings = settings_lib.read(config)
+    build.check(settings)
+    if processes.is_main():
+        workdir.check(directory, settings)
+    return settings
+
+
+def make_problem(settings: Settings, directory: Path) -> problem_lib.Problem:
+    """Makes the problem of a run, and checks the first task that a first start will take over.
+
+    Raises:
+      UserError: a setting, the data or the run in config.first_task_from is wrong.
+    """
+    problem = problem_lib.make_problem(settings)
+    if settings.first_task_from and (
+        settings.overwrite or not (directory / "checkpoints").exists()
+    ):
+        first_task.adopt_first_task(settings, problem, problem.states)
+    return problem
 
 
 class Run:
@@ -332,10 +355,8 @@ class Run:
             )
 
     def _class_orders(self) -> list[dict]:
-        return [
-            {"classes": stream.class_order.tolist(), "task_sizes": list(stream.task_sizes)}
-            for stream in self.problem.streams
-        ]
+        sizes = list(self.problem.streams[0].task_sizes)  # the same for all seeds
+        return [{"classes": order, "task_sizes": sizes} for order in self.problem.class_orders]
 
     def _flatten(self, value: PerSeed) -> dict[str, np.ndarray]:
         arrays = {}

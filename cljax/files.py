@@ -131,7 +131,7 @@ def open_lock(path: Path) -> IO[bytes]:
 def lock(file: IO[bytes], wait: bool = False) -> bool:
     """Locks an open file until it is closed; returns False if another process has locked it.
 
-    On a file system without locks it warns once per call and goes on without one.
+    On a file system without locks it warns and returns True.
 
     Args:
       wait: whether to wait for the other process.

@@ -12,9 +12,6 @@ from cljax.problem import Problem, model_number
 from cljax.settings import Settings
 from cljax.state import LearnerState
 
-# Settings on which the outputs of a saved classifier depend.
-_DATA_KEYS = ("image_size", "mean", "standardise", "std")
-
 
 def adopt_first_task(
     settings: Settings, problem: Problem, states: list[LearnerState]
@@ -23,7 +20,7 @@ def adopt_first_task(
 
     Raises:
       UserError: there is no such run, its first task is not finished, or it has other data, other
-        classes or another network.
+        classes, another network, or other preprocessing or precision.
     """
     other = Path(settings.first_task_from)
     where = f"config.first_task_from={other}"
@@ -68,9 +65,10 @@ def adopt_first_task(
 
 
 def _what_computes(config: dict[str, Any]) -> dict[str, Any]:
+    """The settings on which the outputs of a saved classifier depend."""
     data = config.get("data") or {}
     return {
         "model": config.get("model"),
         "dtype": config.get("dtype"),
-        "data": {key: data.get(key) for key in _DATA_KEYS},
+        "data": {key: data.get(key) for key in ("image_size", "mean", "standardise", "std")},
     }

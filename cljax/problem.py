@@ -48,6 +48,11 @@ class Problem:
         """Number of tasks T."""
         return self.streams[0].num_tasks
 
+    @property
+    def class_orders(self) -> list[list[int]]:
+        """Class id of each label, for each seed: [seed][k]."""
+        return [stream.class_order.tolist() for stream in self.streams]
+
     def tasks(self, index: int) -> list[Task]:
         """Makes task `index` (from 0) of each seed."""
         labels, joint = self.dataset.train_labels, self.method.is_joint

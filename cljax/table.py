@@ -9,11 +9,9 @@ import jax
 from ml_collections import ConfigDict
 from rich.console import Console
 
-from cljax import build, experiment, files
-from cljax import settings as settings_lib
+from cljax import experiment, files
 from cljax.compute import processes
 from cljax.errors import UserError
-from cljax.output import workdir
 from cljax.report import tables
 
 # Keys of a table that describe the table; all others are settings of every run.
@@ -41,10 +39,7 @@ def run(config: Any, directory: str | Path, console: Console | None = None) -> N
     plan = list(make_plan(config))
     with processes.raise_together():
         for name, run_config in plan:
-            settings = settings_lib.read(run_config)
-            build.check(settings)
-            if processes.is_main():
-                workdir.check(directory / name, settings)
+            experiment.check(run_config, directory / name)
     failed = {}
     for number, (name, run_config) in enumerate(plan, start=1):
         console.rule(f"{number}/{len(plan)}  {name}", style="dim")

@@ -120,10 +120,6 @@ class RunLog:
             self._file.truncate(position)
         self._events.rebuild(self.rows())
 
-    def _read(self) -> bytes:
-        self._file.seek(0)
-        return self._file.read()
-
     def rows(self) -> list[Row]:
         """Reads all rows so far, oldest first."""
         return read_rows(self.path)
@@ -138,6 +134,10 @@ class RunLog:
 
     def __exit__(self, *exception: object) -> None:
         self.close()
+
+    def _read(self) -> bytes:
+        self._file.seek(0)
+        return self._file.read()
 
 
 class _EventFile:

@@ -209,7 +209,7 @@ class Recorder:
             method=self.settings.method.name,
             dataset=self.problem.dataset.name,
             seeds=list(self.settings.seeds),
-            class_orders=[stream.class_order.tolist() for stream in streams],
+            class_orders=self.problem.class_orders,
             task_sizes=list(streams[0].task_sizes),
             test_images=[stream.eval_counts.tolist() for stream in streams],
             correct=self.correct["own"]["seen"],
@@ -235,8 +235,7 @@ class Recorder:
         settings, streams = self.settings, self.problem.streams
         logger.info("%s on %s", settings.method.name, self.problem.dataset.name)
         logger.info("device %s; %s", device.device_name(), device.versions())
-        for stream in streams:
-            order = stream.class_order.tolist()
+        for stream, order in zip(streams, self.problem.class_orders, strict=True):
             logger.info("seed %d: class order %s, sizes %s", stream.seed, order, stream.task_sizes)
         late = tuple(m for m in settings.milestones if m >= settings.epochs)
         if late:

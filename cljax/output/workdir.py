@@ -1,6 +1,7 @@
 """Protects a workdir: one run at a time, and the same config until it is overwritten."""
 
 import contextlib
+import itertools
 import os
 import shutil
 from collections.abc import Iterator
@@ -108,12 +109,8 @@ def _remove_unused(workdir: Path, new: list[Path]) -> None:
 def _check_links(workdir: Path) -> None:
     """Checks that no file of a run lies outside the workdir, behind a symbolic link."""
     root = workdir.resolve()
-    for directory, directories, names in os.walk(root):
-        if Path(directory) == root:
-            directories[:] = [name for name in directories if name in _DIRECTORIES]
-            names = [name for name in names if name in _FILES]
-            names += [name for name in _DIRECTORIES if (root / name).is_symlink()]
-        for path in (Path(directory, name) for name in (*directories, *names)):
+    for top in (root / name for name in (*_DIRECTORIES, *_FILES)):
+        for path in itertools.chain([top], top.rglob("*")):
             if path.is_symlink() and not path.resolve().is_relative_to(root):
                 raise UserError(
                     f"{path}: is a symbolic link that leads out of the workdir; replace it by what "

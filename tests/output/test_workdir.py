@@ -118,20 +118,17 @@ def test_file_system_without_locks(tmp_path, monkeypatch, caplog, number):
 def test_nothing_is_touched_through_a_link_out_of_the_workdir(tmp_path, name, overwrite):
     workdir = tmp_path / "run"
     claim(workdir)
-    target = tmp_path / "mine"
-    path = workdir / name
-    if path.suffix:
-        target.write_text((workdir / "config.json").read_text())
-        path.unlink(missing_ok=True)
-    else:
-        target.mkdir()
-        (target / "notes").write_text("x")
-    before = target.read_text() if path.suffix else (target / "notes").read_text()
+    path, target = workdir / name, tmp_path / "mine"
+    content = target if path.suffix else target / "notes"
+    before = (workdir / "config.json").read_text()
+    content.parent.mkdir(exist_ok=True)
+    content.write_text(before)
+    path.unlink(missing_ok=True)
     path.parent.mkdir(parents=True, exist_ok=True)
     path.symlink_to(target)
     with pytest.raises(UserError, match=f"{path}: is a symbolic link that leads out of"):
         claim(workdir, overwrite=overwrite)
-    assert (target.read_text() if path.suffix else (target / "notes").read_text()) == before
+    assert content.read_text() == before
 
 
 def test_the_workdir_and_files_that_are_not_the_runs_may_be_links(tmp_path):

@@ -1,4 +1,4 @@
-"""ABD on real CIFAR-100 as a user runs it, cut down to two minutes, stopped and gone on with."""
+"""ABD on real CIFAR-100 as a user runs it, cut down, stopped and gone on with."""
 
 import json
 import os
