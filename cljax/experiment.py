@@ -2,7 +2,9 @@
 
 import contextlib
 import dataclasses
+import logging
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import jax
@@ -17,15 +19,17 @@ from cljax import settings as settings_lib
 from cljax.compute import compilation, processes
 from cljax.compute.per_seed import PerSeed
 from cljax.compute.signals import StopRequest
-from cljax.errors import UserError
+from cljax.errors import UserError, note
 from cljax.output import logs, summary, workdir
-from cljax.output.checkpoints import Checkpoints, flatten, unflatten
+from cljax.output.checkpoints import Checkpoints, checksum, flatten, unflatten
 from cljax.output.recorder import Cursor, Recorder
 from cljax.settings import Settings
 from cljax.stages import Stage, StepInput
 from cljax.state import EpochState, Task
 
-CHECKPOINT_FORMAT = 4
+CHECKPOINT_FORMAT = 5
+
+logger = logging.getLogger("cljax")
 
 
 class Stopped(Exception):
@@ -112,6 +116,7 @@ class Run:
     Attributes:
       cursor: position in the run: the next epoch, stage and task.
       states: learner states; within an epoch, the `EpochState`s around them.
+      model_checksums: of the arrays in models/1, models/2 and so on.
     """
 
     def __init__(
@@ -127,6 +132,7 @@ class Run:
             self.checkpoints = Checkpoints(directory / "checkpoints", settings.checkpoint.keep)
             self.models = Checkpoints(directory / "models", keep=None)
         self.cursor = Cursor()
+        self.model_checksums: list[int] = []
         self.states: PerSeed = self.executor.distribute(problem.states)
 
     def go(self) -> dict:
@@ -134,6 +140,8 @@ class Run:
         try:
             resumes = self._restore()
             processes.on_main(self.recorder.announce, self.cursor, resumes)
+            if self.cursor.task == self.problem.num_tasks:
+                self._mend()
             with StopRequest() as self.stop, self.recorder.progress(self.cursor):
                 while self.cursor.task < self.problem.num_tasks:
                     self._run_task()
@@ -165,7 +173,7 @@ class Run:
         self._evaluate()
         self.recorder.start("save", cursor)
         self._save_model(cursor.task)
-        processes.on_main(self.recorder.write_results)
+        self._write(self.recorder.write_results)
         self.cursor = Cursor(cursor.task + 1)
         self._stop_if_asked()
         self._write_checkpoint()
@@ -200,7 +208,7 @@ class Run:
             self.recorder.start("draw", cursor)
             samples = self.executor.call(type(stage).samples, stage, method, self.states, tasks)
             samples = self.executor.collect(samples)
-            processes.on_main(self.recorder.write_samples, cursor.task, samples)
+            self._write(self.recorder.write_samples, cursor.task, samples)
 
     def _take_images(self, stage: Stage, tasks: PerSeed[Task]) -> tuple[PerSeed[Task], list[int]]:
         """Gives the tasks the stage's images; returns them and the number of images per seed."""
@@ -236,7 +244,7 @@ class Run:
         self.states = self.states.map(lambda state: state.learner)
         sums = [sums for sums, _ in measured]
         seconds = self.recorder.seconds[stage.name] - before
-        processes.on_main(self.recorder.add_epoch, cursor, stage, sums, stops, seconds)
+        self._write(self.recorder.add_epoch, cursor, stage, sums, stops, seconds)
 
     def _evaluate(self):
         problem, cursor = self.problem, self.cursor
@@ -257,8 +265,41 @@ class Run:
         """Saves the classifiers after a task, for other programs and people."""
         arrays = self._flatten(self.states.map(lambda state: state.variables))
         self._check_finite(arrays)
-        record, number = {"data": self.problem.fingerprint}, problem_lib.model_number(task)
-        processes.on_main(lambda: _written(self.models).save(arrays, record, number))
+        self.model_checksums.append(checksum(arrays))
+        self._write(self._save_arrays, arrays, problem_lib.model_number(task))
+
+    def _save_arrays(self, arrays: dict[str, np.ndarray], number: int):
+        _written(self.models).save(arrays, {"data": self.problem.fingerprint}, number)
+
+    def _mend(self):
+        """Writes again, or names, what is gone or damaged of a complete run."""
+        arrays = self._flatten(self.states.map(lambda state: state.variables))
+        self._write(self._mend_models, arrays)
+        self._write(self.recorder.mend)
+
+    def _mend_models(self, last: dict[str, np.ndarray]):
+        models = _written(self.models)
+        for task, expected in enumerate(self.model_checksums):
+            number = problem_lib.model_number(task)
+            path = models.folder / str(number)
+            if models.holds(number, expected):
+                continue
+            if checksum(last) == expected:
+                self._save_arrays(last, number)
+                note("%s: was gone or damaged; written again from the last checkpoint", path)
+            else:
+                logger.warning(
+                    "%s: gone, or not what this run saved; only a run from the start makes it", path
+                )
+
+    def _write(self, function: Callable, *args):
+        """Lets the first process write, unless someone has taken the workdir away."""
+
+        def write():
+            workdir.check_present(self.directory)
+            function(*args)
+
+        processes.on_main(write)
 
     def _stop_if_asked(self):
         """Saves a checkpoint and stops, if a signal to any process asks for it."""
@@ -275,7 +316,7 @@ class Run:
         start = time.perf_counter()
         arrays = self._flatten(self.states)
         self._check_finite(arrays)
-        processes.on_main(self._save_checkpoint, arrays)
+        self._write(self._save_checkpoint, arrays)
         self.recorder.seconds["save"] += time.perf_counter() - start
 
     def _save_checkpoint(self, arrays):
@@ -287,6 +328,7 @@ class Run:
             "recorder": self.recorder.state_dict(),
             "data": self.problem.fingerprint,
             "class_orders": self._class_orders(),
+            "models": self.model_checksums,
         }
         _written(self.checkpoints).save(arrays, record)
 
@@ -310,7 +352,7 @@ class Run:
             self.recorder.load_state_dict(record and record["recorder"])
         if record is None or arrays is None:
             return False
-        self.cursor = Cursor(**record["cursor"])
+        self.cursor, self.model_checksums = Cursor(**record["cursor"]), record["models"]
         states = self.problem.states
         if record["metrics"] is not None:
             sums = {name: jnp.float32(0) for name in record["metrics"]}

@@ -92,18 +92,28 @@ class Checkpoints:
             self._manager = ocp.CheckpointManager(self.folder, options=options)
 
     def save(self, arrays: dict[str, np.ndarray], record: dict, number: int | None = None) -> None:
-        """Saves a checkpoint under the next number, unless one is given; an existing one stays.
+        """Saves a checkpoint under the next number, unless one is given.
+
+        A checkpoint of that number with the same arrays stays; anything else under that name is
+        renamed to `damaged_N`, with a warning.
 
         Raises:
           UserError: it cannot be written (full disk, no permission); earlier ones stay.
         """
-        numbers = self._manager.all_steps()
-        number = max(numbers, default=-1) + 1 if number is None else number
-        if number in numbers:
-            return
+        if number is None:
+            number = max(self._manager.all_steps(), default=-1) + 1
+        elif (self.folder / str(number)).exists():
+            if self.holds(number, checksum(arrays)):
+                return
+            self._set_aside(number)
+            logger.warning(
+                "%s is not what this run saves there; renamed to damaged_%d and written anew",
+                self.folder / str(number),
+                number,
+            )
+            self._manager.reload()
         names = {f"{i:05d}": name for i, name in enumerate(arrays)}
-        checksums = {name: _checksum(array) for name, array in arrays.items()}
-        content = {"record": record, "names": names, "checksums": checksums}
+        content = {"record": record, "names": names, "checksums": _checksums(arrays)}
         record = content | {"checksum": _checksum_of_json(content)}
         try:
             self._manager.save(
@@ -132,6 +142,23 @@ class Checkpoints:
             return self._read(number)
         except Exception as error:
             raise UserError(f"{self.folder / str(number)}: {_reason(error)}") from error
+
+    def holds(self, number: int, expected: int) -> bool:
+        """Whether checkpoint `number` is there, whole, and has arrays of this `checksum`.
+
+        Raises:
+          UserError: it cannot be read now, as the system says.
+        """
+        try:
+            arrays, _ = self._read(number)
+        except Exception as error:
+            if _is_system_error(error):
+                raise UserError(
+                    f"{self.folder / str(number)}: cannot be read now ({_reason(error)}); mend the "
+                    "file system, then run the same command again"
+                ) from error
+            return False
+        return checksum(arrays) == expected
 
     def restore(self) -> tuple[dict[str, np.ndarray], dict] | None:
         """Reads the newest good checkpoint: (arrays, record), or None if there is none.
@@ -203,18 +230,27 @@ class Checkpoints:
         )
         record = restored["record"]
         if record.keys() != {"record", "names", "checksums"}:  # as version 0.1.0 wrote them
-            checksum = record.pop("checksum", None)
-            if checksum != _checksum_of_json(record):
+            expected = record.pop("checksum", None)
+            if expected != _checksum_of_json(record):
                 raise ValueError("checksum of the record does not match")
         arrays = {record["names"][key]: np.asarray(a) for key, a in restored["arrays"].items()}
-        for name, checksum in record["checksums"].items():
-            if _checksum(arrays[name]) != checksum:
+        found = _checksums(arrays)
+        for name, expected in record["checksums"].items():
+            if found[name] != expected:
                 raise ValueError(f"checksum of {name} does not match")
         return arrays, record["record"]
 
 
-def _checksum(array: np.ndarray) -> int:
-    return zlib.crc32(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
+def checksum(arrays: dict[str, np.ndarray]) -> int:
+    """Returns a checksum of named arrays: of names and bytes."""
+    return _checksum_of_json(_checksums(arrays))
+
+
+def _checksums(arrays: dict[str, np.ndarray]) -> dict[str, int]:
+    return {
+        name: zlib.crc32(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
+        for name, array in arrays.items()
+    }
 
 
 def _checksum_of_json(content: dict) -> int:

@@ -13,6 +13,7 @@ import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
+from PIL import Image
 
 from cljax.files import write_atomically
 from cljax.output.logs import LABELS, Row, epoch_axis
@@ -20,6 +21,9 @@ from cljax.output.plot_style import COLOURS, DASHES, MARKERS, png, styled
 
 # Keys of a row of metrics.jsonl that are not losses.
 NOT_LOSSES = {*LABELS, "learning_rate", "accuracy", "images_per_second", "seconds"}
+
+# What `write_plots` writes.
+PLOTS = ("accuracy_after_each_task.png", "accuracy_matrix.png", "loss_curves.png")
 
 # Image grids, in pixels. A power of two as dots per inch keeps sizes whole after the division.
 GRID_DPI, GAP, LINE, IMAGE_PIXELS = 128, 10, 4, 64
@@ -41,8 +45,8 @@ def write_plots(
     Args:
       results: as `metrics.build_results` returns them.
       rows: the rows of metrics.jsonl.
-      folder: directory of accuracy_after_each_task.png, accuracy_matrix.png and loss_curves.png;
-        made if absent. A plot without data (no finished task, no loss) is not written.
+      folder: directory of `PLOTS`; made if absent. A plot without data (no finished task, no loss)
+        is not written.
 
     Raises:
       UserError: a file cannot be written.
@@ -51,14 +55,24 @@ def write_plots(
     figures = {}
     with styled():
         if results["tasks_done"]:
-            figures["accuracy_after_each_task.png"] = _draw_accuracy(results)
-            figures["accuracy_matrix.png"] = _draw_matrix(results)
+            figures[PLOTS[0]] = _draw_accuracy(results)
+            figures[PLOTS[1]] = _draw_matrix(results)
         curves = loss_curves(rows)
         if curves:
-            figures["loss_curves.png"] = _draw_losses(curves, results)
+            figures[PLOTS[2]] = _draw_losses(curves, results)
         for name, figure in figures.items():
             write_atomically(folder / name, png(figure))
     return [folder / name for name in figures]
+
+
+def is_whole(path: Path) -> bool:
+    """Whether a picture is there and undamaged."""
+    try:
+        with Image.open(path) as image:
+            image.verify()
+    except (OSError, SyntaxError):  # Pillow calls a broken PNG a syntax error
+        return False
+    return True
 
 
 def accuracy_name(results: dict[str, Any]) -> str:

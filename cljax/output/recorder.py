@@ -67,6 +67,7 @@ class Recorder:
         names = [stage.name for _, _, stage in problem.plan()]
         parts = ["compile", *names, "evaluate", "save", "total"]
         self.seconds = dict.fromkeys(parts, 0.0)
+        self._ran_on = {"device": device.device_name(), "versions": device.versions()}
         self._started = time.perf_counter()
 
     def state_dict(self) -> dict:
@@ -75,6 +76,7 @@ class Recorder:
         return {
             "correct": self.correct,
             "seconds": self.seconds,
+            "ran_on": self._ran_on,
             "metrics_position": self._written_log.position(),
         }
 
@@ -82,6 +84,8 @@ class Recorder:
         """Goes back to a checkpoint's `state_dict`, or to the start; drops later metrics."""
         if state:
             self.correct, self.seconds = state["correct"], state["seconds"]
+            if len(self.correct["own"]["seen"][0]) == self.problem.num_tasks:
+                self._ran_on = state["ran_on"]  # what is shown of a complete run stays
         if self.log:
             self.log.truncate(*state["metrics_position"] if state else (0, 0))
 
@@ -195,7 +199,7 @@ class Recorder:
         names = self.problem.dataset.class_names
         for stream, pictures in zip(self.problem.streams, drawn, strict=True):
             images, labels = map(np.asarray, pictures)
-            path = self.directory / "plots" / f"dreamed_task{task + 1}_seed{stream.seed}.png"
+            path = self._samples_path(task, stream.seed)
             title = f"dreamed after task {task + 1}, seed {stream.seed}"
             seen = [names[c] for c in stream.class_order[: stream.seen(task)]]
             why = "Short rows: the teacher labels few dreamed images as this class."
@@ -216,8 +220,7 @@ class Recorder:
             correct_within_task=self.correct["own"]["within_task"],
             read_outs={name: self.correct[name]["seen"] for name in self.settings.eval.read_outs},
             seconds={name: round(value, 2) for name, value in self.seconds.items()},
-            device=device.device_name(),
-            versions=device.versions(),
+            **self._ran_on,
             top_k=self.settings.eval.top_k,
         )
 
@@ -229,6 +232,26 @@ class Recorder:
         mean = np.mean([row[-1] for row in results["seen_accuracy"]])
         done, total = results["tasks_done"], results["tasks_total"]
         self._progress.note(f"task {done}/{total} done: {mean:.1f} % on all classes seen so far")
+
+    def mend(self) -> None:
+        """Writes results.json and the plots of a complete run again if gone or damaged."""
+        results, path = self.results(), self.directory / "results.json"
+        if not _says_the_same(path, results):
+            files.write_json_atomically(path, results)
+            note("%s: was gone or damaged; written again from the last checkpoint", path)
+        folder = self.directory / "plots"
+        whole = {name for name in plots.PLOTS if plots.is_whole(folder / name)}
+        if len(whole) < len(plots.PLOTS):
+            for written in plots.write_plots(results, self._written_log.rows(), folder):
+                if written.name not in whole:
+                    note("%s: was gone or damaged; drawn again", written)
+        drawn = [task for task, _, stage in self.problem.plan() if stage.has_samples]
+        for path in [self._samples_path(task, seed) for task in drawn for seed in results["seeds"]]:
+            if not plots.is_whole(path):
+                logger.warning("%s: gone or damaged; only a run from the start draws it", path)
+
+    def _samples_path(self, task: int, seed: int) -> Path:
+        return self.directory / "plots" / f"dreamed_task{task + 1}_seed{seed}.png"
 
     def announce(self, cursor: Cursor, resumes: bool) -> None:
         """Logs what runs, and warns of settings without effect."""
@@ -274,6 +297,18 @@ class Recorder:
             kind = _kind_of_work(stage, task)
             work[kind] = work.get(kind, 0) + epochs * self.problem.num_images(task)
         return work
+
+
+def _says_the_same(path: Path, results: dict) -> bool:
+    """Whether a results.json has these results; seconds go on with every start."""
+    try:
+        found = files.read_json(path)
+    except UserError:
+        return False
+    expected = files.plain(results)
+    return found.keys() == expected.keys() and all(
+        found[key] == value for key, value in expected.items() if key != "seconds"
+    )
 
 
 def _kind_of_work(stage: Stage, task: int) -> str:

@@ -58,6 +58,19 @@ def begin(workdir: Path, settings: Settings) -> None:
     write_json_atomically(workdir / "config.json", settings.plain())
 
 
+def check_present(workdir: Path) -> None:
+    """Checks that the workdir of a run that trains is still there, before the run writes into it.
+
+    Raises:
+      UserError: it was removed or renamed.
+    """
+    if not (workdir / "config.json").exists():
+        raise UserError(
+            f"{workdir}: was removed or renamed while the run trained; nothing more is written; "
+            "name its new place by --workdir, or run the same command again to start over"
+        )
+
+
 def differences(one: dict[str, Any], other: dict[str, Any]) -> list[str]:
     """Lists the keys that differ and may not change, as "key: one -> other"."""
     flat, other_flat = _flatten(one), _flatten(other)

@@ -42,7 +42,10 @@ PRECISIONS = ("float32", "float64")
 
 
 # Full-size networks run too slowly without any optimization, which is how the tests compile.
-jit = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 1})
+jit = functools.partial(
+    jax.jit,
+    compiler_options={"xla_backend_optimization_level": 1, "xla_cpu_use_fusion_emitters": True},
+)
 
 
 def enable(precision: str):

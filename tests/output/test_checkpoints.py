@@ -67,11 +67,32 @@ def test_keeps_all_on_request(tmp_path):
     models.close()
 
 
-def test_number_that_is_there_stays(tmp_path):
+def test_the_same_arrays_under_the_same_number_stay(tmp_path, caplog):
     models = Checkpoints(tmp_path, keep=None)
     models.save({"a": np.array(1)}, {}, number=0)
+    before = (tmp_path / "0").stat().st_ino
+    models.save({"a": np.array(1)}, {}, number=0)
+    assert (tmp_path / "0").stat().st_ino == before and not caplog.records
+    models.close()
+
+
+@pytest.mark.parametrize("foreign", ["other arrays", "damage", "a file", "a directory"])
+def test_anything_else_under_a_number_is_set_aside(tmp_path, caplog, foreign):
+    models = Checkpoints(tmp_path, keep=None)
+    place = tmp_path / "0"
+    if foreign == "a file":
+        place.write_text("mine")
+    elif foreign == "a directory":
+        place.mkdir()
+        (place / "mine.txt").write_text("mine")
+    else:
+        models.save({"a": np.array(1)}, {}, number=0)
+    if foreign == "damage":
+        (place / "record" / "metadata").write_text("{")
     models.save({"a": np.array(2)}, {}, number=0)
-    assert models.read(0)[0]["a"] == 1
+    assert models.read(0)[0]["a"] == 2
+    assert (tmp_path / "damaged_0").exists()
+    assert "not what this run saves" in caplog.text
     models.close()
 
 

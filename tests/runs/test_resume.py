@@ -7,11 +7,13 @@ import signal
 import pytest
 
 from cljax import experiment, files, training
+from cljax.compute import device
 from cljax.errors import UserError
-from cljax.output import logs
+from cljax.output import logs, plots
 from cljax.output.checkpoints import Checkpoints
 from tests.helpers import tiny_runs
 
+write_plots = plots.write_plots  # `fast_runs` draws none
 # TensorStore complains once more, from a thread of its own, of a file that it could not read.
 pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 
@@ -200,6 +202,100 @@ def test_complete_run_only_reports(fast_runs, monkeypatch, reference, tmp_path):
     tiny_runs.assert_same_run(workdir, reference)
     content = (workdir / "results.json").read_text()
     assert content == (reference / "results.json").read_text()
+
+
+def copy_with(source, workdir, victim, damage):
+    """A copy of a run with one file or directory damaged; returns the victim."""
+    shutil.copytree(source, workdir)
+    (found,) = workdir.glob(victim)
+    damage(found)
+    return found
+
+
+def remove(path):
+    shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+
+def flip_in_model(path):
+    flip_bit(max(path.glob("arrays/**/d/*"), key=lambda file: file.stat().st_size))
+
+
+def of_another_run(path):
+    """Puts the classifier of the task before in place of this one."""
+    shutil.rmtree(path)
+    shutil.copytree(path.parent / "1", path)
+
+
+@pytest.mark.parametrize(
+    ("victim", "damage"),
+    [
+        ("results.json", remove),
+        ("results.json", truncate),
+        ("results.json", lambda path: path.write_text(path.read_text().replace("0.0", "1.0", 1))),
+        ("plots/accuracy_matrix.png", remove),
+        ("plots/accuracy_after_each_task.png", truncate),
+        ("plots/loss_curves.png", flip_bit),
+        ("models/2", remove),
+        ("models/2", flip_in_model),
+        ("models/2", of_another_run),
+    ],
+)
+def test_a_complete_run_mends_itself(reference, tmp_path, monkeypatch, victim, damage):
+    damaged = copy_with(reference, tmp_path / "copy", victim, damage)
+    monkeypatch.setattr(training, "run_epoch", None)  # a call would fail
+    monkeypatch.setattr(plots, "write_plots", write_plots)
+    shown = tiny_runs.run(tiny_runs.make_config(), tmp_path / "copy")
+    assert f"{damaged}: was gone or damaged" in shown
+    tiny_runs.assert_same_run(tmp_path / "copy", reference)
+    tiny_runs.assert_same_arrays(
+        tiny_runs.models(tmp_path / "copy", 2), tiny_runs.models(reference, 2)
+    )
+    for name in plots.PLOTS:
+        assert (tmp_path / "copy/plots" / name).read_bytes() == (
+            reference / "plots" / name
+        ).read_bytes()
+    assert "was gone" not in tiny_runs.run(tiny_runs.make_config(), tmp_path / "copy")
+
+
+@pytest.mark.parametrize("victim", ["models/1", "plots/dreamed_task?_seed0.png"])
+def test_what_a_complete_run_cannot_make_again_is_named(reference, tmp_path, victim):
+    damaged = copy_with(reference, tmp_path / "copy", victim, remove)
+    shown = tiny_runs.run(tiny_runs.make_config(), tmp_path / "copy")
+    assert f"warning: {damaged}: gone" in shown
+
+
+def test_a_results_file_written_again_says_where_the_run_ran(reference, tmp_path, monkeypatch):
+    copy_with(reference, tmp_path / "copy", "results.json", remove)
+    monkeypatch.setattr(device, "device_name", lambda: "another one")
+    tiny_runs.run(tiny_runs.make_config(), tmp_path / "copy")
+    assert tiny_runs.results(tmp_path / "copy") == tiny_runs.results(reference)
+
+
+def test_a_foreign_model_is_not_taken_for_this_runs(half, reference):
+    shutil.copytree(half / "models" / "1", half / "models" / "2")
+    shown = tiny_runs.run(tiny_runs.make_config(), half)
+    assert "models/2 is not what this run saves" in shown
+    tiny_runs.assert_same_arrays(tiny_runs.models(half, 2), tiny_runs.models(reference, 2))
+    assert (half / "models" / "damaged_2").is_dir()
+
+
+@pytest.mark.parametrize("event", ["removed", "renamed"])
+def test_a_workdir_taken_away_is_not_made_anew(fast_runs, tmp_path, monkeypatch, event):
+    workdir, run_epoch, epochs = tmp_path / "run", training.run_epoch, []
+
+    def take_away(*args):
+        epochs.append(None)
+        if len(epochs) == 2:
+            shutil.rmtree(workdir) if event == "removed" else workdir.rename(tmp_path / "other")
+        return run_epoch(*args)
+
+    monkeypatch.setattr(training, "run_epoch", take_away)
+    with pytest.raises(UserError, match="was removed or renamed"):
+        tiny_runs.run(tiny_runs.make_config(), workdir)
+    assert not workdir.exists() and len(epochs) == 2
+    monkeypatch.undo()
+    if event == "renamed":
+        assert "resuming" in tiny_runs.run(tiny_runs.make_config(), tmp_path / "other")
 
 
 def test_other_data_are_refused(half):
