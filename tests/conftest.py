@@ -24,6 +24,27 @@ TFDS = Path(os.environ.get("CLJAX_TFDS", SHARED / "tfds"))
 logging.getLogger("asyncio").setLevel(logging.CRITICAL)
 
 
+# Files of more than a minute start first, so that no process is left alone with one at the end.
+LONG = (
+    "goldens/test_methods.py",
+    "test_table.py",
+    "goldens/test_staged_methods.py",
+    "goldens/test_lucir_updates.py",
+    "runs/test_distributed.py",
+    "compute/test_mesh.py",
+    "test_experiment.py",
+    "runs/test_resume.py",
+    "runs/test_resume_killed.py",
+    "runs/test_real_data.py",
+)
+
+
+def pytest_collection_modifyitems(items):
+    """Puts the tests of `LONG` first, in its order."""
+    places = {Path(__file__).parent / name: place for place, name in enumerate(LONG)}
+    items.sort(key=lambda item: places.get(item.path, len(LONG)))
+
+
 @pytest.fixture(scope="session")
 def goldens(tmp_path_factory):
     """A function from a name to the arrays of `dfcil/NAME.npz`, numbers of the original code."""

@@ -73,6 +73,7 @@ def test_disk_and_permission_are_checked(tmp_path, monkeypatch):
         run(config, tmp_path / "run")
 
 
+@pytest.mark.slow
 def test_command_with_a_table(tmp_path):
     args = ["--config=table_digits", "--config.learners=('base','lwf')", "--config.seeds=(0,)"]
     status, out, err = tiny_runs.command(*args, "--dry_run", f"--workdir={tmp_path / 'table'}")
@@ -97,6 +98,7 @@ def plausible(key: str):
     return st.tuples(st.just(key), kinds[type(CONFIG[key])])
 
 
+@pytest.mark.slow
 @given(st.lists(st.sampled_from(KEYS).flatmap(plausible), min_size=1, max_size=2))
 @hypothesis_settings(
     max_examples=60,

@@ -68,11 +68,13 @@ def test_results_and_files(reference):
     assert [path.name for path in reference.rglob("dreamed*")] == ["dreamed_task1_seed0.png"]
 
 
+@pytest.mark.slow
 def test_in_process_run_is_the_users(fast_runs, reference, tmp_path):
     tiny_runs.run(tiny_runs.make_config(), tmp_path)
     tiny_runs.assert_same_run(tmp_path, reference)
 
 
+@pytest.mark.slow
 def test_seeds_together_are_the_seeds_alone(fast_runs, tmp_path):
     tiny_runs.run(tiny_runs.make_config(seeds=(3, 1)), tmp_path / "both")
     together, both = tiny_runs.results(tmp_path / "both"), tiny_runs.arrays(tmp_path / "both")
@@ -127,6 +129,7 @@ def draws(config, task, place: int = 0) -> dict[str, np.ndarray]:
     }
 
 
+@pytest.mark.slow
 def test_one_stream_can_change_alone(compiled):
     config = tiny_runs.make_config()
     task = tiny_runs.make_problem(config).tasks(0)[0]

@@ -113,6 +113,7 @@ def looped(dream, seen, seed, task):
     return state, metrics
 
 
+@pytest.mark.slow
 def test_compiled_loop_is_the_loop_over_steps(dream):
     with enable("float64"):
         got, want = invert(*dream, 7, 3, 1), looped(dream, 7, 3, 1)
@@ -132,6 +133,7 @@ def test_every_part_of_the_address_draws_other_latents(dream):
     assert len(set(results)) == 4
 
 
+@pytest.mark.slow
 def test_seeds_may_be_an_axis_of_vmap(dream):
     inversion, classifier, state, teacher = dream
     seeds = [3, 4]

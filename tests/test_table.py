@@ -9,7 +9,6 @@ from rich.console import Console
 from cljax import experiment, table
 from cljax.errors import UserError
 from configs import common
-from tests import FAST_RUN
 from tests.helpers import tiny_runs
 
 TINY = {
@@ -77,6 +76,7 @@ def test_mistakes_show_before_anything_runs(tmp_path, settings, words):
     assert not (tmp_path / "table").exists()
 
 
+@pytest.mark.slow
 def test_complete_runs_are_skipped_and_others_resumed(fast_runs, monkeypatch, tmp_path):
     config = make_config("base", "lwf")
     begun = []
@@ -122,39 +122,53 @@ def test_a_run_that_fails_does_not_end_the_table(fast_runs, monkeypatch, tmp_pat
         run(make_config("lwf", "base"), tmp_path)
 
 
+def check_results(directory, task_sizes):
+    results = json.loads((directory / "results.json").read_text())
+    assert results["complete"] and results["task_sizes"] == task_sizes
+    assert 0 < results["final_accuracy"]["mean"] <= 100
+    assert {row["task"] for row in tiny_runs.metrics(directory)} == {1, 2}
+
+
+@pytest.mark.slow
+def test_every_learner_trains(fast_runs, tmp_path):
+    config = make_config(*common.LEARNERS)
+    for name in ("abd", "deep_inversion", "deep_inversion_lwf"):
+        config.runs[name].inversion.steps = 3
+    for name in ("rehearsal", "lwf_rehearsal", "e2e", "bic"):
+        config.runs[name].exemplars.total = 40
+    shown = run(config, tmp_path)
+    assert shown.count("shortened") >= len(common.LEARNERS)
+    for name in common.LEARNERS:
+        check_results(tmp_path / f"{name}_5tasks", [2, 2])
+
+
 @pytest.mark.slow
 @pytest.mark.real_data
-def test_every_learner_on_real_cifar100(tmp_path, tfds_dir, compiled):
+def test_learners_of_each_kind_on_real_cifar100(tmp_path, tfds_dir, compiled):
     """The whole program's smoke test: two tasks, a few steps each, as a user calls it."""
+    learners = ("base", "abd", "dgr", "bic")
     settings = {
+        "learners": learners,
         "seeds": "(0,)",
         "splits": "(20,)",
         "max_tasks": 2,
         "model.name": "resnet8",
         "data.dir": tfds_dir,
-        "data.per_class": 32,
+        "data.per_class": 16,
         "epochs": 1,
         "milestones": "()",
         "batch_size": 8,
+        "runs.abd.inversion.steps": 3,
+        "runs.bic.exemplars.total": 80,
     }
-    arguments = [f"--config.{key}={value}" for key, value in settings.items()]
-    for name in ("abd", "deep_inversion", "deep_inversion_lwf"):
-        arguments.append(f"--config.runs.{name}.inversion.steps=3")
-    for name in ("rehearsal", "lwf_rehearsal", "e2e", "bic"):
-        arguments.append(f"--config.runs.{name}.exemplars.total=160")
     process = tiny_runs.start(
         "--config=configs/table_cifar100.py",
         f"--workdir={tmp_path}",
-        *arguments,
+        *(f"--config.{key}={value}" for key, value in settings.items()),
         cwd=tiny_runs.ROOT,
-        variables={"XLA_FLAGS": FAST_RUN},
     )
     out, err = process.communicate(timeout=1200)
     assert process.returncode == 0, err
-    assert out.count("shortened") >= len(common.LEARNERS)
-    for name in common.LEARNERS:
-        results = json.loads((tmp_path / f"{name}_20tasks" / "results.json").read_text())
-        assert results["complete"] and results["task_sizes"] == [5, 5]
-        assert 0 < results["final_accuracy"]["mean"] <= 100
-        rows = tiny_runs.metrics(tmp_path / f"{name}_20tasks")
-        assert {row["task"] for row in rows} == {1, 2}
+    assert out.count("shortened") >= len(learners)
+    for name in learners:
+        check_results(tmp_path / f"{name}_20tasks", [5, 5])

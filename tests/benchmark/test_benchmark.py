@@ -81,6 +81,7 @@ def test_time_calls():
     assert summary == {"seconds": 3.0, "quartiles": [2.0, 4.0], "repetitions": 5}
 
 
+@pytest.mark.slow
 def test_rates_and_memory():
     assert measure.matrix_rate("float32", 0.0) > 1e6
     assert measure.copy_rate(0.0) > 1e6

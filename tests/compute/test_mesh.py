@@ -86,6 +86,7 @@ def test_eight_devices(tests):
     assert " passed" in done.stdout, done.stdout
 
 
+@pytest.mark.slow
 def test_near_runs_are_told_apart(reference, tmp_path):
     """The comparison that the tests of many devices rest on."""
     tiny_runs.assert_near_run(reference, reference)

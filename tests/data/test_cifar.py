@@ -280,6 +280,7 @@ def test_arrays_of_a_pickle(tmp_path, order):
         assert found[b"labels"] == [1, 2] and found[b"name"] == b"x"
 
 
+@pytest.mark.slow
 @pytest.mark.real_data
 @pytest.mark.parametrize("name", NAMES)
 def test_tfds_and_archives_hold_the_same_images_in_the_same_order(tfds_dir, tmp_path, name):
@@ -311,6 +312,7 @@ def test_what_needs_tensorflow_to_be_read_is_not_taken(small, tmp_path):
     assert_same(load("cifar10", tmp_path), arrays)
 
 
+@pytest.mark.slow
 @pytest.mark.real_data
 def test_what_tfds_has_prepared_is_not_downloaded(tfds_dir, monkeypatch):
     monkeypatch.setenv("TFDS_DATA_DIR", str(tfds_dir))

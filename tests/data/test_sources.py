@@ -321,6 +321,7 @@ def copy_of_cifar10(tfds_dir, folder):
     return next((folder / "cifar10").iterdir())
 
 
+@pytest.mark.slow
 @pytest.mark.real_data
 def test_cifar10(tfds_dir):
     dataset = load(make_config(name="cifar10", dir=str(tfds_dir), per_class=100))
@@ -332,6 +333,7 @@ def test_cifar10(tfds_dir):
     assert dataset.mean[0] == 0.49139967861519607
 
 
+@pytest.mark.slow
 @pytest.mark.real_data
 def test_cifar100_without_tensorflow(tfds_dir):
     """In a process of its own, whose modules nobody else has imported."""

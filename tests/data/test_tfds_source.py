@@ -130,6 +130,7 @@ def test_wrong_arrays_are_read_anew(prepared, start_anew, tmp_path, change):
     np.testing.assert_array_equal(found[0][0], right[0][0])
 
 
+@pytest.mark.slow
 @pytest.mark.real_data
 def test_a_table_reads_cifar10_once(tfds_dir):
     first = load_tfds("cifar10", str(tfds_dir))

@@ -28,6 +28,8 @@ from tests.helpers.goldens import (
     state_dict,
 )
 
+pytestmark = pytest.mark.slow
+
 SLICES = {"": ..., "::64,:8]": np.s_[::64, :8], ":8,::64]": np.s_[:8, ::64]}
 
 

@@ -16,6 +16,8 @@ from cljax.inversion import Inversion
 from tests.helpers.goldens import PRECISIONS, Expected, channels_first, enable, jit, network
 from tests.helpers.tiny import fresh
 
+pytestmark = pytest.mark.slow
+
 SEEN = 20
 # Biases before a train-mode batch norm have no gradient; what is computed for them is rounding.
 NO_GRADIENT = ("conv_blocks1.0.bias", "conv_blocks2.0.bias")

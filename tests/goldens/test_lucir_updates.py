@@ -21,6 +21,8 @@ from tests.helpers import lucir, tiny
 from tests.helpers.goldens import PRECISIONS, channels_last, enable, jit
 from tests.helpers.lucir import NUM_CLASSES, OLD, SEEN
 
+pytestmark = pytest.mark.slow
+
 precisions = pytest.mark.parametrize("precision", PRECISIONS)
 PUBLISHED = SGD(0.1, 0.9, 5e-4, 0.1, ())
 NUM_HARD_NEGATIVES, MARGIN = 2, 0.5

@@ -21,6 +21,8 @@ from tests.helpers.golden_updates import (
 )
 from tests.helpers.goldens import FORWARD, Expected, channels_last, deviation, enable, recipe
 
+pytestmark = pytest.mark.slow
+
 METHODS = {  # golden files and our methods
     "base": "base",
     "lwf": "lwf",

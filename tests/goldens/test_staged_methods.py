@@ -23,6 +23,8 @@ from tests.helpers.golden_updates import (
 )
 from tests.helpers.goldens import Expected, enable, jit
 
+pytestmark = pytest.mark.slow
+
 PAST = (0, 8, OLD)  # boundaries of the past tasks
 WEIGHTED = MemoryPolicy(1, "random", "all", True)
 cases = pytest.mark.parametrize("case", ["update", "uneven"])

@@ -67,6 +67,7 @@ def test_without_mirror_means_are_of_the_images_alone():
         np.testing.assert_allclose(means[:, label], mean / np.linalg.norm(mean), atol=1e-6)
 
 
+@pytest.mark.slow
 def test_read_outs_of_a_run(fast_runs, tmp_path):
     """With all images kept, the nearest means of exemplars and of all images are the same."""
     settings = {

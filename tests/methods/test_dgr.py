@@ -51,6 +51,7 @@ def moved(tree):
     return any(np.any(leaf) for leaf in jax.tree.leaves(tree))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("is_first", [True, False])
 def test_what_each_term_trains(state, is_first):
     """No term reaches both networks, so one optimiser does what the original's two do."""

@@ -16,6 +16,7 @@ def stages_of(workdir):
     return [(row["task"], row["stage"]) for row in tiny_runs.metrics(workdir)]
 
 
+@pytest.mark.slow
 def test_new_weights_are_imprinted_or_stay_random(fast_runs, tmp_path):
     """At a rate of next to nothing, all that moves weights is imprinting, of new classes only."""
     for name, imprinted in (("yes", True), ("no", False)):
@@ -35,6 +36,7 @@ def test_a_phase_may_end_with_class_balanced_finetuning(fast_runs, tmp_path):
     assert stages_of(tmp_path) == [(1, "train"), (2, "train"), (2, "balance"), (2, "balance")]
 
 
+@pytest.mark.slow
 def test_old_weights_stay_unless_scores_are_distilled(fast_runs, tmp_path):
     settings = {"epochs": 1, "milestones": ()}
     tiny_runs.run(tiny_runs.make_config("lucir", max_tasks=1, **settings), tmp_path / "first")

@@ -22,6 +22,7 @@ def cosine_classifier(dtype=jnp.float32):
     return make_classifier("resnet8_lucir", 10, width=4, dtype=dtype, head="cosine")
 
 
+@pytest.mark.slow
 @precisions
 def test_resnet32(lucir_goldens, precision):
     expected = lucir.Expected(lucir_goldens, "lucir_resnet32", precision)

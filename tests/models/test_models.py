@@ -55,6 +55,7 @@ def test_resnet32(goldens, precision):
     expected.all_compared("x")
 
 
+@pytest.mark.slow
 @precisions
 @pytest.mark.parametrize(
     ("file", "prefix", "stride"),

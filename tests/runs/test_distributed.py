@@ -149,6 +149,7 @@ def test_processes_go_on_with_a_run_of_one_device(
     assert tiny_runs.results(workdir)["complete"]
 
 
+@pytest.mark.slow
 def test_mistakes_end_all(compiled, tmp_path):
     # Only the first process looks into the workdir.
     files.write_json_atomically(tmp_path / "config.json", {"of": "another run"})

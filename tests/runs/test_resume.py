@@ -103,6 +103,7 @@ def test_crash_leaves_a_resumable_run(half, reference):
     tiny_runs.assert_same_run(half, reference)
 
 
+@pytest.mark.slow
 def test_several_seeds_go_on(fast_runs, interrupt, tmp_path):
     config = tiny_runs.make_config(seeds=(1, 0))
     tiny_runs.run(config, tmp_path / "whole")
@@ -133,6 +134,7 @@ def order_file(tmp_path):
     return path
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("complete", [False, True])
 def test_another_order_in_the_same_file_is_refused(order_file, tmp_path, interrupt, complete):
     config = tiny_runs.make_config(data__class_order=str(order_file))

@@ -78,6 +78,7 @@ def test_ctrl_c_before_anything_is_one_line(tmp_path):
     assert err.splitlines() == ["Stopped without saving; what was saved before is kept."]
 
 
+@pytest.mark.slow
 def test_full_disk_at_a_checkpoint(half, reference, compiled):
     flags = tiny_runs.arguments(half)
     before = tiny_runs.arrays(half)
@@ -91,6 +92,7 @@ def test_full_disk_at_a_checkpoint(half, reference, compiled):
     tiny_runs.assert_same_run(half, reference)
 
 
+@pytest.mark.slow
 def test_full_disk_at_everything(half, reference, compiled):
     before = tiny_runs.arrays(half)
     fault = ("full:1", "epoch", "1")

@@ -7,6 +7,8 @@ import pytest
 from cljax import experiment
 from tests.helpers import tiny_runs
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.mark.parametrize(
     ("name", "epoch", "step", "stage"),
