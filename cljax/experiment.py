@@ -140,8 +140,9 @@ class Run:
         try:
             resumes = self._restore()
             processes.on_main(self.recorder.announce, self.cursor, resumes)
+            self._check_models()
             if self.cursor.task == self.problem.num_tasks:
-                self._mend()
+                self._write(self.recorder.mend)
             with StopRequest() as self.stop, self.recorder.progress(self.cursor):
                 while self.cursor.task < self.problem.num_tasks:
                     self._run_task()
@@ -271,21 +272,21 @@ class Run:
     def _save_arrays(self, arrays: dict[str, np.ndarray], number: int):
         _written(self.models).save(arrays, {"data": self.problem.fingerprint}, number)
 
-    def _mend(self):
-        """Writes again, or names, what is gone or damaged of a complete run."""
-        arrays = self._flatten(self.states.map(lambda state: state.variables))
-        self._write(self._mend_models, arrays)
-        self._write(self.recorder.mend)
+    def _check_models(self):
+        """Writes the latest model again if it is gone or damaged; names others that are."""
+        within_epoch = self.states.holds(EpochState)
+        latest = {} if within_epoch else self._flatten(self.states.map(lambda s: s.variables))
+        self._write(self._mend_models, latest)
 
-    def _mend_models(self, last: dict[str, np.ndarray]):
+    def _mend_models(self, latest: dict[str, np.ndarray]):
         models = _written(self.models)
         for task, expected in enumerate(self.model_checksums):
             number = problem_lib.model_number(task)
             path = models.folder / str(number)
             if models.holds(number, expected):
                 continue
-            if checksum(last) == expected:
-                self._save_arrays(last, number)
+            if checksum(latest) == expected:
+                self._save_arrays(latest, number)
                 note("%s: was gone or damaged; written again from the last checkpoint", path)
             else:
                 logger.warning(

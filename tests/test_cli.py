@@ -182,6 +182,7 @@ def test_configs_are_importable_where_another_folder_has_the_name(tmp_path):
     assert process.stdout == f"{tiny_runs.ROOT / 'configs' / 'common.py'}\n", process.stderr
 
 
+@pytest.mark.slow
 def test_own_config_file_and_default_workdir(tmp_path, compiled):
     content = "from configs import abd_digits\n\n\ndef get_config(tasks='3'):\n"
     content += "    config = abd_digits.get_config()\n"
@@ -287,6 +288,7 @@ def test_a_tilde_in_a_path_is_the_home(tmp_path, monkeypatch, fast_runs):
     assert not (tmp_path / "~").exists()
 
 
+@pytest.mark.slow
 def test_a_run_in_a_thread(fast_runs, tmp_path):
     """Signals can be handled in the main thread only; elsewhere a run goes without."""
     with concurrent.futures.ThreadPoolExecutor(1) as pool:

@@ -147,6 +147,7 @@ def test_seeds_may_be_an_axis_of_vmap(dream):
             assert_trees_close(jax.tree.map(lambda leaf, i=place: leaf[i], got), want)
 
 
+@pytest.mark.slow
 def test_the_number_of_classes_and_the_weights_do_not_compile_anew(dream):
     inversion, classifier, state, teacher = dream
     with enable("float64"):

@@ -104,6 +104,7 @@ def test_complete_runs_are_skipped_and_others_resumed(fast_runs, monkeypatch, tm
         run(make_config("base", "lwf", epochs=2), tmp_path)
 
 
+@pytest.mark.slow
 def test_a_run_that_fails_does_not_end_the_table(fast_runs, monkeypatch, tmp_path):
     config = make_config("rehearsal", "base")
     config.runs.rehearsal.eval.top_k = 11  # more than the classes, which only the data tell

@@ -122,13 +122,18 @@ def _remove_unused(workdir: Path, new: list[Path]) -> None:
 def _check_links(workdir: Path) -> None:
     """Checks that no file of a run lies outside the workdir, behind a symbolic link."""
     root = workdir.resolve()
-    for top in (root / name for name in (*_DIRECTORIES, *_FILES)):
-        for path in itertools.chain([top], top.rglob("*")):
-            if path.is_symlink() and not path.resolve().is_relative_to(root):
-                raise UserError(
-                    f"{path}: is a symbolic link that leads out of the workdir; replace it by what "
-                    "it names, or use another --workdir"
-                )
+    tops = [root / name for name in (*_DIRECTORIES, *_FILES)]
+    try:
+        paths = [path for top in tops for path in itertools.chain([top], top.rglob("*"))]
+        links = [path for path in paths if path.is_symlink()]
+    except OSError as error:
+        raise UserError(f"cannot read {error.filename or root}: {error.strerror}") from error
+    for path in links:
+        if not path.resolve().is_relative_to(root):
+            raise UserError(
+                f"{path}: is a symbolic link that leads out of the workdir; replace it by what it "
+                "names, or use another --workdir"
+            )
 
 
 def _clear(workdir: Path) -> None:

@@ -67,9 +67,8 @@ def test_mesh_too_large_is_refused(tmp_path):
     assert not (tmp_path / "run").exists()
 
 
-@pytest.mark.parametrize(
-    "tests", ["not test_run", pytest.param("test_run", marks=pytest.mark.slow)]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("tests", ["not test_run", "test_run"])
 def test_eight_devices(tests):
     flags = f"--xla_force_host_platform_device_count=8 {FAST_RUN}"
     environment = os.environ | {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": flags}

@@ -26,7 +26,10 @@ COMMANDS = {
     for language, command in BLOCKS
     if language == "bash"
 }
-pytestmark = pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning"),
+]
 TINY = tiny_runs.TINY | {"model.name": "resnet8"}
 
 

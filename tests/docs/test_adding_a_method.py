@@ -96,6 +96,7 @@ def test_the_guides_method_runs_by_its_command(folder, compiled):
     assert prototypes[:4].any(-1).all() and not prototypes[4:].any()
 
 
+@pytest.mark.slow
 def test_the_guides_test_passes(folder, compiled):
     sys.path.append(str(folder))
     importlib.import_module("test_my_method").test_prototypes()

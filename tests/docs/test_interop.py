@@ -38,6 +38,7 @@ def exported(workdir, monkeypatch):
     return variables
 
 
+@pytest.mark.slow
 def test_a_saved_model_becomes_a_state_dict(workdir, exported):
     assert exported["task"] == 2
     saved = tiny_runs.models(workdir, 2)

@@ -11,6 +11,8 @@ from cljax import settings as settings_lib
 from cljax.stages import TrainStage
 from tests.helpers import tiny_runs
 
+pytestmark = pytest.mark.slow
+
 # The original's run: our config, and the settings of that run.
 RUNS = {
     "oracle": ("oracle_cifar100", {}),

@@ -77,6 +77,7 @@ def test_what_each_term_trains(state, is_first):
         assert not moved(terms["variational"]["autoencoder"][name])
 
 
+@pytest.mark.slow
 def test_replay_is_what_the_previous_scholar_makes_and_says(state):
     replay = jax.jit(lambda key: METHOD.replay(state, tiny.task(4, 7), key, 3))
     found = replay(rng.key(0, "a"))

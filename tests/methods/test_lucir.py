@@ -27,6 +27,7 @@ def test_new_weights_are_imprinted_or_stay_random(fast_runs, tmp_path):
     np.testing.assert_array_equal(np.flatnonzero(differs), [4, 5])
 
 
+@pytest.mark.slow
 def test_a_phase_may_end_with_class_balanced_finetuning(fast_runs, tmp_path):
     config = tiny_runs.make_config(
         "lucir", epochs=1, milestones=(), method__balanced_finetuning=True

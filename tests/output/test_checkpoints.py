@@ -209,6 +209,7 @@ def test_what_cannot_be_read_now_is_no_damage(checkpoints, monkeypatch, error):
     assert checkpoints.restore()[1] == {"n": 1}
 
 
+@pytest.mark.slow
 def test_every_flipped_bit_of_a_record_is_found(checkpoints):
     """Wherever it is: in a number, a key or the checksum itself."""
     record = {"cursor": {"task": 1, "stage": 0}, "correct": [[7, 12], [3]], "text": "ü"}

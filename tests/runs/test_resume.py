@@ -12,6 +12,7 @@ from cljax.errors import UserError
 from cljax.output import logs, plots
 from cljax.output.checkpoints import Checkpoints
 from tests.helpers import tiny_runs
+from tests.helpers.faults import flip_bit, remove, truncate
 
 write_plots = plots.write_plots  # `fast_runs` draws none
 # TensorStore complains once more, from a thread of its own, of a file that it could not read.
@@ -158,16 +159,6 @@ def newest(workdir):
     return max((workdir / "checkpoints").iterdir(), key=lambda path: int(path.name))
 
 
-def truncate(path):
-    os.truncate(path, path.stat().st_size // 2)
-
-
-def flip_bit(path):
-    content = bytearray(path.read_bytes())
-    content[len(content) // 2] ^= 1
-    path.write_bytes(content)
-
-
 @pytest.mark.parametrize(
     ("victim", "damage"),
     [
@@ -212,10 +203,6 @@ def copy_with(source, workdir, victim, damage):
     (found,) = workdir.glob(victim)
     damage(found)
     return found
-
-
-def remove(path):
-    shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
 def flip_in_model(path):
