@@ -42,14 +42,20 @@ TINY_MEMORY = {"exemplars.total": 40, "batch_size": 4}
 
 def make_config(name: str = "abd", **settings):
     """The tiny config of configs/NAME_digits.py; settings have __ for dots: optimizer__lr=0.5."""
-    config = importlib.import_module(f"configs.{name}_digits").get_config()
-    tiny = TINY | (TINY_INVERSION if "inversion" in config else {})
-    if config.exemplars.total:
-        tiny |= TINY_MEMORY
+    config = _digits(name)
     config.update_from_flattened_dict(
-        tiny | {key.replace("__", "."): value for key, value in settings.items()}
+        _tiny(config) | {key.replace("__", "."): value for key, value in settings.items()}
     )
     return config
+
+
+def _digits(name):
+    return importlib.import_module(f"configs.{name}_digits").get_config()
+
+
+def _tiny(config):
+    tiny = TINY | (TINY_INVERSION if "inversion" in config else {})
+    return tiny | (TINY_MEMORY if config.exemplars.total else {})
 
 
 def make_problem(config):
@@ -69,10 +75,14 @@ def run(config, workdir: Path) -> str:
     return console.file.getvalue()
 
 
-def arguments(workdir: Path, **settings) -> list[str]:
-    """The command line of the tiny config."""
-    settings = TINY | TINY_INVERSION | {k.replace("__", "."): v for k, v in settings.items()}
-    return [f"--workdir={workdir}", *(f"--config.{key}={value}" for key, value in settings.items())]
+def arguments(workdir: Path, name: str = "", **settings) -> list[str]:
+    """The command line of `make_config`'s tiny config; without a name that of the default, ABD."""
+    settings = _tiny(_digits(name or "abd")) | {
+        key.replace("__", "."): value for key, value in settings.items()
+    }
+    config = [f"--config={ROOT}/configs/{name}_digits.py"] if name else []
+    flags = [f"--config.{key}={value}" for key, value in settings.items()]
+    return [*config, f"--workdir={workdir}", *flags]
 
 
 def start(
