@@ -131,22 +131,12 @@ def check_results(directory, task_sizes):
 
 
 @pytest.mark.slow
-def test_every_learner_trains(fast_runs, tmp_path):
-    config = make_config(*common.LEARNERS)
-    for name in ("abd", "deep_inversion", "deep_inversion_lwf"):
-        config.runs[name].inversion.steps = 3
-    for name in ("rehearsal", "lwf_rehearsal", "e2e", "bic"):
-        config.runs[name].exemplars.total = 40
-    shown = run(config, tmp_path)
-    assert shown.count("shortened") >= len(common.LEARNERS)
-    for name in common.LEARNERS:
-        check_results(tmp_path / f"{name}_5tasks", [2, 2])
-
-
-@pytest.mark.slow
 @pytest.mark.real_data
 def test_learners_of_each_kind_on_real_cifar100(tmp_path, tfds_dir, compiled):
-    """The whole program's smoke test: two tasks, a few steps each, as a user calls it."""
+    """The whole program's smoke test: two tasks, a few steps each, as a user calls it.
+
+    Each learner by itself runs in runs/test_resume_learners.
+    """
     learners = ("base", "abd", "dgr", "bic")
     settings = {
         "learners": learners,
