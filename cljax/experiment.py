@@ -372,7 +372,7 @@ class Run:
         if record.get("format") != CHECKPOINT_FORMAT:
             raise UserError(
                 f"{self.directory}: the run was saved by another version of cljax, with other "
-                "files; finish it with that version, or start over with --config.overwrite=True"
+                "files; finish it with that version, or start over in another --workdir"
             )
         cursor = Cursor(**record["cursor"])
         stages = (
