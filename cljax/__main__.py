@@ -4,11 +4,13 @@ import logging as stdlib_logging
 import os
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from absl import flags, logging
-from ml_collections import config_flags
+from cljax import __version__
+from cljax.output import terminal
 
-from cljax import __version__, cli
+if TYPE_CHECKING:
+    from absl.flags import FlagHolder
 
 DESCRIPTION = """Trains a class-incremental method on a stream of tasks, or a table of methods.
 
@@ -17,8 +19,12 @@ usage: cljax [--config=CONFIG] [--config.KEY=VALUE ...] [--FLAG=VALUE ...]
 DEFAULT = "abd_digits"
 
 
-def define_flags() -> list[flags.FlagHolder]:
+def define_flags() -> "list[FlagHolder]":
     """Defines the flags and returns them in the order of --help."""
+    from absl import flags
+
+    from cljax import cli
+
     return [
         cli.define_config(f"The experiment; default: {DEFAULT}."),
         flags.DEFINE_string(
@@ -49,6 +55,11 @@ def define_flags() -> list[flags.FlagHolder]:
 
 def run(argv: list[str]) -> None:
     """Runs the experiment or the table of the flags; returns only if it is complete."""
+    from absl import flags, logging
+    from ml_collections import config_flags
+
+    from cljax import cli
+
     if len(argv) > 1:
         cli.fail(f"unexpected arguments {' '.join(argv[1:])}; use --config.KEY=VALUE for settings")
     # XLA, Matplotlib, Orbax and TFDS log much that no user needs, XLA on some processors a line for
@@ -65,9 +76,7 @@ def run(argv: list[str]) -> None:
     from cljax import dry_run, errors, experiment, table
     from cljax.compute import processes
 
-    # TensorStore's threads report a failed write a second time, for example on a full disk.
-    sys.unraisablehook = lambda _: None
-    stdlib_logging.raiseExceptions = False  # the same for log.txt
+    stdlib_logging.raiseExceptions = False  # log.txt on a full disk; other files report it
     start = table.run if "runs" in config else experiment.run
     start = dry_run.run if values.dry_run else start
     together = values.coordinator, values.num_processes, values.process_id
@@ -91,11 +100,10 @@ def run(argv: list[str]) -> None:
 
 def main() -> None:
     """Runs the command `cljax`."""
-    try:
+    with terminal.ready():
+        from cljax import cli  # here, because SIGINT may come during any import
+
         cli.run(run, DESCRIPTION, define_flags, DEFAULT)
-    except KeyboardInterrupt:
-        print("Stopped without saving; what was saved before is kept.", file=sys.stderr)
-        sys.exit(130)
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ from ml_collections import ConfigDict, config_flags
 
 from cljax import __version__, config_files, settings
 from cljax.errors import UserError
+from cljax.output import terminal
 
 _TUNABLES = "GLIBC_TUNABLES"
 _HELP = {"--help", "-help", "-h"}
@@ -27,7 +28,7 @@ def use_huge_pages() -> None:
     """
     if sys.platform == "linux" and _TUNABLES not in os.environ:
         os.environ[_TUNABLES] = "glibc.malloc.hugetlb=1"
-        os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
+        terminal.restart()
 
 
 def fail(message: object) -> NoReturn:

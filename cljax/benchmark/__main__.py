@@ -3,11 +3,12 @@
 import functools
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from absl import flags, logging
-from ml_collections import config_flags
+from cljax.output import terminal
 
-from cljax import cli, config_files
+if TYPE_CHECKING:
+    from absl.flags import FlagHolder
 
 DESCRIPTION = """Measures steps, evaluation, herding and a small run: time, compilation and memory.
 
@@ -22,8 +23,12 @@ ROWS = {
 RUN, RUN_CONFIG, RUN_SCALE = "run", "abd_digits", 0.1
 
 
-def define_flags() -> list[flags.FlagHolder]:
+def define_flags() -> "list[FlagHolder]":
     """Not done by an import, as the importing program may have flags of these names."""
+    from absl import flags
+
+    from cljax import cli
+
     return [
         cli.define_config("Whose rows are measured; default: ABD's, LUCIR's and a run on digits."),
         flags.DEFINE_string("json", None, "The file that the figures are written to."),
@@ -40,6 +45,10 @@ def define_flags() -> list[flags.FlagHolder]:
 
 def run(argv: list[str], is_default: bool) -> None:
     """Measures, shows, writes and compares the rows that the flags select."""
+    from absl import flags, logging
+
+    from cljax import cli
+
     if len(argv) > 1:
         cli.fail(f"unexpected arguments {' '.join(argv[1:])}; use --config.KEY=VALUE for settings")
     # Imported here: `--help` needs neither JAX nor data.
@@ -70,12 +79,18 @@ def run(argv: list[str], is_default: bool) -> None:
 
 def _own_dtype(values):
     """Returns the dtype of --config.dtype, if it is given."""
+    from ml_collections import config_flags
+
     dtype = config_flags.get_override_values(values["config"]).get("dtype")
     return [dtype] if dtype else None
 
 
 def _choose(values, is_default):
     """Returns tuples (config, its rows, whether it is run from start to end)."""
+    from ml_collections import config_flags
+
+    from cljax import cli, config_files
+
     if "runs" in values.config:
         cli.fail("--config: this is a table; use the config of one method")
     if not is_default:
@@ -94,8 +109,11 @@ def _choose(values, is_default):
 
 def main() -> None:
     """The command."""
-    measure = functools.partial(run, is_default=cli.config_path(sys.argv) is None)
-    cli.run(measure, DESCRIPTION, define_flags, DEFAULT)
+    with terminal.ready():
+        from cljax import cli  # here, because SIGINT may come during any import
+
+        measure = functools.partial(run, is_default=cli.config_path(sys.argv) is None)
+        cli.run(measure, DESCRIPTION, define_flags, DEFAULT)
 
 
 if __name__ == "__main__":

@@ -86,7 +86,7 @@ def device_peak() -> int | None:
 def forget_host_peak() -> None:
     """Resets `host_peak` where Linux allows it."""
     try:
-        Path("/proc/self/clear_refs").write_text("5")
+        Path("/proc/self/clear_refs").write_text("5", encoding="utf-8")
     except OSError:
         return
 

@@ -5,8 +5,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from cljax import cli
-from cljax.errors import UserError
+from cljax.output import terminal
 
 DESCRIPTION = """Prints a table of runs beside the published results on CIFAR-100, and writes it as
 report.md, report.csv and report.html (with accuracy curves). Adds a caveat ("marks") to each run
@@ -38,14 +37,17 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Writes the report that the command line asks for."""
-    args = parse(argv)
-    # Imported here: `--help` needs neither NumPy nor Matplotlib.
-    from cljax.report.tables import write_report
+    with terminal.ready():
+        args = parse(argv)
+        # Imported here: `--help` needs neither NumPy nor Matplotlib.
+        from cljax import cli
+        from cljax.errors import UserError
+        from cljax.report.tables import write_report
 
-    try:
-        write_report(args.workdirs, args.out)
-    except UserError as error:
-        cli.fail(error)
+        try:
+            write_report(args.workdirs, args.out)
+        except UserError as error:
+            cli.fail(error)
 
 
 if __name__ == "__main__":

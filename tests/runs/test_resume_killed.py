@@ -71,13 +71,6 @@ def test_signals_from_outside(compiled, tmp_path):
     assert list((tmp_path / "checkpoints").iterdir())
 
 
-def test_ctrl_c_before_anything_is_one_line(tmp_path):
-    fault = ("interrupt", "import:scipy", "1")
-    status, _, err = tiny_runs.command(*tiny_runs.arguments(tmp_path), fault=fault)
-    assert status == 130
-    assert err.splitlines() == ["Stopped without saving; what was saved before is kept."]
-
-
 @pytest.mark.slow
 def test_full_disk_at_a_checkpoint(half, reference, compiled):
     flags = tiny_runs.arguments(half)
