@@ -74,7 +74,7 @@ def run(argv: list[str]) -> None:
         print(f"cljax {__version__}: {what}", flush=True)
     # Imported here: `--help` needs neither JAX nor data.
     from cljax import dry_run, errors, experiment, table
-    from cljax.compute import processes
+    from cljax.compute import device, processes
 
     stdlib_logging.raiseExceptions = False  # log.txt on a full disk; other files report it
     start = table.run if "runs" in config else experiment.run
@@ -82,6 +82,10 @@ def run(argv: list[str]) -> None:
     together = values.coordinator, values.num_processes, values.process_id
     try:
         processes.initialize(*together, values.distributed)
+        device.check()
+    except errors.UserError as error:
+        cli.fail(error)
+    try:
         start(config, workdir)
     except errors.UserError as error:
         if not processes.is_main():

@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from cljax import build, experiment
-from cljax.compute import processes
+from cljax.compute import device, processes
 from cljax.errors import UserError
 from cljax.table import make_plan
 
@@ -38,7 +38,7 @@ def run(config: Any, directory: str | Path, console: Console | None = None) -> N
 
 def _check_run(config: ConfigDict, directory: Path, console: Console) -> None:
     settings = experiment.check(config, directory)
-    with jax.default_matmul_precision(build.matmul_precision(settings)):
+    with device.fixed_settings(build.matmul_precision(settings)):
         problem = experiment.make_problem(settings, directory)
     needed = _disk_bytes(settings, problem)
     free = _check_disk(directory, needed)

@@ -16,7 +16,7 @@ from rich.console import Console
 from cljax import build, evaluation, first_task, training
 from cljax import problem as problem_lib
 from cljax import settings as settings_lib
-from cljax.compute import compilation, processes
+from cljax.compute import compilation, device, processes
 from cljax.compute.per_seed import PerSeed
 from cljax.compute.signals import StopRequest
 from cljax.errors import UserError, note
@@ -63,8 +63,8 @@ def run(
         settings = settings_lib.read(config)
         build.check(settings)
         compilation.enable_compilation_cache(settings.compilation_cache, console)
-    precision = jax.default_matmul_precision(build.matmul_precision(settings))
-    with precision, contextlib.ExitStack() as claims:
+    fixed = device.fixed_settings(build.matmul_precision(settings))
+    with fixed, contextlib.ExitStack() as claims:
         # Mistakes must show here, before anything is written or removed.
         with processes.raise_together():
             if processes.is_main():

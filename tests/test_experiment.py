@@ -36,6 +36,49 @@ def spoil(monkeypatch):
     return arrange
 
 
+def test_settings_of_jax_change_nothing(reference, compiled, tmp_path):
+    variables = {
+        "JAX_DEBUG_INFS": "1",
+        "JAX_DEBUG_NANS": "1",
+        "JAX_DEFAULT_MATMUL_PRECISION": "bfloat16",
+        "JAX_DEFAULT_PRNG_IMPL": "rbg",
+        "JAX_DISABLE_JIT": "1",
+        "JAX_ENABLE_X64": "1",
+        "JAX_NUMPY_DTYPE_PROMOTION": "strict",
+        "JAX_NUMPY_RANK_PROMOTION": "raise",
+        "JAX_SOFTMAX_CUSTOM_JVP": "1",
+        "JAX_THREEFRY_PARTITIONABLE": "0",
+        "JAX_TRANSFER_GUARD": "disallow",
+    }
+    flags = tiny_runs.arguments(tmp_path)
+    status, _, err = tiny_runs.command(*flags, cache=compiled, variables=variables)
+    assert (status, err) == (0, "")
+    tiny_runs.assert_same_run(tmp_path, reference)
+
+
+def test_settings_of_a_caller_change_nothing_and_stay(reference, fast_runs, tmp_path):
+    changed = {"jax_enable_x64": True, "jax_threefry_partitionable": False}
+    before = {name: getattr(jax.config, name) for name in changed}
+    try:
+        for name, value in changed.items():
+            jax.config.update(name, value)
+        tiny_runs.run(tiny_runs.make_config(max_tasks=1), tmp_path)
+        assert {name: getattr(jax.config, name) for name in changed} == changed
+    finally:
+        for name, value in before.items():
+            jax.config.update(name, value)
+    rows = tiny_runs.metrics(tmp_path)
+    assert rows and rows == tiny_runs.metrics(reference)[: len(rows)]
+
+
+@pytest.mark.parametrize("platform", ["nonsense", "cuda"])
+def test_a_platform_that_jax_does_not_have(tmp_path, platform):
+    variables = {"JAX_PLATFORMS": platform, "CUDA_VISIBLE_DEVICES": ""}
+    status, _, err = tiny_runs.command("--config=abd_digits", cwd=tmp_path, variables=variables)
+    tiny_runs.assert_one_line(status, err, f"JAX_PLATFORMS={platform}: JAX finds no such device")
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_results_and_files(reference):
     content = json.loads((reference / "results.json").read_text())
     assert content["complete"] and content["method"] == "abd"

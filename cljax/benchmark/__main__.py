@@ -55,6 +55,7 @@ def run(argv: list[str], is_default: bool) -> None:
     import jax
 
     from cljax.benchmark import plan, table
+    from cljax.compute import device
     from cljax.errors import UserError
 
     logging.set_verbosity(logging.FATAL)
@@ -62,6 +63,7 @@ def run(argv: list[str], is_default: bool) -> None:
     jax.config.update("jax_enable_compilation_cache", False)
     values = flags.FLAGS
     try:
+        device.check()
         other = table.read(Path(values.against)) if values.against else None
         options = plan.make_options(
             values.seconds, values.seeds, values.dtypes or _own_dtype(values), values.profile

@@ -17,6 +17,7 @@ from rich.console import Console
 from cljax import build, evaluation, experiment, problem, training
 from cljax import settings as settings_lib
 from cljax.benchmark import measure
+from cljax.compute import device
 from cljax.compute import mesh as mesh_lib
 from cljax.data import sources
 from cljax.data.sources import Dataset
@@ -106,7 +107,7 @@ class Bench:
         self.precision = build.matmul_precision(self.settings)
         self.seconds = seconds
         self.profile = profile
-        with jax.default_matmul_precision(self.precision):
+        with device.fixed_settings(self.precision):
             self.problem = problem.make_problem(self.settings, dataset)
         self.kinds = kinds_of_rows(self.settings, self.problem.method)
         self._learners = {}
@@ -121,7 +122,7 @@ class Bench:
         kind, *args = self.kinds[name]
         more = [n for n in seeds if n > 1] if kind == "stage" else []
         forms = [(1, "sequential"), *itertools.product(more, ("sequential", "vmap"))]
-        with jax.default_matmul_precision(self.precision):
+        with device.fixed_settings(self.precision):
             rows = [self._row(name, kind, args, *form) for form in forms]
         return [row for row in rows if row]
 

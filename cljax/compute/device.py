@@ -1,8 +1,10 @@
 """Describes the hardware and software of a run: devices, cores, versions and precisions."""
 
+import contextlib
 import importlib.metadata
 import os
 import platform
+from collections.abc import Iterator
 from pathlib import Path
 
 import jax
@@ -10,6 +12,7 @@ import jax.numpy as jnp
 
 from cljax import __version__
 from cljax.compute import source
+from cljax.errors import UserError
 
 # config.dtype: (dtype of the computation, precision of float32 matrix products)
 PRECISIONS = {
@@ -17,6 +20,52 @@ PRECISIONS = {
     "tf32": (jnp.float32, "tensorfloat32"),
     "bfloat16": (jnp.bfloat16, "default"),
 }
+
+# JAX's defaults. Variables such as JAX_ENABLE_X64 would change the numbers of a run, or end it.
+_JAX_SETTINGS = {
+    "debug_infs": False,
+    "debug_nans": False,
+    "default_prng_impl": "threefry2x32",
+    "disable_jit": False,
+    "enable_x64": False,
+    "numpy_dtype_promotion": "standard",
+    "numpy_rank_promotion": "allow",
+    "softmax_custom_jvp": False,
+    "threefry_partitionable": True,
+    "transfer_guard": "allow",
+}
+
+
+@contextlib.contextmanager
+def fixed_settings(matmul_precision: str | None) -> Iterator[None]:
+    """Computes with JAX's default settings, whatever the environment or a caller has set.
+
+    Applies to the current thread only. The former settings return after the block.
+
+    Args:
+      matmul_precision: precision of matrix products and convolutions, as JAX names it, or None.
+    """
+    with contextlib.ExitStack() as settings:
+        for name, value in _JAX_SETTINGS.items():
+            settings.enter_context(getattr(jax, name)(value))
+        settings.enter_context(jax.default_matmul_precision(matmul_precision))
+        yield
+
+
+def check() -> None:
+    """Checks that JAX has a device; must be called after `processes.initialize`.
+
+    Raises:
+      UserError: JAX_PLATFORMS names a platform that is unknown or absent, or a device fails.
+    """
+    try:
+        jax.devices()
+    except Exception as error:  # plugins of platforms share no error class
+        reason = str(error).partition("\n")[0] or type(error).__name__
+        raise UserError(
+            f"JAX_PLATFORMS={os.environ.get('JAX_PLATFORMS', '')}: JAX finds no such device "
+            f"({reason}); unset the variable, or install JAX for the device"
+        ) from error
 
 
 def device_name() -> str:

@@ -22,10 +22,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from cljax.compute import device, per_seed, processes
 from cljax.compute import mesh as mesh_lib
-from cljax.compute import per_seed, processes
 from cljax.compute.compilation import compiler_options
-from cljax.compute.device import num_cores
 from cljax.compute.per_seed import PerSeed
 
 PyTree = Any
@@ -64,7 +63,7 @@ class Executor:
         on_cpu = jax.default_backend() == "cpu"
         self.compiled_loop = not on_cpu if compiled_loop is None else compiled_loop
         self.mesh = mesh
-        self.cores = num_cores() if on_cpu and not self.compiled_loop and mesh is None else 0
+        self.cores = device.num_cores() if on_cpu and not self.compiled_loop and mesh is None else 0
         self.compile_seconds = 0.0
         self.programs: list[tuple[Any, PyTree]] = []
         self.when_compiling: Callable[[bool], None] = lambda begins: None
@@ -162,7 +161,7 @@ class Executor:
         def add(start, stop):
             starts, stops = [start] * len(zeros), [stop] * len(zeros)
             carry = self.distribute(jax.device_put(list(zeros)))
-            with jax.default_matmul_precision(precision):  # a thread knows nothing of the caller's
+            with device.fixed_settings(precision):  # a thread knows nothing of the caller's
                 carry = self.repeat(
                     step, inputs, carry, starts, stops, on_one_core=bool(self.cores)
                 )
