@@ -10,7 +10,7 @@ from ml_collections import ConfigDict
 from rich.console import Console
 from rich.table import Table
 
-from cljax import build, experiment
+from cljax import build, experiment, files
 from cljax.compute import device, processes
 from cljax.errors import UserError
 from cljax.table import make_plan
@@ -27,7 +27,7 @@ def run(config: Any, directory: str | Path, console: Console | None = None) -> N
     Raises:
       UserError: a setting, the data, the workdir or the disk is not fit for the run.
     """
-    directory, console = Path(directory).expanduser(), processes.main_console(console)
+    directory, console = files.expand(directory), processes.main_console(console)
     if "runs" not in config:
         _check_run(config, directory, console)
         return

@@ -13,7 +13,7 @@ import ml_collections
 import numpy as np
 from rich.console import Console
 
-from cljax import build, evaluation, first_task, training
+from cljax import build, evaluation, files, first_task, training
 from cljax import problem as problem_lib
 from cljax import settings as settings_lib
 from cljax.compute import compilation, device, processes
@@ -57,7 +57,7 @@ def run(
       UserError: a setting, the data or the workdir is wrong, or the loss is not finite.
       Stopped: SIGINT or SIGTERM was received; the same call resumes the run.
     """
-    directory, console = Path(directory).expanduser(), processes.main_console(console)
+    directory, console = files.expand(directory), processes.main_console(console)
     logs.log_to_console(console)
     with processes.raise_together():
         settings = settings_lib.read(config)

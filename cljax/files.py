@@ -8,6 +8,7 @@ import logging
 import math
 import os
 import re
+import stat
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
@@ -149,7 +150,83 @@ def lock(file: IO[bytes], wait: bool = False) -> bool:
     return True
 
 
+def expand(path: StrPath) -> Path:
+    """Returns a path whose leading `~` is replaced by the home directory.
+
+    Raises:
+      UserError: there is no such home directory.
+    """
+    expanded = os.path.expanduser(path)
+    if str(expanded).startswith("~"):
+        raise UserError(f"{path}: the home directory is not known; write the path in full")
+    return Path(expanded)
+
+
 def user_cache_folder() -> Path:
-    """Returns `$XDG_CACHE_HOME/cljax`, or `~/.cache/cljax` if that variable is not set."""
-    user = Path(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"))
-    return user / "cljax"
+    """Returns `$XDG_CACHE_HOME/cljax`, or `~/.cache/cljax` if that is not an absolute path.
+
+    Raises:
+      UserError: the home directory is not known either.
+    """
+    for place in (os.environ.get("XDG_CACHE_HOME", ""), os.path.expanduser("~/.cache")):
+        if os.path.isabs(place):
+            return Path(place) / "cljax"
+    raise UserError("no home directory is known for a cache; set XDG_CACHE_HOME or HOME")
+
+
+def check_private(folder: StrPath) -> Path:
+    """Checks that only this user and root can change a folder, which may be absent.
+
+    Nobody else may own or write to the folder or a parent. As for ssh, a parent with the sticky
+    bit, such as /tmp, may be written by all: others cannot rename or remove what is in it.
+
+    Returns:
+      The folder without symbolic links, which others may change later.
+
+    Raises:
+      UserError: others can change the folder.
+    """
+    folder = Path(os.path.realpath(folder))
+    for part in (folder, *folder.parents):
+        try:
+            status = part.stat()
+        except OSError:
+            continue  # absent; another error shows when it is used
+        if status.st_uid not in (0, os.geteuid()):
+            raise UserError(f"{folder} is not used, because {part} belongs to another user")
+        is_sticky_parent = part != folder and status.st_mode & stat.S_ISVTX
+        if status.st_mode & (stat.S_IWGRP | stat.S_IWOTH) and not is_sticky_parent:
+            raise UserError(
+                f"{folder} is not used, because others can write to {part} (chmod go-w allows it)"
+            )
+    return folder
+
+
+def private_folder(folder: StrPath) -> Path:
+    """Makes a folder, and its parents, for this user only if absent; checks it by `check_private`.
+
+    Returns:
+      The folder without symbolic links.
+
+    Raises:
+      UserError: others can change the folder, or it cannot be made.
+    """
+    folder = check_private(folder)
+    with writing(folder):
+        for part in (*reversed(folder.parents), folder):
+            if not part.exists():
+                part.mkdir(mode=0o700, exist_ok=True)
+    return check_private(folder)  # others may have made it, in /tmp
+
+
+@contextlib.contextmanager
+def open_plain(path: StrPath) -> Iterator[IO[bytes]]:
+    """Opens a file to read it, and never waits for it, as opening a named pipe would.
+
+    Raises:
+      OSError: it cannot be opened, or is a pipe, a device or another file that is not plain.
+    """
+    with open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK)) as file:
+        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+            raise OSError(errno.EINVAL, "not a plain file", str(path))
+        yield file

@@ -35,7 +35,7 @@ def run(config: Any, directory: str | Path, console: Console | None = None) -> N
       UserError: a setting is wrong, or runs have failed.
       experiment.Stopped: SIGINT or SIGTERM was received; the same command resumes the table.
     """
-    directory, console = Path(directory).expanduser(), processes.main_console(console)
+    directory, console = files.expand(directory), processes.main_console(console)
     plan = list(make_plan(config))
     with processes.raise_together():
         for name, run_config in plan:

@@ -50,30 +50,37 @@ def enable_compilation_cache(place: str, console: Console) -> None:
     directory can serve runs of any config. Whoever can write to it can make this program execute
     any code.
 
+    A directory on this machine is therefore used only if nobody else can change it
+    (`files.check_private`); else there is a warning and no cache.
+
     Args:
       place: a directory, also in a bucket (gs://...); "auto": `default_cache_folder`, unless
         JAX_COMPILATION_CACHE_DIR names another; "": no cache.
-      console: shows a warning if the directory of "auto" cannot be written.
+      console: shows the warning, also if the default directory cannot be written.
 
     Raises:
       UserError: the directory that `place` names cannot be written.
     """
-    if place == "auto":
-        if _current_folder():
-            return
-        folder = default_cache_folder()
-        try:
-            _check_writable(folder)
-        except UserError as error:
-            message = f"warning: {error}; compiled programs are not cached for the next start"
-            console.print(message, markup=False, highlight=False, soft_wrap=True)
-            return
-        _shrink(folder)
-    elif place:
-        folder = place if "://" in place else Path(place).expanduser()
-        if isinstance(folder, Path):
-            _check_writable(folder, "config.compilation_cache: ")
-    _set_folder(str(folder) if place else None)
+    folder = _current_folder() if place == "auto" else place
+    is_default = place == "auto" and not folder
+    if (folder and "://" in folder) or not (folder or is_default):
+        _set_folder(folder or None)
+        return
+    path = files.expand(folder) if folder else None
+    try:
+        path = files.check_private(path or default_cache_folder())
+        if is_default:
+            _check_writable(path)
+    except UserError as error:
+        message = f"warning: {error}; compiled programs are not cached for the next start"
+        console.print(message, markup=False, highlight=False, soft_wrap=True)
+        _set_folder(None)
+        return
+    if is_default:
+        _shrink(path)
+    elif place != "auto":
+        _check_writable(path, "config.compilation_cache: ")
+    _set_folder(str(path))
 
 
 def default_cache_folder() -> Path:
@@ -83,8 +90,8 @@ def default_cache_folder() -> Path:
 
 def _check_writable(folder: Path, where: str = "") -> None:
     try:
+        files.private_folder(folder)
         with writing(folder):
-            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             tempfile.TemporaryFile(dir=folder).close()
     except UserError as error:
         raise UserError(f"{where}{error}") from error

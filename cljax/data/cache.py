@@ -11,9 +11,12 @@ from typing import Any
 import numpy as np
 
 from cljax.errors import UserError
-from cljax.files import replacing, user_cache_folder, writing
+from cljax.files import open_plain, private_folder, replacing, user_cache_folder, writing
 
 Arrays = dict[str, np.ndarray]
+
+_SAMPLED_FILES = 500  # 10 ms where the files are in memory, for small images
+_SAMPLED_BYTES = 2**16  # at the start, in the middle and at the end of a file
 
 _log = logging.getLogger("cljax")
 
@@ -23,34 +26,66 @@ def folder_cache_path(source: Path, name: str) -> Path:
     return source / ".cljax_cache" / f"{name}.npz"
 
 
-def user_cache_path(source: Path, name: str) -> Path:
-    """Returns the cache file in the user's cache folder, one for each source."""
+def user_cache_path(source: Path, name: str) -> Path | None:
+    """Returns the cache file in the user's cache folder, one for each source; None without home."""
     own = hashlib.sha256(os.fsencode(source.resolve())).hexdigest()[:16]
-    return user_cache_folder() / f"{own}-{name}.npz"
+    try:
+        return user_cache_folder() / f"{own}-{name}.npz"
+    except UserError:
+        return None
+
+
+def sample(files: Sequence[Path]) -> str:
+    """Returns a SHA-256 of contents: of up to 500 of the files, evenly spread, and parts of each.
+
+    Names, sizes and times stay the same where a file is replaced by a copy with its time.
+
+    Raises:
+      UserError: a file cannot be read.
+    """
+    found = hashlib.sha256()
+    step = max(1, -(-len(files) // _SAMPLED_FILES))
+    for path in (*files[::step], *files[-1:]):
+        try:
+            with open_plain(path) as file:
+                end = file.seek(0, os.SEEK_END)
+                for start in (0, end // 2, max(0, end - _SAMPLED_BYTES)):
+                    file.seek(start)
+                    found.update(file.read(_SAMPLED_BYTES))
+        except OSError as error:
+            raise UserError(f"cannot read {path}: {error.strerror}") from error
+    return found.hexdigest()
 
 
 def load_cached(
-    places: Sequence[Path],
+    places: Sequence[Path | None],
     key: Any,
     is_good: Callable[[Arrays], bool],
     make: Callable[[], Arrays],
 ) -> Arrays:
     """Returns what `make()` returns, from the disk if it is cached there under the same key.
 
+    A cache file is used only in a folder that nobody else can change (`files.private_folder`).
+
     Args:
-      places: files that may hold the arrays; new arrays go to the first that can be written.
-      key: JSON value of all that the arrays depend on, such as names, sizes and times of files.
+      places: files that may hold the arrays; new arrays go to the first that can be written. None:
+        there is no such place.
+      key: JSON value of all that the arrays depend on, such as names, sizes and times of files and
+        a `sample` of their contents.
       is_good: tells whether arrays have the right names, shapes and dtypes.
       make: reads the source; its errors are raised here, and then nothing is cached.
     """
     stamp = hashlib.sha256(json.dumps(key).encode()).hexdigest()
     for place in places:
-        arrays = _read(place, stamp)
+        arrays = _read(place, stamp) if place else None
         if arrays is not None and is_good(arrays):
             return arrays
     arrays = make()
     failures = []
     for place in places:
+        if place is None:
+            failures.append("no home directory is known; set XDG_CACHE_HOME or HOME")
+            continue
         try:
             _write(place, stamp, arrays)
             return arrays
@@ -63,9 +98,12 @@ def load_cached(
 
 
 def _read(place, stamp):
-    """The arrays of a file, or None unless it is there, whole, and has the stamp."""
+    """The arrays of a file; None unless it is there, the user's, whole, and has the stamp."""
+    if not place.parent.exists():  # it is made by `_write` only
+        return None
     try:
-        with np.load(place, allow_pickle=False) as archive:
+        place = private_folder(place.parent) / place.name
+        with open_plain(place) as file, np.load(file, allow_pickle=False) as archive:
             if str(archive["stamp"]) != stamp:
                 return None
             # The archive has a CRC of each.
@@ -75,6 +113,7 @@ def _read(place, stamp):
 
 
 def _write(place, stamp, arrays):
+    place = private_folder(place.parent) / place.name
     with writing(place):
         for unfinished in place.parent.glob(f".{place.name}.*.tmp"):
             unfinished.unlink(missing_ok=True)  # of a run that was killed

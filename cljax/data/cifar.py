@@ -41,7 +41,7 @@ def load_cifar(name: str, directory: str, url: str) -> Splits:
     if directory and "://" not in directory and not os.path.isdir(directory):
         raise UserError(f"config.data.dir={directory}: no such directory")
     prepared = directory or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets"
-    if "://" in directory or _is_prepared(Path(prepared).expanduser() / name):
+    if "://" in directory or _is_prepared(Path(os.path.expanduser(prepared)) / name):
         from cljax.data.tfds_source import load_tfds  # The archives do not need TFDS.
 
         return load_tfds(name, prepared, order_by="id")
@@ -81,7 +81,8 @@ def _load_local(cifar: Cifar, form: Form, path: Path) -> Splits:
         status = [file.stat() for file in files]
     except OSError as error:
         raise UserError(f"cannot read {error.filename}: {error.strerror}") from error
-    key = [(file.name, s.st_size, s.st_mtime_ns) for file, s in zip(files, status, strict=True)]
+    times = [(file.name, s.st_size, s.st_mtime_ns) for file, s in zip(files, status, strict=True)]
+    key = [times, cache.sample(files)]
     return _load_cached(cifar, key, path, lambda: _read(cifar, form, path))
 
 

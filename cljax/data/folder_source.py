@@ -1,5 +1,6 @@
 """Reads one folder of images per class, resizes the images, and caches them."""
 
+import itertools
 import os
 import warnings
 from concurrent.futures import ThreadPoolExecutor
@@ -36,7 +37,7 @@ def load_folder(path: str, size: int) -> Splits:
     resized bilinearly with antialiasing.
 
     The pixels are cached in DIR/.cljax_cache, or else in the user's cache folder. The cache is used
-    as long as names, sizes and times of all files are the same.
+    as long as names, sizes and times of all files, and a sample of their contents, are the same.
 
     Args:
       path: DIR.
@@ -159,7 +160,8 @@ def _load_cached(root: Path, size: int, listing, files: list[list[Path]]) -> cac
         return {s: _read_images(paths, size) for s, paths in zip(listing, files, strict=True)}
 
     places = [place(root, str(size)) for place in (cache.folder_cache_path, cache.user_cache_path)]
-    return cache.load_cached(places, [_CACHE_FORMAT, size, listing], is_good, read)
+    key = [_CACHE_FORMAT, size, listing, cache.sample(list(itertools.chain(*files)))]
+    return cache.load_cached(places, key, is_good, read)
 
 
 def _read_images(paths: list[Path], size: int) -> np.ndarray:

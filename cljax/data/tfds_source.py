@@ -63,8 +63,11 @@ def _load(builder, name: str, order_by: str, files) -> Splits:
 
     if 0 < sum(size for _, size, _ in files) <= _MAX_CACHED:
         # Other users may share TFDS's folder, so nothing is written there.
-        place = cache.user_cache_path(Path(builder.data_dir), "images")
-        arrays = cache.load_cached([place], [_CACHE_FORMAT, name, order_by, files], is_good, read)
+        folder = Path(builder.data_dir)
+        place = cache.user_cache_path(folder, "images")
+        contents = cache.sample([folder / name for name, _, _ in files])
+        key = [_CACHE_FORMAT, name, order_by, files, contents]
+        arrays = cache.load_cached([place], key, is_good, read)
     else:
         arrays = read()
     for array in arrays.values():

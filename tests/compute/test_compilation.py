@@ -2,6 +2,7 @@
 
 import io
 import os
+import pwd
 
 import jax
 import jax.numpy as jnp
@@ -91,6 +92,69 @@ def test_a_folder_that_cannot_be_written(no_cache, tmp_path):
     assert jax.config.jax_compilation_cache_dir is None
     with pytest.raises(UserError, match=r"config\.compilation_cache: cannot write .*user/mine"):
         keep(str(tmp_path / "user" / "mine"))
+
+
+OTHERS_WRITE = {
+    "the folder": ("programs", 0o777),
+    "by the group": ("programs", 0o770),
+    "sticky": ("programs", 0o1777),
+    "a parent": ("", 0o777),
+}
+
+
+@pytest.mark.parametrize("place", ["auto", "named", "jax"])
+@pytest.mark.parametrize("where", OTHERS_WRITE)
+def test_a_folder_that_others_can_write_is_not_used(no_cache, tmp_path, place, where):
+    folder = no_cache / "cljax" / "programs"
+    part, mode = OTHERS_WRITE[where]
+    folder.mkdir(parents=True)
+    (folder.parent / part).chmod(mode)
+    if place == "jax":
+        jax.config.update("jax_compilation_cache_dir", str(folder))
+    shown = keep(str(folder) if place == "named" else "auto")
+    assert shown.startswith(f"warning: {folder} is not used, because others can write to ")
+    assert shown.count("\n") == 1 and "compiled programs are not cached" in shown
+    assert jax.config.jax_compilation_cache_dir is None
+    compile_one()
+    assert not files(folder)
+
+
+def test_a_folder_of_another_user_is_not_used(no_cache, monkeypatch):
+    folder = no_cache / "cljax"
+    folder.mkdir(parents=True)
+    monkeypatch.setattr(os, "geteuid", lambda: os.getuid() + 1)
+    if os.getuid() == 0:
+        os.chown(folder, 12345, -1)
+    assert f"because {folder} belongs to another user" in keep("auto")
+    assert jax.config.jax_compilation_cache_dir is None
+
+
+def test_a_new_folder_is_the_users_alone_also_in_tmp(no_cache):
+    no_cache.mkdir()
+    no_cache.chmod(0o1777)  # as /tmp
+    before = os.umask(0)
+    try:
+        assert keep("auto") == ""
+    finally:
+        os.umask(before)
+    for folder in (no_cache / "cljax", no_cache / "cljax" / "programs"):
+        assert folder.stat().st_mode & 0o777 == 0o700
+
+
+def test_without_a_home_there_is_no_cache(no_cache, tmp_path, monkeypatch):
+    def no_entry(uid):
+        raise KeyError(uid)
+
+    monkeypatch.setattr(pwd, "getpwuid", no_entry)
+    monkeypatch.delenv("HOME")
+    monkeypatch.setenv("XDG_CACHE_HOME", "relative")
+    monkeypatch.chdir(tmp_path)
+    shown = keep("auto")
+    assert shown.startswith("warning: no home directory is known") and shown.count("\n") == 1
+    assert jax.config.jax_compilation_cache_dir is None
+    with pytest.raises(UserError, match="~/programs: the home directory is not known"):
+        keep("~/programs")
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_damaged_program_is_compiled_again(no_cache, recwarn):

@@ -81,6 +81,16 @@ def remove_image(folder):
     return [40, 30, 20]
 
 
+def change_content_only(folder):
+    path = folder / "train" / "ant" / "0.png"
+    status = path.stat()
+    Image.new("RGB", (12, 10), (31,) * 3).save(path)
+    os.truncate(path, max(status.st_size, path.stat().st_size))  # Pillow ignores what follows
+    assert path.stat().st_size == status.st_size
+    os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
+    return [40, 31, 10, 20]
+
+
 def rename_image(folder):
     (folder / "train" / "cat" / "0.png").rename(folder / "train" / "cat" / "3.png")
     return [40, 30, 20, 10]
@@ -101,6 +111,7 @@ CHANGES = (
     change_content,
     change_time_only,
     change_size_only,
+    change_content_only,
     add_image,
     remove_image,
     rename_image,
@@ -173,6 +184,40 @@ def test_caches_of_wrong_arrays_or_pickles_are_not_trusted(folder, reads):
         assert shades(load_folder(str(folder), SIZE)[0]) == [40, 30, 10, 20]
         assert len(reads) == 8
     assert not (folder / "sprung").exists()
+
+
+OTHERS_WRITE = {
+    "the file's folder": lambda folder: (folder / ".cljax_cache").chmod(0o777),
+    "a parent": lambda folder: folder.chmod(0o775),
+}
+
+
+@pytest.mark.parametrize("where", OTHERS_WRITE)
+def test_a_cache_that_others_can_change_is_not_used(folder, reads, tmp_path, where):
+    load_folder(str(folder), SIZE)
+    OTHERS_WRITE[where](folder)
+    before = (folder / ".cljax_cache" / "8.npz").stat()
+    for _ in range(2):
+        load_folder(str(folder), SIZE)
+    assert len(reads) == 16  # once into the user's cache folder
+    assert (folder / ".cljax_cache" / "8.npz").stat() == before
+    (cache,) = (tmp_path / "user_cache" / "cljax").iterdir()
+    assert cache.parent.stat().st_mode & 0o777 == 0o700
+
+
+@pytest.mark.parametrize("kind", ["pipe", "device", "folder"])
+def test_a_cache_that_is_no_plain_file_is_not_waited_for(folder, reads, kind):
+    (folder / ".cljax_cache").mkdir()
+    path = folder / ".cljax_cache" / "8.npz"
+    if kind == "pipe":
+        os.mkfifo(path)
+    elif kind == "device":
+        path.symlink_to("/dev/zero")
+    else:
+        path.mkdir()
+    for _ in range(2):
+        assert shades(load_folder(str(folder), SIZE)[0]) == [40, 30, 10, 20]
+    assert len(reads) == 8
 
 
 def test_read_only_folders_use_the_users_cache(folder, reads, tmp_path):
