@@ -47,7 +47,10 @@ def load_cifar(name: str, directory: str, url: str) -> Splits:
         return load_tfds(name, prepared, order_by="id")
     if directory and (found := _find(cifar, Path(directory))):
         return _load_local(cifar, *found)
-    folder = Path(directory) if directory else files_lib.user_cache_folder() / "downloads"
+    try:
+        folder = Path(directory) if directory else files_lib.user_cache_folder() / "downloads"
+    except UserError as error:
+        raise UserError(f"config.data.dir is empty, and {error}") from error
     return _load_remote(cifar, folder, url)
 
 

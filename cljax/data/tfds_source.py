@@ -4,6 +4,7 @@ import difflib
 import functools
 import importlib.util
 import os
+import sys
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ import tensorflow_datasets as tfds
 
 from cljax.data import Splits, cache
 from cljax.errors import UserError
+from cljax.files import expand
 
 _ARRAYS = "train_images", "train_labels", "test_images", "test_labels"
 _CACHE_FORMAT = 2  # raise it when the same files would give other arrays
@@ -40,17 +42,52 @@ def load_tfds(name: str, directory: str, order_by: str = "") -> Splits:
       return the same arrays.
 
     Raises:
-      UserError: the dataset is unknown, can be neither read nor prepared, or has other features or
-        splits than expected.
+      UserError: the dataset is unknown, can be neither read nor prepared, has other features or
+        splits than expected, or names a module to import that is not TFDS's own.
     """
-    builder = _make_builder(name, directory)
-    _prepare(builder, name)
-    files = _list_files(builder.data_dir)
-    key = name, os.path.realpath(builder.data_dir), order_by, files
-    if not files or key not in _last_read:
-        _last_read.clear()  # before reading: two large datasets may not fit in memory
-        _last_read[key] = _load(builder, name, order_by, files)
+    if not directory and not os.environ.get("TFDS_DATA_DIR"):
+        expand("~")  # raises where TFDS would make a folder of this name
+    with _importing_nothing():
+        builder = _make_builder(name, directory)
+        _prepare(builder, name)
+        files = _list_files(builder.data_dir)
+        key = name, os.path.realpath(builder.data_dir), order_by, files
+        if not files or key not in _last_read:
+            _last_read.clear()  # before reading: two large datasets may not fit in memory
+            _last_read[key] = _load(builder, name, order_by, files)
     return _last_read[key]
+
+
+@contextmanager
+def _importing_nothing():
+    """Keeps TFDS from importing modules that a dataset's features.json names.
+
+    Modules of TFDS, and those that are imported already, for example by the config, may be named.
+    """
+    connector: Any = tfds.features.FeatureConnector
+    find, read = (connector.__dict__[name] for name in ("cls_from_name", "from_config"))
+    folder = ""
+
+    def checked_read(cls, root_dir):
+        nonlocal folder
+        folder = root_dir
+        return read.__get__(None, cls)(root_dir)
+
+    def checked_find(cls, python_class_name):
+        module = python_class_name.rpartition(".")[0]
+        if module.partition(".")[0] != "tensorflow_datasets" and module not in sys.modules:
+            raise UserError(
+                f"{folder}/features.json: names the module {module!r}, which is not TFDS's own and "
+                "is not imported; a config that imports it allows it"
+            )
+        return find.__get__(None, cls)(python_class_name)
+
+    connector.cls_from_name = classmethod(checked_find)
+    connector.from_config = classmethod(checked_read)
+    try:
+        yield
+    finally:
+        connector.cls_from_name, connector.from_config = find, read
 
 
 def _load(builder, name: str, order_by: str, files) -> Splits:

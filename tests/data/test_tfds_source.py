@@ -1,5 +1,6 @@
 """A TFDS set is read once: kept in memory for the next run of a table, on disk for others."""
 
+import json
 import os
 
 import numpy as np
@@ -7,6 +8,7 @@ import pytest
 
 from cljax.data import tfds_source
 from cljax.data.tfds_source import load_tfds
+from cljax.errors import UserError
 from tests.data.test_sources import FakeBuilder, make_examples
 
 
@@ -136,3 +138,48 @@ def test_a_table_reads_cifar10_once(tfds_dir):
     first = load_tfds("cifar10", str(tfds_dir))
     assert load_tfds("cifar10", str(tfds_dir)) is first
     assert not first[0][0].flags.writeable
+
+
+OWN = "tensorflow_datasets.core.features"
+LABEL = {
+    "pythonClassName": f"{OWN}.class_label_feature.ClassLabel",
+    "classLabel": {"numClasses": "2"},
+}
+CUSTOM = "custom_features.Label"
+LEGACY = {"type": CUSTOM, "content": {}}
+
+
+def features(label, **others):
+    """The content of a features.json with a label."""
+    name = {"pythonClassName": f"{OWN}.features_dict.FeaturesDict"}
+    return name | {"featuresDict": {"features": {"label": label}}} | others
+
+
+FORGED = {
+    "top": features(LABEL, pythonClassName=CUSTOM),
+    "nested": features(LABEL | {"pythonClassName": CUSTOM}),
+    "another spelling": {"python_class_name": CUSTOM, "featuresDict": {"features": {}}},
+    "older form": LEGACY,
+    "text in text": {
+        "pythonClassName": f"{OWN}.features_dict.FeaturesDict",
+        "jsonFeature": {"json": json.dumps({"label": LEGACY})},
+    },
+}
+
+
+@pytest.mark.parametrize("form", FORGED)
+def test_no_module_that_a_set_names_is_imported(tmp_path, monkeypatch, form):
+    marker = tmp_path / "imported"
+    (tmp_path / "custom_features.py").write_text(f"open({str(marker)!r}, 'w')")
+    monkeypatch.syspath_prepend(tmp_path)
+    folder = tmp_path / "pets" / "1.0.0"
+    folder.mkdir(parents=True)
+    info = {"name": "pets", "version": "1.0.0", "fileFormat": "array_record"}
+    info["moduleName"] = "custom_features"
+    (folder / "dataset_info.json").write_text(json.dumps(info))
+    (folder / "features.json").write_text(json.dumps(FORGED[form]))
+    with pytest.raises(UserError) as error:
+        load_tfds("pets", str(tmp_path))
+    assert f"{folder}/features.json: names the module 'custom_features'" in str(error.value)
+    assert "\n" not in str(error.value)
+    assert not marker.exists()
