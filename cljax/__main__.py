@@ -91,10 +91,6 @@ def run(argv: list[str]) -> None:
         if not processes.is_main():
             sys.exit(1)  # the first process says why
         cli.fail(error)
-    except RuntimeError as error:
-        if "RESOURCE_EXHAUSTED" not in str(error):
-            raise
-        cli.fail("out of device memory; use a smaller --config.batch_size or a smaller model")
     except experiment.Stopped as stopped:
         but = " without --config.overwrite" if config.overwrite else ""
         if processes.is_main():
@@ -107,6 +103,7 @@ def main() -> None:
     with terminal.ready():
         from cljax import cli  # here, because SIGINT may come during any import
 
+        cli.read_flagfiles()
         cli.run(run, DESCRIPTION, define_flags, DEFAULT)
 
 

@@ -67,6 +67,14 @@ def run(
         app.run(main, flags_parser=functools.partial(parse, default=default))
 
 
+def read_flagfiles() -> None:
+    """Replaces each --flagfile in the arguments of the program by the flags in it."""
+    try:
+        sys.argv[1:] = flags.FLAGS.read_flags_from_files(sys.argv[1:], force_gnu=False)
+    except (flags.Error, OSError, ValueError) as error:
+        fail(f"--flagfile: {error}")
+
+
 def define_config(what: str) -> flags.FlagHolder:
     """Defines the flag --config."""
     text = f"{what} A name from the list below, or a Python file of your own."

@@ -70,6 +70,11 @@ def load(config: str) -> ConfigDict:
     """
     config, colon, argument = config.partition(":")
     path = find(config)
+    if Path(path).suffix != ".py":
+        raise UserError(
+            f"--config={path}: a config is a Python file; write one whose get_config() reads this "
+            "file, or use --flagfile"
+        )
     make_importable()
     try:
         get_config = runpy.run_path(path).get("get_config")

@@ -38,7 +38,7 @@ def run(config: Any, directory: str | Path, console: Console | None = None) -> N
 
 def _check_run(config: ConfigDict, directory: Path, console: Console) -> None:
     settings = experiment.check(config, directory)
-    with device.fixed_settings(build.matmul_precision(settings)):
+    with device.reporting_memory(), device.fixed_settings(build.matmul_precision(settings)):
         problem = experiment.make_problem(settings, directory)
     needed = _disk_bytes(settings, problem)
     free = _check_disk(directory, needed)

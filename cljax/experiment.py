@@ -54,7 +54,8 @@ def run(
       The content of results.json.
 
     Raises:
-      UserError: a setting, the data or the workdir is wrong, or the loss is not finite.
+      UserError: a setting, the data or the workdir is wrong, the loss is not finite, or memory is
+        used up.
       Stopped: SIGINT or SIGTERM was received; the same call resumes the run.
     """
     directory, console = files.expand(directory), processes.main_console(console)
@@ -64,7 +65,7 @@ def run(
         build.check(settings)
         compilation.enable_compilation_cache(settings.compilation_cache, console)
     fixed = device.fixed_settings(build.matmul_precision(settings))
-    with fixed, contextlib.ExitStack() as claims:
+    with device.reporting_memory(), fixed, contextlib.ExitStack() as claims:
         # Mistakes must show here, before anything is written or removed.
         with processes.raise_together():
             if processes.is_main():

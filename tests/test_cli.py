@@ -1,16 +1,20 @@
 """main.py as its user calls it, and every mistake that a user can make as one line."""
 
 import concurrent.futures
+import json
 import os
 import subprocess
 import sys
 
 import numpy as np
 import pytest
+import yaml
 from absl import flags
+from ml_collections import config_flags
 
 import cljax
-from cljax import cli, config_files, experiment
+from cljax import build, cli, config_files, experiment, methods
+from cljax import settings as settings_lib
 from cljax.errors import UserError
 from tests.helpers import tiny_runs
 
@@ -121,6 +125,93 @@ def test_user_mistakes_end_the_command(tmp_path, compiled):
         *tiny_runs.arguments(tmp_path / "run", optimizer__lr=1e30), cache=compiled
     )
     tiny_runs.assert_one_line(status, err, "not finite in task 1, train epoch 1, seed 0: loss")
+
+
+def test_config_and_settings_from_a_flagfile(tmp_path):
+    lines = "# a comment", "--config=base_digits", "--config.seeds=(3,)", "--workdir=mine"
+    (tmp_path / "flags").write_text("\n".join([*lines, "--dry_run"]))
+    status, out, err = tiny_runs.command("--flagfile=flags", cwd=tmp_path)
+    assert (status, err) == (0, "")
+    assert f"cljax {cljax.__version__}: base_digits, seeds (3,), in mine" in out
+    status, _, err = tiny_runs.command("--flagfile=none", cwd=tmp_path)
+    tiny_runs.assert_one_line(status, err, "--flagfile", "No such file", "none")
+
+
+@pytest.mark.parametrize("name", ["config.json", "mine.yaml"])
+def test_a_config_that_is_no_python_file(tmp_path, name):
+    (tmp_path / name).write_text("{}")
+    with pytest.raises(UserError, match=f"{name}: a config is a Python file"):
+        config_files.load(str(tmp_path / name))
+
+
+# What a file or a flag says, and what the line must have. Flags have their types checked by absl.
+WRONG_VALUES = {
+    "type": ("epochs", "many", "config.epochs"),
+    "fraction": ("epochs", 2.5, "config.epochs"),
+    "not finite": ("optimizer.lr", float("nan"), "config.optimizer.lr=nan: must be a finite"),
+    "infinite": ("optimizer.lr", float("inf"), "config.optimizer.lr=inf: must be a finite"),
+    "negative": ("batch_size", -1, "config.batch_size=-1: must be a whole number from 1"),
+    "huge": ("epochs", 10**30, "config.epochs"),
+    "choice": ("dtype", "float16", "config.dtype='float16': must be one of"),
+    "entry": ("seeds", [0, -1], "config.seeds: entry 2 is -1, must be a whole number"),
+    "empty": ("seeds", [], "config.seeds=(): must be a tuple that is not empty"),
+    "unknown": ("epoch", 3, "config.epoch:"),
+    "unknown in a block": ("optimizer.rate", 3.0, "config.optimizer.rate:"),
+    "block": ("optimizer", 3, "config.optimizer"),
+    "gone": ("method.num_rivals", 3, "this key is gone; use config.method.num_hard_negatives"),
+}
+READERS = {
+    "python": "def read(path): return eval(open(path).read(), {'nan': nan, 'inf': inf})",
+    "yaml": "import yaml\ndef read(path): return yaml.safe_load(open(path))",
+    "json": "import json\ndef read(path): return json.load(open(path))",
+}
+WRITERS = {"python": repr, "yaml": yaml.safe_dump, "json": json.dumps}
+CONFIG_FILE = """
+from math import inf, nan
+from ml_collections import ConfigDict
+{reader}
+def get_config(): return ConfigDict(read({path!r}))
+"""
+
+
+@pytest.mark.parametrize("way", [*READERS, "flag", "flagfile"])
+@pytest.mark.parametrize("mistake", WRONG_VALUES)
+def test_a_wrong_value_is_one_line_whatever_way_it_comes(tmp_path, capsys, way, mistake):
+    key, value, words = WRONG_VALUES[mistake]
+    argv = ["cljax"]
+    if way in READERS:
+        values = config_files.load("abd_digits").to_dict()
+        block, _, last = key.rpartition(".")
+        (values[block] if block else values)[last] = value
+        values = json.loads(json.dumps(values))  # lists for tuples, as files have them
+        (tmp_path / "values").write_text(WRITERS[way](values))
+        text = CONFIG_FILE.format(reader=READERS[way], path=str(tmp_path / "values"))
+        (tmp_path / "mine.py").write_text(text)
+        argv.append(f"--config={tmp_path}/mine.py")
+    else:
+        shown = tuple(value) if isinstance(value, list) else value
+        argv += ["--config=abd_digits", f"--config.{key}={shown}"]
+    if way == "flagfile":
+        (tmp_path / "flags").write_text("\n".join(argv[1:]))
+        argv = ["cljax", f"--flagfile={tmp_path}/flags"]
+    values = flags.FlagValues()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(flags, "FLAGS", values)
+        patch.setattr(sys, "argv", argv)
+        config_flags.DEFINE_config_file("config", flag_values=values)
+        with pytest.raises((UserError, SystemExit)) as error:
+            cli.read_flagfiles()
+            cli.parse(sys.argv, default="abd_digits")
+            method = settings_lib.read(values.config).method
+            types = build.method_types(methods.find_class(method.name))
+            settings_lib.read_method(method.name, types, method.own)
+    if error.type is SystemExit:
+        assert error.value.code == 1
+        line = capsys.readouterr().err
+    else:
+        line = f"error: {error.value}\n"
+    assert line.startswith("error: ") and line.count("\n") == 1, line
+    assert words in line
 
 
 @pytest.mark.parametrize("value", ["abd_cifar1000", "abd_cifar100.py", "my/abd_cifar100.py"])

@@ -71,6 +71,46 @@ def test_settings_of_a_caller_change_nothing_and_stay(reference, fast_runs, tmp_
     assert rows and rows == tiny_runs.metrics(reference)[: len(rows)]
 
 
+OUT_OF_MEMORY = {
+    "XLA": RuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 9 bytes.\nmore"),
+    "XLA's allocator": jax.errors.JaxRuntimeError("INTERNAL: Failed to allocate 9 bytes"),
+    "CUDA": RuntimeError("INTERNAL: CUDA_ERROR_OUT_OF_MEMORY: out of memory"),
+    "cuBLAS": RuntimeError("CUBLAS_STATUS_ALLOC_FAILED"),
+    "C++": RuntimeError("std::bad_alloc"),
+    "Python": MemoryError(),
+    "NumPy": np._core._exceptions._ArrayMemoryError((10**15,), np.dtype(np.uint8)),
+    "the system": OSError(12, "Cannot allocate memory"),
+}
+
+
+@pytest.mark.parametrize("where", ["data", "epoch"])
+@pytest.mark.parametrize("who", OUT_OF_MEMORY)
+def test_used_up_memory_is_one_line(fast_runs, monkeypatch, tmp_path, who, where):
+    def fail(*args):
+        raise OUT_OF_MEMORY[who]
+
+    if where == "data":
+        monkeypatch.setattr(experiment.problem_lib, "make_problem", fail)
+    else:
+        monkeypatch.setattr(training, "run_epoch", fail)
+    with pytest.raises(UserError) as error:
+        tiny_runs.run(tiny_runs.make_config(), tmp_path)
+    message = str(error.value)
+    which = "host" if who in ("Python", "NumPy", "the system") else "device"
+    assert message.startswith(f"the {which} is out of memory (") and "\n" not in message
+    for key in ("batch_size", "eval.batch_size", "model.width", "seeds", "execution.seeds"):
+        assert f"config.{key}" in message
+
+
+def test_other_errors_stay_as_they_are(fast_runs, monkeypatch, tmp_path):
+    def fail(*args):
+        raise RuntimeError("INTERNAL: another error")
+
+    monkeypatch.setattr(training, "run_epoch", fail)
+    with pytest.raises(RuntimeError, match="another error"):
+        tiny_runs.run(tiny_runs.make_config(), tmp_path)
+
+
 @pytest.mark.parametrize("platform", ["nonsense", "cuda"])
 def test_a_platform_that_jax_does_not_have(tmp_path, platform):
     variables = {"JAX_PLATFORMS": platform, "CUDA_VISIBLE_DEVICES": ""}

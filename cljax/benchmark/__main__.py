@@ -114,6 +114,7 @@ def main() -> None:
     with terminal.ready():
         from cljax import cli  # here, because SIGINT may come during any import
 
+        cli.read_flagfiles()
         measure = functools.partial(run, is_default=cli.config_path(sys.argv) is None)
         cli.run(measure, DESCRIPTION, define_flags, DEFAULT)
 

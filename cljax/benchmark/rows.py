@@ -134,7 +134,7 @@ class Bench:
         try:
             return self._measure(name, settings, getattr(self, f"_{kind}")(settings, *args))
         except RuntimeError as error:
-            if "RESOURCE_EXHAUSTED" in str(error):
+            if device.is_out_of_memory(error):
                 return None
             raise
 

@@ -1,9 +1,11 @@
 """Describes the hardware and software of a run: devices, cores, versions and precisions."""
 
 import contextlib
+import errno
 import importlib.metadata
 import os
 import platform
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -35,6 +37,13 @@ _JAX_SETTINGS = {
     "transfer_guard": "allow",
 }
 
+# Of XLA, CUDA and its libraries, and C++.
+_NO_MEMORY = re.compile(
+    r"RESOURCE_EXHAUSTED|out[ _]of[ _]memory|failed to allocate|_ALLOC_FAILED|bad_alloc"
+    r"|cannot allocate memory",
+    re.IGNORECASE,
+)
+
 
 @contextlib.contextmanager
 def fixed_settings(matmul_precision: str | None) -> Iterator[None]:
@@ -50,6 +59,32 @@ def fixed_settings(matmul_precision: str | None) -> Iterator[None]:
             settings.enter_context(getattr(jax, name)(value))
         settings.enter_context(jax.default_matmul_precision(matmul_precision))
         yield
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error of JAX, NumPy or the system tells that memory is used up."""
+    if isinstance(error, MemoryError):
+        return True
+    if isinstance(error, OSError):
+        return error.errno == errno.ENOMEM
+    return isinstance(error, RuntimeError) and _NO_MEMORY.search(str(error)) is not None
+
+
+@contextlib.contextmanager
+def reporting_memory() -> Iterator[None]:
+    """Turns an error of used-up memory into a UserError that names the settings that matter."""
+    try:
+        yield
+    except Exception as error:
+        if not is_out_of_memory(error):
+            raise
+        which = "the host" if isinstance(error, (MemoryError, OSError)) else "the device"
+        reason = str(error).strip().partition("\n")[0][:200] or type(error).__name__
+        raise UserError(
+            f"{which} is out of memory ({reason}); use a smaller config.batch_size, "
+            "config.eval.batch_size or config.model.width, fewer config.seeds or "
+            "config.execution.seeds=sequential"
+        ) from error
 
 
 def check() -> None:

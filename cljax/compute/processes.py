@@ -8,6 +8,7 @@ one process, all functions do nothing.
 import contextlib
 import io
 import json
+import re
 from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
 
@@ -37,13 +38,14 @@ def initialize(
       detect: whether the cluster (SLURM, TPU pods, Open MPI) knows all three.
 
     Raises:
-      UserError: an argument is missing, or the processes cannot be connected.
+      UserError: an argument is missing or wrong, or the processes cannot be connected.
     """
     given = (coordinator, num_processes, process_id)
     if given == (None, None, None) and not detect:
         return
     if not detect and None in given:
         raise UserError("--coordinator, --num_processes, --process_id: give all three or none")
+    _check(*given)
     # JAX's handler of SIGTERM would replace that of `signals`.
     jax.config.update("jax_enable_preemption_service", False)
     try:
@@ -54,6 +56,22 @@ def initialize(
             f"cannot connect the processes: {error}; check --coordinator, --num_processes and "
             "--process_id"
         ) from error
+
+
+def _check(coordinator: str | None, num_processes: int | None, process_id: int | None) -> None:
+    """Raises UserError for what would crash or block JAX's client."""
+    if coordinator is not None:
+        match = re.fullmatch(r"(\[[\w.:%]+\]|[\w.-]+):([0-9]{1,5})", coordinator)
+        if not match or not 0 < int(match[2]) < 2**16:
+            raise UserError(
+                f"--coordinator={coordinator}: must be HOST:PORT with a port from 1 to 65535, such "
+                "as node1:1234 or [::1]:1234"
+            )
+    if num_processes is not None and num_processes < 1:
+        raise UserError(f"--num_processes={num_processes}: must be 1 or more")
+    if process_id is not None and not 0 <= process_id < (num_processes or process_id + 1):
+        last = f" to {num_processes - 1}" if num_processes else ""
+        raise UserError(f"--process_id={process_id}: must be from 0{last}")
 
 
 def is_alone() -> bool:

@@ -188,6 +188,7 @@ def test_table_by_processes_of_a_cluster(compiled, tmp_path):
     assert " ".join(out.split()).count(": already complete") == 2
 
 
-def test_incomplete_flags(tmp_path):
-    status, _, err = tiny_runs.command(*tiny_runs.arguments(tmp_path), "--num_processes=2")
-    tiny_runs.assert_one_line(status, err, "--coordinator", "--process_id")
+def test_a_wrong_address_is_one_line(tmp_path):
+    flags = "--coordinator=nonsense", "--num_processes=2", "--process_id=1"
+    status, _, err = tiny_runs.command(*tiny_runs.arguments(tmp_path), *flags)
+    tiny_runs.assert_one_line(status, err, "--coordinator=nonsense: must be HOST:PORT")
