@@ -191,8 +191,8 @@ class Checkpoints:
             return result
         if numbers:
             raise UserError(
-                f"{self.folder}: all checkpoints are damaged; start over in another --workdir, or with "
-                "--config.overwrite=True, which deletes this run"
+                f"{self.folder}: all checkpoints are damaged; start over in another --workdir, or "
+                "with --config.overwrite=True, which deletes this run"
             )
         return None
 

@@ -313,7 +313,7 @@ def test_a_run_of_an_older_version_is_refused(half):
     for checkpoint in (half / "checkpoints").iterdir():
         tiny_runs.change_record(checkpoint, lambda record: record.pop("format"))
     lines = tiny_runs.metrics(half)
-    with pytest.raises(UserError, match="another version.*in another --workdir") as error:
+    with pytest.raises(UserError, match=r"another version.*in another --workdir") as error:
         tiny_runs.run(tiny_runs.make_config(), half)
     assert "\n" not in str(error.value) and str(half) in str(error.value)
     assert tiny_runs.metrics(half) == lines
