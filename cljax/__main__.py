@@ -59,6 +59,7 @@ def run(argv: list[str]) -> None:
     from ml_collections import config_flags
 
     from cljax import cli
+    from cljax.errors import printable
 
     if len(argv) > 1:
         cli.fail(f"unexpected arguments {' '.join(argv[1:])}; use --config.KEY=VALUE for settings")
@@ -71,7 +72,7 @@ def run(argv: list[str]) -> None:
     config, workdir = values.config, values.workdir or str(Path("runs") / Path(path).stem)
     if not (values.process_id or values.distributed):  # the imports below take a second or two
         what = f"{Path(path).stem}, seeds {config.get('seeds')}, in {workdir}"
-        print(f"cljax {__version__}: {what}", flush=True)
+        print(printable(f"cljax {__version__}: {what}"), flush=True)
     # Imported here: `--help` needs neither JAX nor data.
     from cljax import dry_run, errors, experiment, table
     from cljax.compute import device, processes
@@ -94,7 +95,8 @@ def run(argv: list[str]) -> None:
     except experiment.Stopped as stopped:
         but = " without --config.overwrite" if config.overwrite else ""
         if processes.is_main():
-            print(f"Stopped. Checkpoint saved in {workdir}; run the same command{but} to resume.")
+            where = printable(workdir)
+            print(f"Stopped. Checkpoint saved in {where}; run the same command{but} to resume.")
         sys.exit(128 + stopped.number)
 
 

@@ -9,10 +9,11 @@ import jax
 from ml_collections import ConfigDict
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from cljax import build, experiment, files
 from cljax.compute import device, processes
-from cljax.errors import UserError
+from cljax.errors import UserError, print_plain, printable
 from cljax.table import make_plan
 
 
@@ -32,7 +33,7 @@ def run(config: Any, directory: str | Path, console: Console | None = None) -> N
         _check_run(config, directory, console)
         return
     for name, run_config in make_plan(config):
-        console.rule(name, style="dim")
+        console.rule(Text(printable(name)), style="dim")
         _check_run(run_config, directory / name, console)
 
 
@@ -45,16 +46,13 @@ def _check_run(config: ConfigDict, directory: Path, console: Console) -> None:
     _print_classes(problem, console)
     _print_stages(problem, console)
     states, data = _num_bytes(problem.states), _num_bytes(problem.data)
-    console.print(
+    for line in (
         f"Device memory: data {_size(data)}, learner states {_size(states)}; the activations of a "
         "step come on top.",
         f"Disk: at most {_size(needed)} in {directory} (checkpoints, models), {_size(free)} free.",
         "Nothing was written.",
-        sep="\n",
-        markup=False,
-        highlight=False,
-        soft_wrap=True,
-    )
+    ):
+        print_plain(console, line)
 
 
 def _print_classes(problem, console):
@@ -73,8 +71,9 @@ def _print_stages(problem, console):
         # All epochs but the last have as many steps; there may be billions of them.
         steps = (stage.epochs - 1) * stage.num_steps(0, count)
         steps += stage.num_steps(stage.epochs - 1, count)
+        name = Text(printable(stage.name))
         table.add_row(
-            str(task + 1), stage.name, str(stage.epochs), str(steps), str(stage.images_per_step)
+            str(task + 1), name, str(stage.epochs), str(steps), str(stage.images_per_step)
         )
     console.print(table)
     if len(problem.streams) > 1:

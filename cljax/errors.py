@@ -1,13 +1,34 @@
-"""Defines what the user is told: UserError, and notes for log.txt and the console."""
+"""Defines what the user is told: UserError, notes and warnings, and names as plain text."""
 
 import logging
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from rich.console import Console  # the command line's own errors do not wait for it
 
 NOTE = 25  # a level between INFO and WARNING
 logging.addLevelName(NOTE, "NOTE")
 
 
+def printable(text: object) -> str:
+    r"""Returns text whose unprintable characters are written as Python does, such as \x1b.
+
+    So a name sends no command to a terminal, and one that is not UTF-8 can be encoded.
+    """
+    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in str(text))
+
+
+def print_plain(console: "Console", text: str, style: str | None = None) -> None:
+    """Prints lines as they are: nothing in them is markup, wrapped, or a command to a terminal."""
+    text = "\n".join(map(printable, text.split("\n")))
+    console.print(text, style=style, markup=False, emoji=False, highlight=False, soft_wrap=True)
+
+
 class UserError(Exception):
     """Reports wrong settings, paths or files: a line for each mistake, which says what to do."""
+
+    def __init__(self, *lines: object):
+        super().__init__(*("\n".join(map(printable, str(line).split("\n"))) for line in lines))
 
     def __str__(self) -> str:
         """Returns all lines."""

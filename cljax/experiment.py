@@ -19,7 +19,7 @@ from cljax import settings as settings_lib
 from cljax.compute import compilation, device, processes
 from cljax.compute.per_seed import PerSeed
 from cljax.compute.signals import StopRequest
-from cljax.errors import UserError, note
+from cljax.errors import UserError, note, print_plain
 from cljax.output import logs, summary, workdir
 from cljax.output.checkpoints import Checkpoints, checksum, flatten, unflatten
 from cljax.output.recorder import Cursor, Recorder
@@ -72,7 +72,7 @@ def run(
                 claims.enter_context(workdir.claim(directory, settings))
             names = settings.data.name, settings.method.name
             line = "loading dataset {}, setting up method {}".format(*names)
-            console.print(line, markup=False, emoji=False, highlight=False, soft_wrap=True)
+            print_plain(console, line)
             problem = make_problem(settings, directory)
         with processes.raise_together():
             if processes.is_main():

@@ -8,10 +8,11 @@ from typing import Any
 import jax
 from ml_collections import ConfigDict
 from rich.console import Console
+from rich.text import Text
 
 from cljax import experiment, files
 from cljax.compute import processes
-from cljax.errors import UserError
+from cljax.errors import UserError, print_plain, printable
 from cljax.report import tables
 
 # Keys of a table that describe the table; all others are settings of every run.
@@ -42,9 +43,9 @@ def run(config: Any, directory: str | Path, console: Console | None = None) -> N
             experiment.check(run_config, directory / name)
     failed = {}
     for number, (name, run_config) in enumerate(plan, start=1):
-        console.rule(f"{number}/{len(plan)}  {name}", style="dim")
+        console.rule(Text(f"{number}/{len(plan)}  {printable(name)}"), style="dim")
         if not config.overwrite and processes.max_over_processes(_is_complete(directory / name)):
-            console.print(f"{directory / name}: already complete, skipped", highlight=False)
+            print_plain(console, f"{directory / name}: already complete, skipped")
             continue
         try:
             experiment.run(run_config, directory / name, console)
@@ -60,7 +61,7 @@ def run(config: Any, directory: str | Path, console: Console | None = None) -> N
         finally:
             jax.clear_caches()  # the next method has other programs
         if name in failed:
-            console.print(f"{name} failed: {failed[name]}", style="bold red", markup=False)
+            print_plain(console, f"{name} failed: {failed[name]}", style="bold red")
     processes.on_main(_report, [directory / name for name, _ in plan], directory, console)
     if failed:
         reasons = "; ".join(f"{name}: {reason}" for name, reason in failed.items())

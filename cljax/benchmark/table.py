@@ -2,18 +2,17 @@
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
 
 from rich import box
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from cljax import files
 from cljax.benchmark.plan import FORMAT
-from cljax.errors import UserError
+from cljax.errors import UserError, print_plain, printable
 from cljax.files import read_json
 
-_PLAIN: dict[str, Any] = {"markup": False, "emoji": False, "highlight": False, "soft_wrap": True}
 _WIDTH = 150  # of the table, where the console is no terminal
 # heading: a row's figure, as text
 COLUMNS = {
@@ -50,16 +49,15 @@ def show(record: dict, console: Console | None = None) -> None:
     devices = f"{hardware['devices']} x {hardware['device']}, {hardware['platform']}"
     host = f"{hardware['cores']} cores {hardware['processor']}"
     versions = ", ".join(f"{name} {version}" for name, version in record["versions"].items())
-    console.print(f"{devices}; {host}; {versions}", **_PLAIN)
+    print_plain(console, f"{devices}; {host}; {versions}")
     can = [f"{d} {r / 1e9:,.0f} GFLOP/s" for d, r in rates.items() if d != "copy"]
-    console.print(
-        f"matrix product: {', '.join(can)}; copy: {rates['copy'] / 1e9:.1f} GB/s", **_PLAIN
-    )
+    copy = f"copy: {rates['copy'] / 1e9:.1f} GB/s"
+    print_plain(console, f"matrix product: {', '.join(can)}; {copy}")
     for n in range(len(LEFT_OUT_WHEN_NARROW) + 1):
         columns = {k: v for k, v in COLUMNS.items() if k not in LEFT_OUT_WHEN_NARROW[:n]}
         table = _table(["row", "dtype", "seeds"], columns)
         for row in record["rows"]:
-            table.add_row(*_labels(row), *(cell(row) for cell in columns.values()))
+            table.add_row(*_texts(row), *(cell(row) for cell in columns.values()))
         unlimited = console.options.update(width=10_000)
         if console.measure(table, options=unlimited).maximum <= console.width:
             break
@@ -67,11 +65,11 @@ def show(record: dict, console: Console | None = None) -> None:
     for row in record["rows"]:
         if split := row.get("split"):
             parts = ", ".join(f"{name} {value:.1f}" for name, value in split.items())
-            console.print(f"{row['name']}: seconds: {parts}", **_PLAIN)
+            print_plain(console, f"{row['name']}: seconds: {parts}")
     if sources := {r["device_memory_source"] for r in record["rows"] if r["device_memory"]}:
         what = {"program": "of the compiled program", "allocator": "peak of the process so far"}
-        console.print(f"device MB: {', '.join(what[s] for s in sorted(sources))}", **_PLAIN)
-    console.print(f"measured in {record['seconds']:.0f} s", **_PLAIN)
+        print_plain(console, f"device MB: {', '.join(what[s] for s in sorted(sources))}")
+    print_plain(console, f"measured in {record['seconds']:.0f} s")
 
 
 def write(path: Path, record: dict) -> None:
@@ -92,23 +90,23 @@ def read(path: Path) -> dict:
 def compare(record: dict, other: dict, console: Console | None = None) -> None:
     """Prints how much faster or slower each row is than the same row of another record."""
     console = console or _console()
-    console.print(f"\nagainst the benchmark of {other['date']}", **_PLAIN)
+    print_plain(console, f"\nagainst the benchmark of {other['date']}")
     if record["hardware"] != other["hardware"]:
-        console.print("the machines differ", style="bold yellow", **_PLAIN)
+        print_plain(console, "the machines differ", style="bold yellow")
     table = _table(["row", "dtype", "seeds"], ["ms/step then", "ms/step now", "then/now", ""])
     earlier = {_key(row): row for row in other["rows"]}
     for row in record["rows"]:
         before = earlier.pop(_key(row), None)
         if before is None:
-            table.add_row(*_labels(row), "", _digits(1e3 * row["seconds"]), "", "new")
+            table.add_row(*_texts(row), "", _digits(1e3 * row["seconds"]), "", "new")
             continue
         times = (_digits(1e3 * r["seconds"]) for r in (before, row))
         ratio = f"{before['seconds'] / row['seconds']:.2f}"
-        table.add_row(*_labels(row), *times, ratio, verdict(row, before))
+        table.add_row(*_texts(row), *times, ratio, verdict(row, before))
     console.print(table)
     if earlier:
         names = ", ".join(" ".join(_labels(row)) for row in earlier.values())
-        console.print(f"not measured now: {names}", **_PLAIN)
+        print_plain(console, f"not measured now: {names}")
 
 
 def verdict(row: dict, before: dict) -> str:
@@ -138,6 +136,10 @@ def _labels(row):
     if mesh := row["mesh"]:
         seeds += f" on {mesh['seeds']}x{mesh['data']}"
     return row["name"], row["dtype"], seeds
+
+
+def _texts(row):
+    return (Text(printable(label)) for label in _labels(row))
 
 
 def _key(row):

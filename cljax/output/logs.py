@@ -14,7 +14,7 @@ from typing import Any, Self
 
 from rich.console import Console
 
-from cljax.errors import NOTE, UserError
+from cljax.errors import NOTE, UserError, print_plain, printable
 from cljax.files import plain, writing
 
 FLUSH_SECONDS = 10.0  # between flushes of the event file, each of which waits for the disk
@@ -207,13 +207,15 @@ class _ConsoleHandler(logging.Handler):
     def emit(self, record):
         """Prints one record."""
         prefix = f"{record.levelname.lower()}: " if record.levelno > NOTE else ""
-        self.console.print(
-            f"{prefix}{self.format(record)}",
-            markup=False,
-            emoji=False,
-            highlight=False,
-            soft_wrap=True,
-        )
+        print_plain(self.console, f"{prefix}{self.format(record)}")
+
+
+class _LineFormatter(logging.Formatter):
+    """Formats a record as one line that can be encoded."""
+
+    def format(self, record):
+        """Formats one record."""
+        return printable(super().format(record))
 
 
 def log_to_console(console: Console | None = None) -> logging.Logger:
@@ -244,7 +246,7 @@ def log_to_file(workdir: str | os.PathLike) -> None:
     with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         to_file = logging.FileHandler(path, encoding="utf-8")
-    to_file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    to_file.setFormatter(_LineFormatter("%(asctime)s %(levelname)s %(message)s"))
     logger = logging.getLogger("cljax")
     for waiting in logger.handlers:
         if isinstance(waiting, MemoryHandler):

@@ -1,4 +1,4 @@
-"""Defines the style of all plots, and saves them as PNG."""
+"""Defines the style of all plots and of text in them, and saves them as PNG."""
 
 import contextlib
 import io
@@ -9,6 +9,8 @@ import matplotlib
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.rcsetup import cycler
+
+from cljax.errors import printable
 
 # Okabe and Ito's palette, which is distinct with every kind of color vision.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
@@ -36,6 +38,15 @@ def styled(**settings: Any) -> Iterator[None]:
         params: dict[Any, Any] = {**STYLE, **settings}
         matplotlib.rcParams.update(params)
         yield
+
+
+def plot_text(name: object) -> str:
+    r"""Returns text that Matplotlib draws as it is: "$" starts no formula, "\x1b" is four letters.
+
+    A legend leaves out labels that begin with "_"; here a character without width comes before it.
+    """
+    text = printable(name).replace("$", r"\$")
+    return f"\u2060{text}" if text.startswith("_") else text
 
 
 def png(figure: Figure, dpi: int = 150) -> bytes:

@@ -17,7 +17,7 @@ from PIL import Image
 
 from cljax.files import write_atomically
 from cljax.output.logs import LABELS, Row, epoch_axis
-from cljax.output.plot_style import COLOURS, DASHES, MARKERS, png, styled
+from cljax.output.plot_style import COLOURS, DASHES, MARKERS, plot_text, png, styled
 
 # Keys of a row of metrics.jsonl that are not losses.
 NOT_LOSSES = {*LABELS, "learning_rate", "accuracy", "images_per_second", "seconds"}
@@ -83,7 +83,7 @@ def accuracy_name(results: dict[str, Any]) -> str:
 def _title(results):
     seeds = len(results["seeds"])
     many = f", mean of {seeds} seeds" if seeds > 1 else ""
-    return f"{results['method']} on {results['dataset']}{many}"
+    return plot_text(f"{results['method']} on {results['dataset']}{many}")
 
 
 def _draw_accuracy(results):
@@ -196,12 +196,13 @@ def _draw_losses(curves, results):
             style = {"color": "0.78", "linewidth": 6, "marker": "o" if len(x) == 1 else ""}
             if name != "loss":
                 style = _part_style(parts.index(name), len(parts), len(points))
-            axes.plot(*points.T, label=name, **style)
+            axes.plot(*points.T, label=plot_text(name), **style)
         for end in task_ends[:-1]:
             axes.axvline(end + 0.5, color="0.6", linewidth=0.8)
         if _spans_decades([v for _, values in terms.values() for v in values]):
             axes.set_yscale("log", nonpositive="mask")
-        axes.set(title=stage, xlabel=f"epoch of {stage}, all tasks", ylabel="loss")
+        axes.set(title=plot_text(stage), ylabel="loss")
+        axes.set_xlabel(plot_text(f"epoch of {stage}, all tasks"))
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.grid(axis="y", alpha=0.3)
         axes.legend(loc="center left", bbox_to_anchor=(1, 0.5), fontsize=9, handlelength=3.5)
@@ -252,7 +253,8 @@ def write_image_grid(
             f"images must be uint8 [rows, columns, H, W, 1 or 3], not {images.dtype} "
             f"{list(images.shape)}"
         )
-    labels = list(row_labels or [])
+    labels = [plot_text(label) for label in row_labels or ()]
+    title, caption = plot_text(title or ""), plot_text(caption or "")
     if labels and len(labels) != len(images):
         raise ValueError(f"{len(labels)} labels for {len(images)} rows of images")
     grid = _tile(images)
@@ -260,7 +262,7 @@ def write_image_grid(
     with styled(**{"font.size": 8}):
         left = GAP + (_text_width(labels) + GAP if labels else 0)
         top, bottom = (4 * GAP if line else GAP for line in (title, caption))
-        width = max(width, _text_width([title or "", caption or ""]))
+        width = max(width, _text_width([title, caption]))
         size = np.array([left + width + GAP, top + height + bottom])
         figure = Figure(figsize=tuple(size / GRID_DPI), dpi=GRID_DPI)
         figure.figimage(grid, xo=left, yo=bottom)

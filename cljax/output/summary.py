@@ -9,6 +9,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from cljax.errors import print_plain
 from cljax.output.metrics import READ_OUTS
 from cljax.output.plots import accuracy_name, mean_matrix
 
@@ -35,7 +36,7 @@ def print_summary(
     tasks = f"{results['tasks_done']} of {results['tasks_total']} tasks{state}"
     seeds = ", ".join(str(seed) for seed in results["seeds"])
     title = f"{results['method']} on {results['dataset']}: {tasks}, seeds {seeds}"
-    console.print(title, style="bold", markup=False, highlight=False)
+    print_plain(console, title, style="bold")
     if results["tasks_done"]:
         console.print(_accuracy_table(results))
         _print_matrix(mean_matrix(results["accuracy"]), console)
@@ -43,14 +44,14 @@ def print_summary(
         if results["read_outs"]:
             console.print(_read_out_table(results))
     seconds = (f"{name} {value:,.1f} s" for name, value in results["seconds"].items())
-    console.print(f"Time: {', '.join(seconds)}", highlight=False, soft_wrap=True)
+    print_plain(console, f"Time: {', '.join(seconds)}")
     console.print("Files:", style="bold")
     for path in sorted(Path(workdir).iterdir()):
         if not path.name.startswith("."):
             name = f"  {path}{os.sep if path.is_dir() else ''}"
             if path.name == "plots":
                 name += ": " + ", ".join(sorted(picture.name for picture in path.iterdir()))
-            console.print(name, markup=False, emoji=False, highlight=False, soft_wrap=True)
+            print_plain(console, name)
 
 
 def _accuracy_table(results):

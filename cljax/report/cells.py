@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from itertools import groupby
 
+from cljax.errors import printable
 from cljax.report import published
 from cljax.report.published import MeanStd
 from cljax.report.runs import RunRecord
@@ -30,12 +31,12 @@ def grouped(runs: Sequence[RunRecord]) -> list[list[RunRecord]]:
 
 def group_title(run: RunRecord) -> str:
     """Formats the dataset and the tasks of a run, such as "cifar100, 5 tasks"."""
-    return f"{run.dataset}, {run.split}"
+    return printable(f"{run.dataset}, {run.split}")
 
 
 def cells(run: RunRecord) -> dict[str, str]:
     """Formats a row of the table by column: "-" for no value, marks without their details."""
-    return {
+    row = {
         "data set": run.dataset,
         "tasks": run.split.removesuffix(" tasks").removesuffix(" task"),
         "learner": run.name,
@@ -51,6 +52,7 @@ def cells(run: RunRecord) -> dict[str, str]:
         "time": clock(run.seconds),
         "device": run.device or "-",
     }
+    return {name: printable(text) for name, text in row.items()}
 
 
 def mean_std(value: MeanStd | None, seeds: int) -> str:

@@ -4,6 +4,7 @@ import base64
 from collections.abc import Sequence
 from html import escape
 
+from cljax.errors import printable
 from cljax.report import plot
 from cljax.report.cells import FOOTNOTES, LEFT_COLUMNS, cells, group_title, grouped
 from cljax.report.runs import Mark, RunRecord
@@ -67,7 +68,7 @@ def page(runs: Sequence[RunRecord]) -> str:
 {_table(runs)}
 {shown}<footer>
 <ul>
-{"".join(f"<li>{escape(note)}</li>{chr(10)}" for note in FOOTNOTES)}</ul>
+{"".join(f"<li>{_text(note)}</li>{chr(10)}" for note in FOOTNOTES)}</ul>
 {_origins(runs)}
 </footer>
 </body>
@@ -81,10 +82,10 @@ def _table(runs):
     head = "".join(_cell("th", name, name) for name in names)
     rows = []
     for group in grouped(runs):
-        line = escape(group_title(group[0]))
+        line = _text(group_title(group[0]))
         rows.append(f'<tr class="group"><td colspan="{len(names)}">{line}</td></tr>')
         for run in group:
-            row = {name: escape(text) for name, text in cells(run).items()}
+            row = {name: _text(text) for name, text in cells(run).items()}
             row["marks"] = "<br>".join(map(_badge, run.marks))
             rows.append(f"<tr>{''.join(_cell('td', name, row[name]) for name in names)}</tr>")
     lines = "\n".join(rows)
@@ -98,17 +99,22 @@ def _cell(tag, name, content):
 
 
 def _badge(mark: Mark):
-    detail = f' <span class="detail">{escape(mark.detail)}</span>' if mark.detail else ""
-    return f'<span class="badge {mark.category}">{escape(mark.kind)}</span>{detail}'
+    detail = f' <span class="detail">{_text(mark.detail)}</span>' if mark.detail else ""
+    return f'<span class="badge {mark.category}">{_text(mark.kind)}</span>{detail}'
+
+
+def _text(name: object) -> str:
+    """Writes text, such as a name, so that a browser shows it as it is."""
+    return escape(printable(name))
 
 
 def _origins(runs):
     """Lists workdir, device and versions of each run."""
     rows = "\n".join(
-        f"<tr><td>{escape(str(run.workdir))}</td><td>{escape(f'{run.name}, {group_title(run)}')}"
-        f"</td><td>{escape(', '.join(map(str, run.seeds)))}</td>"
-        f"<td>{escape(run.device) or '-'}</td>"
-        f"<td>{escape(', '.join(' '.join(pair) for pair in run.versions)) or '-'}</td></tr>"
+        f"<tr><td>{_text(run.workdir)}</td><td>{_text(f'{run.name}, {group_title(run)}')}"
+        f"</td><td>{_text(', '.join(map(str, run.seeds)))}</td>"
+        f"<td>{_text(run.device) or '-'}</td>"
+        f"<td>{_text(', '.join(' '.join(pair) for pair in run.versions)) or '-'}</td></tr>"
         for run in runs
     )
     names = ("workdir", "run", "seeds", "device", "versions")

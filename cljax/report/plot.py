@@ -7,7 +7,7 @@ from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.lines import Line2D
 
-from cljax.output.plot_style import COLOURS, DASHES, MARKERS, png, styled
+from cljax.output.plot_style import COLOURS, DASHES, MARKERS, plot_text, png, styled
 from cljax.report import published
 from cljax.report.cells import group_title, grouped, mean_std
 from cljax.report.runs import RunRecord
@@ -69,7 +69,7 @@ def _draw_panel(axes, runs, looks):
         ylim=(0, 103),
         xticks=ticks[:: -math.ceil(len(ticks) / 10)],
     )
-    axes.set_title(group_title(runs[0]), loc="left", weight="bold")
+    axes.set_title(plot_text(group_title(runs[0])), loc="left", weight="bold")
     axes.grid(axis="y", alpha=0.3)
 
 
@@ -91,7 +91,7 @@ def _draw_run(axes, run, place, before, last):
         markerfacecolor="white" if run.exemplars else colour,
         linewidth=3.2 - 2 * before,
         linestyle=DASHES[place % len(DASHES)],
-        label=_plain(label),
+        label=plot_text(label),
     )
     if run.published:
         place = 1.035 * last  # next to the curve's end, which it would hide
@@ -112,8 +112,3 @@ def _star(colour, label=None, x=(), y=()):
         zorder=5,
         label=label,
     )
-
-
-def _plain(label):
-    # A dollar sign in the name of a directory must not start a formula.
-    return label.replace("$", r"\$")

@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from cljax.errors import print_plain, printable
 from cljax.files import write_atomically
 from cljax.report import html, published
 from cljax.report import runs as runs_lib
@@ -85,7 +86,7 @@ def write_report(
         write_atomically(out / name, text.encode())
     paths = [out / name for name in contents]
     written = f"Written: {', '.join(map(str, paths))}"
-    console.print(written, markup=False, emoji=False, highlight=False, soft_wrap=True)
+    print_plain(console, written)
     return paths
 
 
@@ -104,21 +105,17 @@ def print_table(runs: Sequence[RunRecord], console: Console) -> None:
     marked = [run for run in runs if run.marks]
     if marked:
         console.print()
-        _print_plain(console, f"{_MARKED}:", style="bold yellow")
+        print_plain(console, f"{_MARKED}:", style="bold yellow")
     for run in marked:
         text = f"  {run.name}, {group_title(run)} ({run.workdir}): {describe_marks(run)}"
-        _print_plain(console, text)
+        print_plain(console, text)
     console.print()
     if hidden:
         columns = ", ".join(hidden)
-        _print_plain(
+        print_plain(
             console, f"Hidden in this narrow terminal: {columns}. See report.md for all columns."
         )
-    _print_plain(console, f"Published: {published.SOURCE}.", style="dim")
-
-
-def _print_plain(console: Console, text: str, style: str | None = None) -> None:
-    console.print(text, style=style, markup=False, emoji=False, highlight=False, soft_wrap=True)
+    print_plain(console, f"Published: {published.SOURCE}.", style="dim")
 
 
 def _fit_table(runs: Sequence[RunRecord], console: Console) -> tuple[Table, Sequence[str]]:
@@ -182,7 +179,8 @@ def _line(row) -> str:
 
 def _escape(text: str) -> str:
     """Escapes text so that Markdown shows it as it is, also in a cell of a table."""
-    return re.sub(r"([\\`*<>\[\]|])", r"\\\1", " ".join(text.split()))
+    text = printable(" ".join(text.split()))
+    return re.sub(r"([\\`*<>\[\]|$~&]|(?<!\w)_|_(?!\w))", r"\\\1", text)
 
 
 def csv_text(runs: Sequence[RunRecord]) -> str:
@@ -214,4 +212,12 @@ def _record(run: RunRecord) -> dict[str, Any]:
     values = {key: getattr(run, key) for key in HEADLINES}
     for name, value in (values | {"published_final_accuracy": run.published}).items():
         record[f"{name}_mean"], record[f"{name}_std"] = value or (None, None)
-    return record
+    return {name: _csv_cell(value) for name, value in record.items()}
+
+
+def _csv_cell(value: Any) -> Any:
+    """Writes text so that no spreadsheet takes it for a formula; numbers stay."""
+    if not isinstance(value, (str, Path)):
+        return value
+    text = printable(value)
+    return f"'{text}" if text.startswith(("=", "+", "-", "@")) else text

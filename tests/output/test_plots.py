@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cljax.errors import UserError
+from cljax.errors import UserError, printable
 from cljax.output import plots
 from tests.helpers.fake_runs import results
 
@@ -111,6 +111,26 @@ def test_a_class_of_few_images_has_a_short_row_with_a_reason(tmp_path):
     plots.write_class_grid(images, labels, ["a"], tmp_path / "one.png", why_empty="why")
     plots.write_class_grid(images, labels, ["a"], tmp_path / "bare.png")
     assert (tmp_path / "one.png").read_bytes() == (tmp_path / "bare.png").read_bytes()
+
+
+NAMES = ["$0_$10", "$\\frac$", "50 % $", "_hidden", "a\x1b[31m", "two\nlines", "caf\udce9", ""]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_names_are_text_in_every_plot(tmp_path, name):
+    images = np.zeros((1, 1, 8, 8, 1), np.uint8)
+    plots.write_image_grid(images, tmp_path / "grid.png", [name], name, name)
+    named = [row | {"stage": name, name: 1.0} for row in rows(2, 1)]
+    plots.write_plots(results(2, 1) | {"method": name, "dataset": name}, named, tmp_path)
+
+
+@pytest.mark.parametrize("name", NAMES[:-1])
+def test_a_legend_shows_every_term_as_it_is_called(name):
+    curves = plots.loss_curves([row | {name: 1.0} for row in rows(1, 1)])
+    (axes,) = plots._draw_losses(curves, results(1, 1)).axes
+    (*_, text) = axes.get_legend().get_texts()
+    drawn, is_formula = text._preprocess_math(text.get_text())
+    assert drawn.removeprefix("\u2060") == printable(name) and not is_formula
 
 
 @pytest.mark.parametrize("shape", [(2, 3, 8, 8, 1), (1, 2, 20, 32, 3), (1, 1, 100, 100, 3)])

@@ -147,16 +147,39 @@ def test_the_marks_stand_beside_the_published_figure(table):
     assert heads.index("device") > heads.index("workdir") > heads.index("time")
 
 
-def test_names_are_text_in_every_file(tmp_path):
-    evil = "<b>$x|[red]"
+@pytest.mark.parametrize(
+    ("evil", "shown", "markdown"),
+    [
+        ("<b>$x|[red]", "<b>$x|[red]", r"\<b\>\$x\|\[red\]"),
+        ("$0_$10", "$0_$10", r"\$0\_\$10"),
+        ("_a_", "_a_", r"\_a\_"),
+        ("a\x1b[31m", r"a\x1b[31m", r"a\\x1b\[31m"),
+        ("caf\udce9", r"caf\udce9", r"caf\\udce9"),
+    ],
+)
+def test_names_are_text_in_every_file(tmp_path, evil, shown, markdown):
     for name in (evil, "tame"):
         write_run(tmp_path / name, "lwf_digits")
     text = printed([tmp_path], tmp_path)
-    assert f"LwF ({evil})" in text
+    assert f"LwF ({shown})" in text and "\x1b" not in text
     page = Page(tmp_path / "report.html")
-    assert f"LwF ({evil})" in page.words and "b" not in page.tags
+    assert f"LwF ({shown})" in page.words and "b" not in page.tags
     found = {row["learner"] for row in read_markdown(tmp_path / "report.md")}
-    assert r"LwF (\<b\>$x\|\[red\])" in found
+    assert f"LwF ({markdown})" in found
+
+
+@pytest.mark.parametrize("name", ["=1+2", "+1", "-1", "@SUM(A1)", "\t=1", "\r=1"])
+def test_no_cell_of_the_csv_is_a_formula(tmp_path, name):
+    write_run(tmp_path / "run", "lwf_digits", method__name=name)
+    printed([tmp_path / "run"], tmp_path)
+    content = (tmp_path / "report.csv").read_text()
+    (row,) = csv.DictReader(io.StringIO(content))
+    assert row["method"].endswith(name.strip()) and row["method"][0] in ("'", "\\")
+    numbers = {"backward_transfer_mean"}  # negative, and still a number
+    assert all(
+        not cell.startswith(tuple("=+-@\t\r")) for k, cell in row.items() if k not in numbers
+    )
+    assert float(row["backward_transfer_mean"]) < 0
 
 
 def test_without_a_finished_task_there_is_no_picture(tmp_path):
