@@ -6,6 +6,7 @@ import fcntl
 import json
 import logging
 import math
+import operator
 import os
 import re
 import stat
@@ -14,6 +15,7 @@ from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
+from numpy.lib import format as npy
 
 from cljax.errors import UserError
 
@@ -86,11 +88,76 @@ def write_json_atomically(path: StrPath, value: Any) -> None:
     text = json.dumps(plain(value), indent=2, ensure_ascii=False, allow_nan=False)
     # No JSON string contains a bare newline, so this matches only lists without strings inside.
     text = re.sub(r'\[\n[^][{}"]*\]', lambda match: _on_one_line(match.group()), text)
-    write_atomically(path, (text + "\n").encode())
+    # A lone surrogate, of a path that is not UTF-8, becomes JSON's own escape.
+    write_atomically(path, (text + "\n").encode(errors="backslashreplace"))
 
 
 def _on_one_line(numbers: str) -> str:
     return "[" + " ".join(numbers[1:-1].split()) + "]"
+
+
+def open_regular(path: StrPath) -> IO[bytes]:
+    """Opens a file to read, but never a pipe, a socket or a device, which might never end.
+
+    Raises:
+      OSError: the file cannot be opened, or is not a regular file.
+    """
+    try:
+        mode = os.stat(path).st_mode
+    except ValueError as error:  # a NUL in the path
+        raise OSError(errno.EINVAL, str(error), path) from error
+    if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
+        raise OSError(errno.EINVAL, "not a regular file", path)
+    return open(path, "rb")
+
+
+def parse_json(text: str | bytes) -> Any:
+    """Parses JSON as the standard has it, so without NaN and Infinity.
+
+    Raises:
+      ValueError: it is not JSON, a number is too large for a float, or it is nested too deeply.
+    """
+    try:
+        return json.loads(text, parse_constant=_finite, parse_float=_finite)
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
+
+
+def _finite(text: str) -> float:
+    value = float(text)
+    if not math.isfinite(value):
+        raise ValueError(f"{text[:20]} is not a finite number")
+    return value
+
+
+def read_array(file: IO[bytes], size: int) -> np.ndarray:
+    """Reads an array as `numpy.save` writes it, without pickles and without trust in its header.
+
+    Args:
+      file: at its start; it can seek.
+      size: bytes of the file, so that a header that claims terabytes takes no memory.
+
+    Raises:
+      ValueError: the array is damaged, holds objects, or does not fit into the memory.
+    """
+    try:
+        version = npy.read_magic(file)
+        headers = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header_2_0}
+        if version not in headers:
+            raise ValueError(f"version {version} of the format is not one of plain arrays")
+        shape, _, dtype = headers[version](file)
+        if dtype.hasobject:
+            raise ValueError("it holds objects")
+        claimed = math.prod(map(operator.index, shape)) * dtype.itemsize
+        if claimed > (found := size - file.tell()):
+            raise ValueError(f"it has {found} of the {claimed} bytes of {dtype} {list(shape)}")
+        file.seek(0)
+        return npy.read_array(file, allow_pickle=False)
+    except (OSError, ValueError):
+        raise
+    except Exception as error:  # NumPy's parser of headers shares no error class
+        reason = str(error) or type(error).__name__
+        raise ValueError(f"damaged: {reason}") from error
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -100,7 +167,8 @@ def read_json(path: Path) -> dict[str, Any]:
       UserError: the file is absent or unreadable, or does not hold a JSON object.
     """
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
+        with open_regular(path) as file:
+            value = parse_json(file.read())
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror}") from error
     except ValueError as error:

@@ -2,22 +2,28 @@
 
 import itertools
 import os
+import stat
 import warnings
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL.TiffImagePlugin import TiffImageFile
 
 from cljax.data import Splits, cache
 from cljax.errors import UserError, note
 
 # Pillow reads more, some of it by starting other programs (EPS) or in some builds only (AVIF).
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
-_CACHE_FORMAT = 1  # raise it when the same files would give other pixels
+_CACHE_FORMAT = 2  # raise it when the same files would give other pixels
 _BLOCK = 10_000  # images between two notes of progress
 _NAMES_SHOWN = 5
+# Tags of TIFF, each of which is 1 where it is absent, and what they say of signed numbers.
+_BITS, _PHOTOMETRIC, _SAMPLE_FORMAT, _SIGNED = 258, 262, 339, 2
+# Pillow gives the 16 bits of these formats 32, some versions those of PNG.
+_SIXTEEN_BITS_IN_32 = ("PNG", "PPM")
 
 
 class ImageFile(NamedTuple):
@@ -121,6 +127,11 @@ def _list_classes(folder: Path, where: str) -> dict[str, list[ImageFile]]:
                     "folder of their class"
                 )
             status = file.stat()
+            if not stat.S_ISREG(status.st_mode):
+                raise UserError(
+                    f"{where}/{entry.name}/{file.name} is a pipe, a socket or a device; put only "
+                    "images into the folder of a class"
+                )
             files.append(ImageFile(file.name, status.st_size, status.st_mtime_ns))
         if not files:
             raise UserError(f"{where}/{entry.name} is empty; each class needs an image")
@@ -181,7 +192,9 @@ def _read_images(paths: list[Path], size: int) -> np.ndarray:
 def _read_image(path: Path, size: int) -> np.ndarray:
     try:
         with Image.open(path, formats=FORMATS) as image:
-            image = _to_rgb(ImageOps.exif_transpose(image))
+            _check_scale(image)
+            is_inverted = isinstance(image, TiffImageFile) and _tag(image, _PHOTOMETRIC) == 0
+            image = _to_rgb(ImageOps.exif_transpose(image), is_inverted)
             return np.asarray(ImageOps.fit(image, (size, size), Image.Resampling.BILINEAR))
     except UnidentifiedImageError as error:
         reason = f"its format is not one of {', '.join(FORMATS)}"
@@ -191,15 +204,43 @@ def _read_image(path: Path, size: int) -> np.ndarray:
         raise UserError(f"{path}: cannot read it as an image: {reason}") from error
 
 
-def _to_rgb(image: Image.Image) -> Image.Image:
-    """RGB with 8 bits, white where transparent. Raises ValueError if the scale is unknown."""
+def _check_scale(image: Image.Image) -> None:
+    """Raises ValueError unless the file says which value is white, whatever its pixels are."""
+    if image.mode == "F":
+        raise ValueError("its pixels are floating-point numbers; expected 8 or 16 bits")
+    if isinstance(image, TiffImageFile):
+        bits, formats = (np.atleast_1d(_tag(image, tag)) for tag in (_BITS, _SAMPLE_FORMAT))
+        if bits.max() > 8 and (bits != 16).any():
+            raise ValueError(f"its pixels have {bits.max()} bits; expected 8 or 16")
+        if _SIGNED in formats:
+            raise ValueError("its pixels are signed numbers; expected unsigned ones")
+    elif image.mode == "I" and image.format not in _SIXTEEN_BITS_IN_32:
+        raise ValueError("its pixels have 32 bits; expected 8 or 16")
+    transparent = image.info.get("transparency")
+    if isinstance(transparent, tuple) and max(transparent) > 255:
+        # Pillow reads the colors with 8 bits, so that it finds no transparent pixel.
+        raise ValueError("it has a transparent color of 16 bits; expected one of 8, or alpha")
+
+
+def _tag(image: TiffImageFile, tag: int) -> Any:
+    """Returns a tag of a TIFF file, or TIFF's default of each tag that is read here."""
+    return image.tag_v2.get(tag, 1)
+
+
+def _to_rgb(image: Image.Image, is_inverted: bool = False) -> Image.Image:
+    """RGB with 8 bits, white where transparent.
+
+    Args:
+      image: with 8 or 16 bits.
+      is_inverted: whether zero is white; Pillow inverts images of 8 bits itself.
+    """
     if image.mode.startswith("I"):  # Pillow would clip 16 bits to 8
         values = np.asarray(image)
-        if values.min() < 0 or values.max() >= 2**16:
-            raise ValueError("its pixels have 32 bits; expected 8 or 16")
-        image = Image.fromarray((values >> 8).astype(np.uint8))
-    elif image.mode == "F":
-        raise ValueError("its pixels are floating-point numbers; expected 8 or 16 bits")
+        values = 2**16 - 1 - values if is_inverted else values
+        pixels = (values >> 8).astype(np.uint8)
+        if (transparent := image.info.get("transparency")) is not None:
+            pixels[values == transparent] = 255
+        image = Image.fromarray(pixels)
     elif image.mode[-1] in "Aa" or "transparency" in image.info:
         white = Image.new("RGBA", image.size, "white")
         image = Image.alpha_composite(white, image.convert("RGBA"))

@@ -1,6 +1,6 @@
 """Makes task streams: the class order of a seed and the images of each task."""
 
-import json
+import os
 import random
 import re
 from collections.abc import Sequence
@@ -12,9 +12,11 @@ import numpy as np
 
 from cljax.data.sources import Dataset
 from cljax.errors import UserError
+from cljax.files import open_regular, parse_json, read_array
 
 _FOLDS = 5  # of the training images; one of them is the validation split
 _KEY = "config.data.class_order"
+_LONGEST_ID = 18  # digits
 _LIST = re.compile(r"[(\[]?\s*-?\d+(\s*,\s*-?\d+)*\s*,?\s*[)\]]?")
 _ORDER_FORMS = (
     '"shuffled", "sequential", "numpy:SEED", "numpy:SEED:runs", a list such as "3,1,2", or a '
@@ -93,8 +95,8 @@ def class_order(spec: str, num_classes: int, seed: int) -> np.ndarray:
         order = list(range(num_classes))
         random.Random(seed).shuffle(order)
         return np.array(order, np.int32)
-    if match := re.fullmatch(r"numpy:(\d+)(:runs)?", spec):
-        if int(match[1]) >= 2**32:
+    if match := re.fullmatch(r"numpy:0*(\d+)(:runs)?", spec):
+        if len(match[1]) > 10 or int(match[1]) >= 2**32:
             raise UserError(f"{_KEY}={spec}: a seed of NumPy must be below 2**32")
         generator = np.random.RandomState(int(match[1]))
         for _ in range(seed if match[2] else 0):
@@ -103,7 +105,10 @@ def class_order(spec: str, num_classes: int, seed: int) -> np.ndarray:
         generator.shuffle(order)
         return order
     if _LIST.fullmatch(spec.strip()):
-        ids = [int(number) for number in re.findall(r"-?\d+", spec)]
+        numbers = re.findall(r"-?\d+", spec)
+        if max(map(len, numbers)) > _LONGEST_ID:
+            raise UserError(f"{_KEY}: names a class id of more than {_LONGEST_ID} digits")
+        ids = [int(number) for number in numbers]
     else:
         ids = _read_order_file(spec)
     return _check_order(ids, num_classes, spec)
@@ -111,16 +116,17 @@ def class_order(spec: str, num_classes: int, seed: int) -> np.ndarray:
 
 def _read_order_file(spec: str) -> list:
     path = Path(spec)
-    if path.suffix not in (".json", ".txt", ".npy") or not path.is_file():
+    if path.suffix not in (".json", ".txt", ".npy") or not os.path.isfile(path):
         raise UserError(f"{_KEY}={spec!r}: no such file; use {_ORDER_FORMS}")
     try:
-        if path.suffix == ".npy":
-            ids = np.load(path, allow_pickle=False).tolist()
-        elif path.suffix == ".json":
-            ids = json.loads(path.read_text(encoding="utf-8"))
-        else:
-            ids = [int(word) for word in path.read_text(encoding="utf-8").replace(",", " ").split()]
-    except (ValueError, OSError, EOFError) as error:
+        with open_regular(path) as file:
+            if path.suffix == ".npy":
+                ids = read_array(file, path.stat().st_size).tolist()
+            elif path.suffix == ".json":
+                ids = parse_json(file.read())
+            else:
+                ids = [int(word) for word in file.read().decode().replace(",", " ").split()]
+    except (ValueError, OSError) as error:
         reason = str(error).split("\n")[0]
         raise UserError(f"{_KEY}={spec}: not a list of class ids: {reason}") from error
     if not isinstance(ids, list) or any(type(label) is not int for label in ids):

@@ -1,12 +1,15 @@
 """Folders of images: what becomes of every kind of image, and of every user's mistake."""
 
+import io
 import logging
 import os
 import shutil
+import struct
+import zlib
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, TiffImagePlugin
 
 from cljax.data import folder_source, sources
 from cljax.data.folder_source import load_folder
@@ -127,6 +130,49 @@ def test_every_mode_becomes_rgb(folder):
         assert plain("RGB", (1, 2, 3), name, **options) == [1, 2, 3]
 
 
+def save_tiff(path, mode, value, **tags):
+    """Writes a plain image whose header has other values of some tags."""
+    directory = TiffImagePlugin.ImageFileDirectory_v2()
+    for tag, entry in tags.items():
+        directory[getattr(TiffImagePlugin, tag)] = entry
+    Image.new(mode, (9, 9), value).save(path, tiffinfo=directory)
+
+
+def save_12_bits(path):
+    """Writes 16 bits, of which the header says that they are 12."""
+    save_tiff(path, "I;16", 200)
+    entry = struct.Struct("<HHIHH")
+    bits = (entry.pack(TiffImagePlugin.BITSPERSAMPLE, 3, 1, n, 0) for n in (16, 12))
+    path.write_bytes(path.read_bytes().replace(*bits))
+
+
+@pytest.mark.parametrize(
+    ("value", "white_is_zero", "transparent", "expected"),
+    [
+        (77 * 256 + 9, False, None, 77),
+        (77 * 256 + 9, True, None, 255 - 77),
+        (0, True, None, 255),
+        (77 * 256 + 9, False, 77 * 256 + 9, 255),
+        (77 * 256 + 9, False, 77 * 256 + 8, 77),
+    ],
+)
+def test_grey_of_16_bits(folder, value, white_is_zero, transparent, expected):
+    path = folder / "train" / "ant" / "9"
+    if white_is_zero:
+        save_tiff(path.with_suffix(".tiff"), "I;16", value, PHOTOMETRIC_INTERPRETATION=0)
+    else:
+        image, depth = io.BytesIO(), np.full((9, 9), value, np.uint16)
+        Image.fromarray(depth).save(image, "PNG")
+        content = image.getvalue()
+        if transparent is not None:  # Pillow writes this chunk for 8 bits only
+            chunk = b"tRNS" + transparent.to_bytes(2, "big")
+            chunk = (2).to_bytes(4, "big") + chunk + zlib.crc32(chunk).to_bytes(4, "big")
+            content = content[:33] + chunk + content[33:]  # after the header
+        path.with_suffix(".png").write_bytes(content)
+    (train, _), _, _ = load_folder(str(folder), SIZE)
+    assert (train[2] == expected).all()
+
+
 def test_photographs_are_turned_upright(folder):
     exif = Image.Exif()
     exif[0x0112] = 6  # to be turned by a quarter, clockwise
@@ -212,6 +258,27 @@ MISTAKES = {
     "32 bits": (
         lambda f: Image.new("I", (9, 9), 2**20).save(f / "train" / "cat" / "i.tiff"),
         "train/cat/i.tiff: cannot read it as an image: its pixels have 32 bits",
+    ),
+    "32 bits, all of them dark": (
+        lambda f: Image.new("I", (9, 9), 200).save(f / "train" / "cat" / "i.tiff"),
+        "train/cat/i.tiff: cannot read it as an image: its pixels have 32 bits",
+    ),
+    "12 bits": (
+        lambda f: save_12_bits(f / "train/cat/i.tiff"),
+        "train/cat/i.tiff: cannot read it as an image: its pixels have 12 bits",
+    ),
+    "signed": (
+        lambda f: save_tiff(f / "train/cat/i.tiff", "L", 200, SAMPLEFORMAT=2),
+        "train/cat/i.tiff: cannot read it as an image: its pixels are signed numbers",
+    ),
+    "transparent color of 16 bits": (
+        lambda f: Image.new("RGB", (9, 9)).save(f / "train/cat/i.png", transparency=(256, 0, 0)),
+        "train/cat/i.png: cannot read it as an image: it has a transparent color of 16 bits",
+    ),
+    "pipe": (lambda f: os.mkfifo(f / "train/cat/i.png"), "train/cat/i.png is a pipe, a socket or"),
+    "device": (
+        lambda f: (f / "train/cat/i.png").symlink_to("/dev/zero"),
+        "train/cat/i.png is a pipe, a socket or a device",
     ),
 }
 

@@ -1,9 +1,12 @@
 """Data sets: what is read, and that every unusable input gives one clear line."""
 
+import io
+import os
 import shutil
 import subprocess
 import sys
 import zipfile
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -188,6 +191,65 @@ def test_zip_members_that_are_no_arrays_are_the_users_mistake(tmp_path):
         for key in ("x_train", "y_train", "x_test", "y_test"):
             archive.writestr(key, b"plain bytes")
     assert "x_train is not an array" in user_error(name="npz", path=str(tmp_path / "set.npz"))
+
+
+def header(shape, dtype="|u1"):
+    """A member of an archive that claims such an array and holds 64 bytes."""
+    file = io.BytesIO()
+    np.lib.format.write_array_header_1_0(
+        file, {"shape": shape, "fortran_order": False, "descr": dtype}
+    )
+    return file.getvalue() + bytes(64)
+
+
+def set_in_zip_headers(path, offset_in_directory, offset_in_member, value):
+    """Sets a field of every member of an archive: in its directory and before the member."""
+    content = bytearray(path.read_bytes())
+    for mark, offset in ((b"PK\1\2", offset_in_directory), (b"PK\3\4", offset_in_member)):
+        place = content.find(mark)
+        while place >= 0:
+            content[place + offset] = value
+            place = content.find(mark, place + 4)
+    path.write_bytes(content)
+
+
+HOSTILE = {
+    "encrypted": (lambda p: set_in_zip_headers(p, 8, 6, 1), "'x_train.npy' is encrypted"),
+    "compression": (lambda p: set_in_zip_headers(p, 10, 8, 99), "compression method is not"),
+    "terabytes": (header((10**12,)), "it has 64 of the 1000000000000 bytes of uint8"),
+    "more than all": (header((10**30,)), "it has 64 of the 1000000000000000000000000000000"),
+    "negative": (header((-1, 4)), "cannot read x_train"),
+    "boolean": (header((True, 64)), "cannot read x_train"),
+    "wide": (header((64,), "|V1000000000"), "it has 64 of the 64000000000 bytes"),
+    "objects": (header((8,), "|O"), "it holds objects"),
+    "version": (b"\x93NUMPY\x09\x00\x04\x00[1]\n", "version (9, 0)"),
+    "nested": (b"\x93NUMPY\x01\x00\x28\x23" + b"(" * 9000, "damaged"),
+}
+
+
+@pytest.mark.parametrize("case", HOSTILE)
+def test_hostile_archives_are_the_users_mistake_and_take_no_memory(npz, tmp_path, case):
+    change, words = HOSTILE[case]
+    path = Path(npz())
+    if callable(change):
+        change(path)
+    else:
+        with zipfile.ZipFile(path, "w") as archive:
+            for key in ("x_train", "y_train", "x_test", "y_test"):
+                archive.writestr(f"{key}.npy", change)
+    message = user_error(name="npz", path=str(path))
+    assert f"{path}: cannot read x_train" in message and words in message
+
+
+@pytest.mark.parametrize("kind", ["pipe", "device", "too long", "NUL"])
+def test_what_is_no_file_is_not_opened(tmp_path, kind):
+    path = tmp_path / "set.npz"
+    if kind == "pipe":
+        os.mkfifo(path)
+    if kind == "device":
+        path.symlink_to("/dev/zero")
+    path = {"too long": "x" * 5000, "NUL": "a\0b"}.get(kind, str(path))
+    assert "no such file" in user_error(name="npz", path=path)
 
 
 def test_unknown_names_are_the_users_mistake(tmp_path):

@@ -1,6 +1,7 @@
 """Class orders, splits and index arrays, against the original code's numbers and by definition."""
 
 import json
+import os
 
 import numpy as np
 import pytest
@@ -32,6 +33,11 @@ def make_dataset(num_classes=6, train_labels=None, test_labels=None):
         mean=(0.0,),
         std=(1.0,),
     )
+
+
+TERABYTES = b"\x93NUMPY\x01\x00\x76\x00" + (
+    b"{'descr': '<i8', 'fortran_order': False, 'shape': (1000000000000,), }".ljust(117) + b"\n"
+)
 
 
 def rows(stream):
@@ -125,6 +131,10 @@ def test_orders_from_text_and_files_agree(tmp_path):
         ("missing.json", "no such file"),
         ("numpy:x", "no such file"),
         ("numpy:99999999999", "below 2**32"),
+        ("numpy:" + "9" * 5000, "below 2**32"),
+        ("9" * 5000, "names a class id of more than 18 digits"),
+        ("x" * 5000 + ".json", "no such file"),
+        ("a\0b.json", "no such file"),
         ("", "no such file"),
     ],
 )
@@ -145,6 +155,14 @@ def test_bad_orders_are_the_users_mistakes(spec, complaint):
         ("empty.txt", b""),
         ("binary.txt", b"\xff\xfe\x00"),
         ("text.npy", b"1 2 3"),
+        ("deep.json", b"[" * 100_000),
+        ("nothing.json", b"null"),
+        ("nan.json", b"[NaN]"),
+        ("infinite.json", b"[1e999]"),
+        ("huge.json", b"[" + b"9" * 5000 + b"]"),
+        ("archive.npy", b"PK\3\4" + bytes(100)),
+        ("terabytes.npy", TERABYTES),
+        ("nested.npy", b"\x93NUMPY\x01\x00\x28\x23" + b"-" * 9000),
         ("order.csv", b"1,2,3"),
     ],
 )
@@ -153,6 +171,12 @@ def test_bad_order_files_are_the_users_mistakes(tmp_path, name, content):
     with pytest.raises(UserError) as error:
         class_order(str(tmp_path / name), 5, seed=0)
     assert name in one_line(error)
+
+
+def test_a_pipe_with_an_order_is_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "order.json")
+    with pytest.raises(UserError, match="no such file"):
+        class_order(str(tmp_path / "order.json"), 5, seed=0)
 
 
 @pytest.mark.parametrize("array", [np.eye(2, dtype=int), np.array([0.0, 1.0]), np.array(3)])
