@@ -13,7 +13,8 @@ class BatchNorm(nn.Module):
     """Normalizes channels; its running variance averages the unbiased variances of the batches.
 
     Flax's own layer keeps the biased variance, PyTorch's the unbiased one (factor n/(n-1)). The
-    published results belong to the latter. Batches are normalized with the biased variance.
+    published results belong to the latter. Batches are normalized with the biased variance. A batch
+    of a single value per channel leaves the running variance as it is.
 
     Train mode updates the collection `batch_stats` (`mean`, `var`, float32 [C]). If the caller
     makes the collection `moments` mutable, the layer stores the mean and the biased variance of its
@@ -55,11 +56,15 @@ class BatchNorm(nn.Module):
         if train and not self.is_initializing():
             rows = x.shape[0] if weights is None else (weights > 0).sum()
             n = rows * (x.size // (x.shape[0] * channels))
-            unbiased = var * (n / (n - 1))
+            is_single = n == 1  # such a batch says nothing of the variance
+            unbiased = var * (n / (n - 1 + is_single))
+            mean_change = jax.lax.stop_gradient(mean) - running_mean.value
+            var_change = jax.lax.stop_gradient(unbiased) - running_var.value
+            if is_single is not False:
+                var_change = jnp.where(is_single, 0.0, var_change)
             # Not "+=", which would change a caller's numpy arrays.
-            for running, batch in ((running_mean, mean), (running_var, unbiased)):
-                change = jax.lax.stop_gradient(batch) - running.value
-                running.value = running.value + MOMENTUM * change
+            running_mean.value = running_mean.value + MOMENTUM * mean_change
+            running_var.value = running_var.value + MOMENTUM * var_change
         return y.astype(self.dtype)
 
 

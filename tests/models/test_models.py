@@ -159,6 +159,21 @@ def test_batch_norm_in_eval_mode_uses_running_statistics_and_collects_moments_on
     np.testing.assert_allclose(collected["moments"]["var"], x.var((0, 1, 2)), rtol=1e-5)
 
 
+@pytest.mark.parametrize("weights", [None, np.ones(1, np.float32), np.array([2, 0], np.float32)])
+def test_a_single_value_per_channel_leaves_the_running_variance(weights):
+    x = (
+        np.arange(3, dtype=np.float32)
+        .reshape(1, 1, 1, 3)
+        .repeat(1 if weights is None else len(weights), 0)
+    )
+    layer = BatchNorm(affine=False)
+    before = layer.init(jax.random.key(0), x, False)["batch_stats"]
+    with jax.debug_nans(True):
+        _, updates = layer.apply({"batch_stats": before}, x, True, weights, mutable=["batch_stats"])
+    np.testing.assert_array_equal(updates["batch_stats"]["var"], before["var"])
+    np.testing.assert_allclose(updates["batch_stats"]["mean"], 0.1 * x[0, 0, 0], rtol=1e-6)
+
+
 def test_batch_norm_starts_with_standard_statistics():
     variables = BatchNorm().init(jax.random.key(0), jnp.full((2, 3), 9.0), True)
     np.testing.assert_array_equal(variables["batch_stats"]["mean"], np.zeros(3))
