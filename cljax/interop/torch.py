@@ -66,7 +66,7 @@ def classifier_from_torch(
       `params` and `batch_stats` as numpy arrays with the dtypes of the state dict.
 
     Raises:
-      UserError: tensors are missing, surplus or of another shape.
+      UserError: tensors are missing, surplus, of another shape, or not finite floats.
     """
     shapes = _classifier(module, image_channels)
     return _from_torch(_classifier_entries(module), shapes, _with_whole_head(state_dict))
@@ -86,7 +86,7 @@ def classifier_to_torch(
       image_channels: C of the images.
 
     Raises:
-      UserError: arrays are missing, surplus or of another shape.
+      UserError: arrays are missing, surplus, of another shape, or not finite floats.
     """
     return _to_torch(_classifier_entries(module), _classifier(module, image_channels), variables)
 
@@ -103,7 +103,7 @@ def generator_from_torch(module: Generator, state_dict: Mapping[str, np.ndarray]
       `params` and `batch_stats` as numpy arrays with the dtypes of the state dict.
 
     Raises:
-      UserError: tensors are missing, surplus or of another shape.
+      UserError: tensors are missing, surplus, of another shape, or not finite floats.
     """
     return _from_torch(_generator_entries(module), _generator(module), state_dict)
 
@@ -114,7 +114,7 @@ def generator_to_torch(module: Generator, variables: PyTree) -> dict[str, np.nda
     This is the inverse of `generator_from_torch`.
 
     Raises:
-      UserError: arrays are missing, surplus or of another shape.
+      UserError: arrays are missing, surplus, of another shape, or not finite floats.
     """
     return _to_torch(_generator_entries(module), _generator(module), variables)
 
@@ -130,7 +130,7 @@ def autoencoder_from_torch(module: AutoEncoder, state_dict: Mapping[str, np.ndar
       `params` as numpy arrays with the dtypes of the state dict.
 
     Raises:
-      UserError: tensors are missing, surplus or of another shape.
+      UserError: tensors are missing, surplus, of another shape, or not finite floats.
     """
     return _from_torch(_autoencoder_entries(module), _autoencoder(module), state_dict)
 
@@ -139,7 +139,7 @@ def autoencoder_to_torch(module: AutoEncoder, variables: PyTree) -> dict[str, np
     """Converts variables of a VAE to a state dict; the inverse of `autoencoder_from_torch`.
 
     Raises:
-      UserError: arrays are missing, surplus or of another shape.
+      UserError: arrays are missing, surplus, of another shape, or not finite floats.
     """
     return _to_torch(_autoencoder_entries(module), _autoencoder(module), variables)
 
@@ -169,8 +169,11 @@ def _with_whole_head(state_dict: Mapping[str, np.ndarray]) -> Mapping[str, np.nd
     halves = "fc.fc1.weight", "fc.fc2.weight"
     if not all(name in state_dict for name in halves):
         return state_dict
+    rows = _arrays({name: state_dict[name] for name in halves}, "state dict").values()
+    if not all(array.ndim for array in rows) or len({array.shape[1:] for array in rows}) > 1:
+        return state_dict  # told as two tensors that the network does not have
     whole = {name: array for name, array in state_dict.items() if name not in halves}
-    return whole | {"fc.weight": np.concatenate([state_dict[name] for name in halves])}
+    return whole | {"fc.weight": np.concatenate(list(rows))}
 
 
 def _generator_entries(module: Generator) -> Iterator[Entry]:
@@ -259,7 +262,8 @@ def _from_torch(
     entries: Iterable[Entry], shapes: Shapes, state_dict: Mapping[str, np.ndarray]
 ) -> PyTree:
     entries = list(entries)
-    found = {n: np.asarray(v) for n, v in state_dict.items() if "num_batches_tracked" not in n}
+    tensors = {n: v for n, v in state_dict.items() if "num_batches_tracked" not in str(n)}
+    found = _arrays(tensors, "state dict")
     _check(found, {e.name: e.torch_shapes(shapes[e.path])[1] for e in entries}, "state dict")
     result = {}
     for entry in entries:
@@ -270,7 +274,8 @@ def _from_torch(
 
 
 def _to_torch(entries: Iterable[Entry], shapes: Shapes, variables: PyTree) -> dict[str, np.ndarray]:
-    found = {".".join(p): np.asarray(v) for p, v in traverse_util.flatten_dict(variables).items()}
+    flat = {".".join(path): v for path, v in traverse_util.flatten_dict(variables).items()}
+    found = _arrays(flat, "variables")
     _check(found, {".".join(path): shape for path, shape in shapes.items()}, "variables")
     result = {}
     for entry in entries:
@@ -279,6 +284,22 @@ def _to_torch(entries: Iterable[Entry], shapes: Shapes, variables: PyTree) -> di
         array = array.transpose(np.argsort(entry.axes)).reshape(entry.torch_shapes(shape)[1])
         result[entry.name] = np.ascontiguousarray(array)
     return result
+
+
+def _arrays(entries: Mapping[str, Any], what: str) -> dict[str, np.ndarray]:
+    """Returns the entries as arrays; raises UserError for one that is not of finite floats."""
+    arrays = {}
+    for name, value in entries.items():
+        try:
+            array = np.asarray(value)
+        except Exception as error:  # a tensor of another package has errors of its own
+            raise UserError(f"{what}: {name} is not an array: {error}") from error
+        if not jnp.issubdtype(array.dtype, jnp.floating):
+            raise UserError(f"{what}: {name} is {array.dtype}; expected floating-point numbers")
+        if not np.isfinite(array).all():
+            raise UserError(f"{what}: {name} holds NaN or infinity; expected finite numbers")
+        arrays[name] = array
+    return arrays
 
 
 def _check(

@@ -120,6 +120,44 @@ def test_mismatches_are_listed():
         )
 
 
+BIAS = np.ones(4, np.float32)
+
+
+@pytest.mark.parametrize(
+    ("value", "words"),
+    [
+        (BIAS.astype(object), "is object; expected floating-point numbers"),
+        (BIAS.astype(str), "is <U32; expected floating-point numbers"),
+        (BIAS.astype(complex), "is complex128; expected floating-point numbers"),
+        (BIAS.astype(int), "is int64; expected floating-point numbers"),
+        (None, "is object; expected floating-point numbers"),
+        (BIAS * np.nan, "holds NaN or infinity; expected finite numbers"),
+        (np.full_like(BIAS, np.inf), "holds NaN or infinity; expected finite numbers"),
+        ([[1.0, 2.0], [3.0]], "is not an array: "),
+    ],
+)
+def test_an_entry_that_is_not_of_finite_floats_is_named(value, words):
+    module = tiny.classifier()
+    variables = tiny.variables(module, seed=0)
+    state = torch.classifier_to_torch(module, variables)
+    with pytest.raises(UserError) as error:
+        torch.classifier_from_torch(module, state | {"bn1.bias": value})
+    assert str(error.value).startswith(f"state dict: bn1.bias {words}")
+    variables["params"]["backbone"]["bn1"]["bias"] = value
+    with pytest.raises(UserError) as error:
+        torch.classifier_to_torch(module, variables)
+    assert str(error.value).startswith(f"variables: params.backbone.bn1.bias {words}")
+
+
+def test_halves_of_a_head_that_do_not_fit_are_a_mismatch():
+    module = make_classifier("resnet8_lucir", 10, width=4, head="cosine")
+    state = torch.classifier_to_torch(module, tiny.variables(module, seed=0))
+    weight = state.pop("fc.weight")
+    halves = {"fc.fc1.weight": weight[:5], "fc.fc2.weight": weight[5:, :3]}
+    with pytest.raises(UserError, match=r"missing: fc\.weight; surplus: fc\.fc1\.weight, fc\.fc2"):
+        torch.classifier_from_torch(module, state | halves)
+
+
 def test_variables_of_another_network_are_not_written():
     module = tiny.classifier()
     variables = tiny.variables(make_classifier("resnet8", 11, width=4), seed=0)
