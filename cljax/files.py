@@ -16,10 +16,13 @@ from typing import IO, Any
 
 import numpy as np
 from numpy.lib import format as npy
+from pydantic import BaseModel, ConfigDict, ValidationError
 
 from cljax.errors import UserError
 
 StrPath = str | os.PathLike[str]
+_DEEPEST = 100  # levels of JSON; functions that walk through it call themselves
+_LEAVES = (str, int, float, type(None))  # bool is an int
 
 
 @contextlib.contextmanager
@@ -117,17 +120,43 @@ def parse_json(text: str | bytes) -> Any:
     Raises:
       ValueError: it is not JSON, a number is too large for a float, or it is nested too deeply.
     """
+    hooks = {"parse_constant": _finite, "parse_float": _finite}
     try:
-        return json.loads(text, parse_constant=_finite, parse_float=_finite)
+        value = json.loads(text, parse_int=lambda digits: _finite(digits, int), **hooks)
     except RecursionError:
         raise ValueError("nested too deeply") from None
-
-
-def _finite(text: str) -> float:
-    value = float(text)
-    if not math.isfinite(value):
-        raise ValueError(f"{text[:20]} is not a finite number")
+    level = [value]
+    for _ in range(_DEEPEST):
+        inner = [v.values() if isinstance(v, dict) else v for v in level]
+        level = [v for values in inner if not isinstance(values, _LEAVES) for v in values]
+    if level:
+        raise ValueError("nested too deeply")
     return value
+
+
+def _finite(text: str, kind: type = float) -> Any:
+    if not math.isfinite(float(text)):
+        raise ValueError(f"{text[:20]} is not a finite number")
+    return kind(text)
+
+
+class Record(BaseModel):
+    """Base of models of what a JSON file must hold to be read; other entries may be there."""
+
+    model_config = ConfigDict(strict=True, frozen=True, extra="ignore", allow_inf_nan=False)
+
+
+def check_record(kind: type[Record], value: Any) -> None:
+    """Checks parsed JSON; raises ValueError, which names the first entry that is wrong."""
+    try:
+        kind.model_validate(value)
+    except ValidationError as error:
+        found = error.errors()[0]
+        *_, last = place = found["loc"] or ("it",)
+        if found["type"] == "missing":
+            raise ValueError(f"no {last!r}") from None
+        name = ".".join(map(str, place))
+        raise ValueError(f"{name}: {found['msg'][:1].lower()}{found['msg'][1:]}") from None
 
 
 def read_array(file: IO[bytes], size: int) -> np.ndarray:

@@ -15,12 +15,21 @@ from typing import Any, Self
 from rich.console import Console
 
 from cljax.errors import NOTE, UserError, print_plain, printable
-from cljax.files import plain, writing
+from cljax.files import Record, check_record, open_regular, parse_json, plain, writing
 
 FLUSH_SECONDS = 10.0  # between flushes of the event file, each of which waits for the disk
 _WAITING_RECORDS = 1000  # that log.txt may be behind, until there is a workdir
 Row = dict[str, Any]  # of metrics.jsonl
 LABELS = ("seed", "task", "stage", "epoch", "step", "global_epoch")  # say where a row belongs
+
+
+class _RowRecord(Record):
+    """What plots and events take from a row of a run."""
+
+    seed: int
+    stage: str
+    task: int | None = None
+    global_epoch: int | None = None
 
 
 def read_rows(path: str | os.PathLike) -> list[Row]:
@@ -30,15 +39,18 @@ def read_rows(path: str | os.PathLike) -> list[Row]:
       UserError: there is no such file, or a line is not a JSON object.
     """
     try:
-        lines = Path(path).read_bytes().split(b"\n")[:-1]
+        with open_regular(path) as file:
+            lines = file.read().split(b"\n")[:-1]
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror}") from error
     rows = []
     for number, line in enumerate(lines, start=1):
         try:
-            row = json.loads(line)
+            row = parse_json(line)
         except ValueError as error:
-            raise UserError(f"{path}: line {number} is not JSON; the file is damaged") from error
+            raise UserError(
+                f"{path}: line {number} is not JSON ({error}); the file is damaged"
+            ) from error
         if not isinstance(row, dict):
             raise UserError(f"{path}: line {number} is not a JSON object; the file is damaged")
         rows.append(row)
@@ -121,8 +133,18 @@ class RunLog:
         self._events.rebuild(self.rows())
 
     def rows(self) -> list[Row]:
-        """Reads all rows so far, oldest first."""
-        return read_rows(self.path)
+        """Reads all rows so far, oldest first.
+
+        Raises:
+          UserError: a row lacks what `append` demands, or an entry is of another type.
+        """
+        rows = read_rows(self.path)
+        for number, row in enumerate(rows, start=1):
+            try:
+                check_record(_RowRecord, row)
+            except ValueError as error:
+                raise UserError(f"{self.path}: line {number}: {error}") from error
+        return rows
 
     def close(self) -> None:
         """Closes both files."""

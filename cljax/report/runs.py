@@ -5,15 +5,19 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import accumulate
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import numpy as np
+from pydantic import Field
 
 from cljax.errors import UserError
-from cljax.files import read_json
+from cljax.files import Record, check_record, read_json
 from cljax.output import metrics
 from cljax.report import published
 from cljax.report.published import Config, MeanStd
+from cljax.settings import Count, Positive
+
+Percentage = Annotated[float, Field(ge=0, le=100)]
 
 
 class Mark(NamedTuple):
@@ -31,6 +35,54 @@ class Mark(NamedTuple):
 
     def __str__(self) -> str:
         return f"{self.kind}: {self.detail}" if self.detail else self.kind
+
+
+class _Name(Record):
+    name: str
+
+
+class _Exemplars(Record):
+    total: int = 0
+    per_class: int = 0
+
+
+class _ConfigRecord(Record):
+    """What is read of config.json; the settings that are only compared may be anything."""
+
+    method: _Name
+    data: _Name
+    seeds: list[int] = Field(min_length=1)
+    num_tasks: int
+    task_sizes: list[int] = []
+    first_task_size: int = 0
+    exemplars: _Exemplars = _Exemplars()
+
+
+class _Headline(Record):
+    mean: float | None
+    std: float | None
+
+
+class _Seconds(Record):
+    total: float = Field(ge=0)
+
+
+class _ResultsRecord(Record):
+    """What is read of results.json."""
+
+    dataset: str
+    complete: bool
+    tasks_done: Count
+    tasks_total: Count
+    task_sizes: list[Positive]
+    seen_accuracy: list[list[Percentage]]
+    final_accuracy: _Headline
+    average_incremental_accuracy: _Headline
+    forgetting: _Headline
+    backward_transfer: _Headline
+    seconds: _Seconds
+    device: str
+    versions: dict[str, str]
 
 
 @dataclass(frozen=True)
@@ -158,6 +210,7 @@ def read_run(workdir: Path) -> RunRecord:
     path = workdir / "config.json"
     config = read_json(path)
     try:
+        check_record(_ConfigRecord, config)
         run = _from_config_only(workdir, config)
         shortcuts = _shortcuts(config, run)
         path = workdir / "results.json"
@@ -166,6 +219,7 @@ def read_run(workdir: Path) -> RunRecord:
         results = read_json(path)
         if results["format"] not in metrics.READABLE_RESULTS:
             raise ValueError(f"format {results['format']} instead of {metrics.FORMAT}")
+        check_record(_ResultsRecord, results)
         run = _with_results(run, results)
         if per_class := published.lookup(config, "exemplars.per_class"):
             run = replace(run, exemplars=per_class * sum(results["task_sizes"]))
