@@ -6,11 +6,13 @@ import logging
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Annotated, Literal
 
 import jax
 import jax.numpy as jnp
 import ml_collections
 import numpy as np
+from pydantic import Field
 from rich.console import Console
 
 from cljax import build, evaluation, files, first_task, training
@@ -20,6 +22,7 @@ from cljax.compute import compilation, device, processes
 from cljax.compute.per_seed import PerSeed
 from cljax.compute.signals import StopRequest
 from cljax.errors import UserError, note, print_plain
+from cljax.files import Record, check_record
 from cljax.output import logs, summary, workdir
 from cljax.output.checkpoints import Checkpoints, checksum, flatten, unflatten
 from cljax.output.recorder import Cursor, Recorder
@@ -109,6 +112,22 @@ def make_problem(settings: Settings, directory: Path) -> problem_lib.Problem:
     ):
         first_task.adopt_first_task(settings, problem, problem.states)
     return problem
+
+
+class _RecorderRecord(Record):
+    correct: dict[str, dict[str, list[list[list[int]]]]]
+    seconds: dict[str, float]
+    metrics_position: Annotated[list[int], Field(min_length=2, max_length=2)]
+
+
+class _CheckpointRecord(Record):
+    """What a checkpoint says beside its arrays."""
+
+    cursor: dict[Literal["task", "stage", "epoch"], int]
+    metrics: list[str] | None
+    recorder: _RecorderRecord
+    data: int
+    models: list[int]
 
 
 class Run:
@@ -349,7 +368,7 @@ class Run:
         restored = processes.broadcast_from_main(restored)
         arrays, record = restored or (None, None)
         with processes.raise_together():
-            if record:
+            if record is not None:
                 self._check_record(record)
             self.recorder.load_state_dict(record and record["recorder"])
         if record is None or arrays is None:
@@ -375,6 +394,12 @@ class Run:
                 f"{self.directory}: the run was saved by another version of cljax, with other "
                 "files; finish it with that version, or start over in another --workdir"
             )
+        try:
+            check_record(_CheckpointRecord, record)
+        except ValueError as error:
+            raise UserError(
+                f"{self.directory}: the record of the checkpoint is damaged: {error}"
+            ) from error
         cursor = Cursor(**record["cursor"])
         stages = (
             self.problem.method.stages(cursor.task, self.problem.num_tasks)

@@ -1,16 +1,20 @@
 """Takes over the first task of another run."""
 
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+
+from pydantic import Field, model_validator
 
 from cljax.errors import UserError
-from cljax.files import read_json
+from cljax.files import Record, check_record, read_json
 from cljax.output.checkpoints import Checkpoints, unflatten
 from cljax.output.metrics import FORMAT
 from cljax.output.workdir import differences
 from cljax.problem import Problem, model_number
 from cljax.settings import Settings
 from cljax.state import LearnerState
+
+NonEmpty = Annotated[list[int], Field(min_length=1)]
 
 
 def adopt_first_task(
@@ -32,12 +36,18 @@ def adopt_first_task(
             f"{where}: results.json is of another program or version: format "
             f"{results.get('format')} instead of {FORMAT}"
         )
+    _check(results, _ResultsRecord, other / "results.json")
+    config = read_json(other / "config.json")
+    _check(config, _ConfigRecord, other / "config.json")
     saved = Checkpoints(other / "models", keep=None, read_only=True)
-    arrays, record = saved.read(model_number(0))
-    saved.close()
+    try:
+        arrays, record = saved.read(model_number(0))
+    finally:
+        saved.close()
+    _check(record, _ModelRecord, other / "models")
     if results["dataset"] != settings.data.name:
         raise UserError(f"{where}: a run on {results['dataset']}, not on {settings.data.name}")
-    saved_settings = _what_computes(read_json(other / "config.json"))
+    saved_settings = _what_computes(config)
     if lines := differences(saved_settings, _what_computes(settings.plain())):
         raise UserError(f"{where}: its network computes something else ({'; '.join(lines)})")
     if record["data"] != problem.fingerprint:
@@ -64,11 +74,50 @@ def adopt_first_task(
     return adopted
 
 
+class _ResultsRecord(Record):
+    """What is read of the other run's results.json."""
+
+    dataset: str
+    seeds: list[int]
+    task_sizes: list[int] = Field(min_length=1)
+    class_orders: list[list[int]]
+    test_images: list[NonEmpty]
+
+    @model_validator(mode="after")
+    def _check_seeds(self):
+        if not len(self.seeds) == len(self.class_orders) == len(self.test_images):
+            raise ValueError("seeds, class_orders and test_images have different lengths")
+        return self
+
+
+class _ConfigRecord(Record):
+    """What is read of the other run's config.json."""
+
+    data: dict[str, Any]
+    model: dict[str, Any]
+
+
+class _ModelRecord(Record):
+    """What is read of the record of the other run's model."""
+
+    data: int
+
+
+def _check(content: Any, kind: type[Record], path: Path) -> None:
+    try:
+        check_record(kind, content)
+    except ValueError as error:
+        raise UserError(
+            f"{path}: damaged, or written by another version of cljax: {error}"
+        ) from error
+
+
 def _what_computes(config: dict[str, Any]) -> dict[str, Any]:
     """The settings on which the outputs of a saved classifier depend."""
-    data = config.get("data") or {}
     return {
-        "model": config.get("model"),
+        "model": config["model"],
         "dtype": config.get("dtype"),
-        "data": {key: data.get(key) for key in ("image_size", "mean", "standardise", "std")},
+        "data": {
+            key: config["data"].get(key) for key in ("image_size", "mean", "standardise", "std")
+        },
     }

@@ -431,9 +431,26 @@ def no_model(folder):
     shutil.rmtree(folder / "models")
 
 
+def odd(name, **change):
+    """Changes entries of a JSON file."""
+
+    def apply(folder):
+        content = json.loads((folder / name).read_text()) | change
+        (folder / name).write_text(json.dumps(content))
+
+    return apply
+
+
 @pytest.mark.parametrize(
     ("change", "words"),
     [
+        (odd("results.json", seeds=0), r"results\.json: damaged.*seeds: "),
+        (odd("results.json", task_sizes=[]), r"results\.json: damaged.*task_sizes: "),
+        (odd("results.json", class_orders=[]), r"results\.json: damaged.*different lengths"),
+        (odd("results.json", test_images=[[]]), r"results\.json: damaged.*test_images\.0: "),
+        (odd("config.json", data=3), r"config\.json: damaged.*data: "),
+        (odd("config.json", model=None), r"config\.json: damaged.*model: "),
+        (lambda f: (f / "config.json").write_text("[" * 10**5), r"config\.json: .*too deeply"),
         (unfinished, "no run there has finished its first task"),
         (other_data_set, "a run on cifar100, not on digits"),
         (older_version, "another program or version: format 1 instead of 2"),

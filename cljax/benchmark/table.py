@@ -2,7 +2,9 @@
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Annotated
 
+from pydantic import Field
 from rich import box
 from rich.console import Console
 from rich.table import Table
@@ -11,7 +13,7 @@ from rich.text import Text
 from cljax import files
 from cljax.benchmark.plan import FORMAT
 from cljax.errors import UserError, print_plain, printable
-from cljax.files import read_json
+from cljax.files import Record, check_record, read_json
 
 _WIDTH = 150  # of the table, where the console is no terminal
 # heading: a row's figure, as text
@@ -40,6 +42,34 @@ LEFT_OUT_WHEN_NARROW = (
     "of\nmatrix",
 )
 _COMPARED = ("name", "method", "data", "dtype", "seeds", "sharing", "images_per_step")
+
+
+class _Mesh(Record):
+    seeds: int
+    data: int
+
+
+class _Row(Record):
+    """What is read of a row of another benchmark: each of `_COMPARED`, and its times."""
+
+    name: str
+    method: str
+    data: str
+    dtype: str
+    seeds: int
+    sharing: str | None
+    images_per_step: int | None
+    mesh: _Mesh | None
+    seconds: Annotated[float, Field(gt=0)]
+    quartiles: Annotated[list[float], Field(min_length=2, max_length=2)]
+
+
+class _BenchmarkRecord(Record):
+    """What is read of another benchmark."""
+
+    date: str
+    hardware: dict[str, str | int]
+    rows: list[_Row]
 
 
 def show(record: dict, console: Console | None = None) -> None:
@@ -80,10 +110,14 @@ def write(path: Path, record: dict) -> None:
 def read(path: Path) -> dict:
     """Reads a record that `write` wrote; UserError if the file is something else."""
     record = read_json(path)
-    rows = record.get("rows", [])
-    whole = all({*_COMPARED, "mesh", "seconds", "quartiles"} <= set(row) for row in rows)
-    if record.get("format") != FORMAT or not whole:
-        raise UserError(f"{path}: not a benchmark of this version; write one with --json={path}")
+    try:
+        if record.get("format") != FORMAT:
+            raise ValueError(f"its format is not {FORMAT!r}")
+        check_record(_BenchmarkRecord, record)
+    except ValueError as error:
+        raise UserError(
+            f"{path}: not a benchmark of this version ({error}); write one with --json={path}"
+        ) from error
     return record
 
 

@@ -233,6 +233,8 @@ class Checkpoints:
             expected = record.pop("checksum", None)
             if expected != _checksum_of_json(record):
                 raise ValueError("checksum of the record does not match")
+        if not isinstance(record["record"], dict):
+            raise ValueError("the record is not a JSON object")
         arrays = {record["names"][key]: np.asarray(a) for key, a in restored["arrays"].items()}
         found = _checksums(arrays)
         for name, expected in record["checksums"].items():

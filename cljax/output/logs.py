@@ -16,6 +16,7 @@ from rich.console import Console
 
 from cljax.errors import NOTE, UserError, print_plain, printable
 from cljax.files import Record, check_record, open_regular, parse_json, plain, writing
+from cljax.settings import Count
 
 FLUSH_SECONDS = 10.0  # between flushes of the event file, each of which waits for the disk
 _WAITING_RECORDS = 1000  # that log.txt may be behind, until there is a workdir
@@ -28,8 +29,8 @@ class _RowRecord(Record):
 
     seed: int
     stage: str
-    task: int | None = None
-    global_epoch: int | None = None
+    task: Count = 0
+    global_epoch: Count = 0
 
 
 def read_rows(path: str | os.PathLike) -> list[Row]:
@@ -200,7 +201,9 @@ class _EventFile:
 
         assert self._writer is not None  # `rebuild` has made it
         values = [
-            Summary.Value(tag=f"seed{row['seed']}/{row['stage']}/{name}", simple_value=value)
+            Summary.Value(
+                tag=printable(f"seed{row['seed']}/{row['stage']}/{name}"), simple_value=value
+            )
             for name, value in row.items()
             if name not in LABELS and isinstance(value, (int, float))
         ]

@@ -53,7 +53,7 @@ class _ConfigRecord(Record):
     data: _Name
     seeds: list[int] = Field(min_length=1)
     num_tasks: int
-    task_sizes: list[int] = []
+    task_sizes: list[int] | None = None
     first_task_size: int = 0
     exemplars: _Exemplars = _Exemplars()
 

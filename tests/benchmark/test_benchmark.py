@@ -292,6 +292,52 @@ def test_damaged_file(tmp_path):
         table.read(tmp_path / "b.json")
 
 
+ROW = {
+    "name": "plain_step",
+    "method": "abd",
+    "data": "digits",
+    "dtype": "float32",
+    "seeds": 1,
+    "sharing": "auto",
+    "images_per_step": 8,
+    "mesh": None,
+    "seconds": 1.0,
+    "quartiles": [0.9, 1.1],
+}
+RECORD = {"format": plan.FORMAT, "date": "today", "hardware": {"cores": 2}, "rows": [ROW]}
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"date": None}, "date: "),
+        ({"hardware": []}, "hardware: "),
+        ({"rows": {}}, "rows: "),
+        ({"rows": [3]}, "rows.0: "),
+        ({"rows": [ROW | {"name": []}]}, "rows.0.name: "),
+        ({"rows": [ROW | {"seconds": 0}]}, "rows.0.seconds: "),
+        ({"rows": [ROW | {"quartiles": [1.0]}]}, "rows.0.quartiles: "),
+        ({"rows": [ROW | {"mesh": {"seeds": 1}}]}, "no 'data'"),
+    ],
+)
+def test_odd_types_are_named(tmp_path, change, words):
+    path = tmp_path / "b.json"
+    path.write_text(json.dumps(RECORD))
+    assert table.read(path) == RECORD
+    path.write_text(json.dumps(RECORD | change))
+    with pytest.raises(UserError, match="not a benchmark") as error:
+        table.read(path)
+    assert words in str(error.value) and "\n" not in str(error.value)
+
+
+def test_names_of_another_benchmark_are_text(tmp_path):
+    evil = ROW | {"name": "[red]\x1b[31m", "method": "other"}
+    (tmp_path / "b.json").write_text(json.dumps(RECORD | {"date": "\x07", "rows": [evil]}))
+    other = table.read(tmp_path / "b.json")
+    text = shown(table.compare, RECORD, other) + shown(table.compare, other, other)
+    assert text.count(r"[red]\x1b[31m") == 2 and not {"\x1b", "\x07"} & set(text)
+
+
 def test_foreign_file(tmp_path):
     (tmp_path / "other.json").write_text('{"format": "something else"}')
     status, out, err = command(f"--against={tmp_path / 'other.json'}")

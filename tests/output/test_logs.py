@@ -113,6 +113,24 @@ def test_a_torn_last_line_is_dropped(tmp_path):
     assert logs.read_rows(path) == [row(0), row(1)]
 
 
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        ("[" * 100_000, "line 2 is not JSON (nested too deeply)"),
+        ('{"loss": NaN}', "line 2 is not JSON (NaN is not a finite number)"),
+        ("{}", "line 2: no 'seed'"),
+        ('{"seed": [], "stage": "train"}', "line 2: seed: "),
+        ('{"seed": 0, "stage": null}', "line 2: stage: "),
+        ('{"seed": 0, "stage": "train", "global_epoch": "1"}', "line 2: global_epoch: "),
+    ],
+)
+def test_an_odd_line_is_named(tmp_path, line, words):
+    (tmp_path / "metrics.jsonl").write_text(f"{json.dumps(row(0))}\n{line}\n")
+    with logs.RunLog(tmp_path) as log, pytest.raises(UserError) as error:
+        log.append(row(1))
+    assert f"{tmp_path}/metrics.jsonl: {words}" in str(error.value)
+
+
 def test_a_file_shorter_than_the_checkpoint_is_refused(tmp_path):
     with logs.RunLog(tmp_path) as log:
         log.append(row(0))

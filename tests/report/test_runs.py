@@ -110,11 +110,16 @@ def test_uneven_tasks_are_a_split_of_their_own_without_a_figure(tmp_path):
     assert (run.split, run.published) == ("5 tasks, the first of 60 classes", None)
 
 
-def spoil(change):
+def spoil(change, name="results.json"):
+    """Changes a file of a run by a function, or by new values."""
+
     def apply(workdir):
-        path = workdir / "results.json"
+        path = workdir / name
         content = json.loads(path.read_text())
-        change(content)
+        if callable(change):
+            change(content)
+        else:
+            content |= change
         path.write_text(json.dumps(content))
 
     return apply
@@ -142,6 +147,16 @@ def test_results_of_the_older_format_are_read(tmp_path):
         (spoil(lambda r: r["seen_accuracy"].pop()), r"results\.json: .*seen_accuracy"),
         (spoil(lambda r: r["seen_accuracy"][0].__setitem__(0, None)), r"seen_accuracy"),
         (spoil(lambda r: r["task_sizes"].pop()), r"results\.json: .*sizes of 4"),
+        (lambda w: (w / "config.json").write_text("[" * 100_000), r"config\.json: .*too deeply"),
+        (lambda w: (w / "results.json").write_text('{"a": NaN}'), r"results\.json: .*NaN is not"),
+        (spoil(lambda r: r.update(dataset=None)), r"results\.json: damaged.*dataset: "),
+        (spoil(lambda r: r["forgetting"].update(mean="x")), r"damaged.*forgetting\.mean: "),
+        (spoil(lambda r: r["seconds"].update(total=-1)), r"damaged.*seconds\.total: "),
+        (spoil(lambda r: r.update(versions=[])), r"damaged.*versions: "),
+        (spoil({"seeds": []}, "config.json"), r"config\.json: damaged.*seeds: "),
+        (spoil({"num_tasks": "5"}, "config.json"), r"config\.json: damaged.*num_tasks: "),
+        (spoil({"exemplars": {"per_class": "x"}}, "config.json"), r"exemplars\.per_class: "),
+        (spoil({"method": "lwf"}, "config.json"), r"config\.json: damaged.*method: "),
     ],
 )
 def test_a_damaged_run_is_named_in_one_line(tmp_path, damage, message):
