@@ -14,6 +14,7 @@ from rich.text import Text
 from cljax import build, experiment, files
 from cljax.compute import device, processes
 from cljax.errors import UserError, print_plain, printable
+from cljax.output import logs
 from cljax.table import make_plan
 
 
@@ -29,6 +30,7 @@ def run(config: Any, directory: str | Path, console: Console | None = None) -> N
       UserError: a setting, the data, the workdir or the disk is not fit for the run.
     """
     directory, console = files.expand(directory), processes.main_console(console)
+    logs.log_to_console(console)
     if "runs" not in config:
         _check_run(config, directory, console)
         return

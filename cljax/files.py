@@ -120,9 +120,13 @@ def parse_json(text: str | bytes) -> Any:
     Raises:
       ValueError: it is not JSON, a number is too large for a float, or it is nested too deeply.
     """
-    hooks = {"parse_constant": _finite, "parse_float": _finite}
     try:
-        value = json.loads(text, parse_int=lambda digits: _finite(digits, int), **hooks)
+        value = json.loads(
+            text,
+            parse_constant=_finite,
+            parse_float=_finite,
+            parse_int=lambda digits: _finite(digits, int),
+        )
     except RecursionError:
         raise ValueError("nested too deeply") from None
     level = [value]

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import logging
 import zlib
 from collections.abc import Iterator
 from typing import Any
@@ -16,11 +17,14 @@ from cljax.data import sources
 from cljax.data import streams as streams_lib
 from cljax.data.sources import Dataset
 from cljax.data.streams import TaskStream
-from cljax.errors import UserError
+from cljax.errors import UserError, printable
 from cljax.methods.base import Finetune
 from cljax.settings import Settings
 from cljax.stages import Stage
 from cljax.state import Data, LearnerState, Subset, Task
+
+logger = logging.getLogger("cljax")
+_NAMES_SHOWN = 5
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,14 +83,16 @@ def make_problem(settings: Settings, dataset: Dataset | None = None) -> Problem:
     dataset = dataset or sources.load(settings.data)
     task_streams = [_make_stream(settings, dataset, seed) for seed in settings.seeds]
     task_streams = streams_lib.stack_streams(task_streams)
-    _check_batch_size(settings, task_streams)
     if settings.eval.top_k > dataset.num_classes:
         raise UserError(
             f"config.eval.top_k={settings.eval.top_k}: the dataset has only {dataset.num_classes} "
             "classes; use at most as many"
         )
     method = make_method(settings, dataset)
+    _check_batch_size(settings, method, task_streams)
     method.check_tasks(task_streams[0].task_sizes)
+    _warn_of_lonely_classes(settings, method, task_streams[0])
+    _warn_of_absent_classes(dataset, task_streams)
     if "nme" in settings.eval.read_outs and not method.memory.size:
         raise UserError(
             "config.eval.read_outs: 'nme' needs exemplars; set config.exemplars.total or "
@@ -145,15 +151,59 @@ def _random_streams(settings, seed):
     return rng.Streams(**seeds)
 
 
-def _check_batch_size(settings, task_streams):
+def _check_batch_size(settings, method, task_streams):
+    """Refuses a task whose images, exemplars included, cannot fill the one batch that it needs."""
     for stream in task_streams:
-        smallest = int(stream.train_counts.min())
-        if settings.batch_size > smallest:
-            task = int(stream.train_counts.argmin())
-            raise UserError(
-                f"config.batch_size={settings.batch_size}: task {task + 1} of seed {stream.seed} "
-                f"has only {smallest} training images; use at most as many"
-            )
+        for task, count in enumerate(stream.train_counts.tolist()):
+            past = int(stream.train_counts[:task].sum())
+            own = past + count if method.is_joint else count
+            replayed = method.memory.most_replayed(own, past, stream.old(task))
+            if not method.training.num_steps(0, own + replayed):
+                exemplars = f" and at most {replayed} exemplars" if replayed else ""
+                raise UserError(
+                    f"config.batch_size={settings.batch_size}: task {task + 1} of seed "
+                    f"{stream.seed} has only {own} training images{exemplars}; use at most as "
+                    "many, or config.drop_last=False where the method supports it"
+                )
+
+
+def _warn_of_lonely_classes(settings, method, stream):
+    """Warns of tasks whose classification loss is 0 because it compares a single class."""
+    tasks = [
+        task
+        for task, new in enumerate(stream.task_sizes)
+        if not method.has_class_loss(stream.old(task), new)
+    ]
+    if tasks:
+        logger.warning(
+            "method %r: its classification loss is always 0 in task %s, because it compares only "
+            "one class there; use tasks of two or more classes",
+            settings.method.name,
+            ", ".join(str(task + 1) for task in tasks),
+        )
+
+
+def _warn_of_absent_classes(dataset, task_streams):
+    """Warns of classes of the run that no evaluation image has, once for equal splits."""
+    warnings = {}
+    for stream in task_streams:
+        labels = getattr(dataset, f"{stream.eval_split}_labels")
+        found = labels[stream.eval_indices[: stream.eval_counts.sum()]]
+        absent = np.setdiff1d(stream.class_order, found)
+        if absent.size:
+            is_test = stream.eval_split == "test"
+            split = "test split" if is_test else f"validation fold of seed {stream.seed}"
+            names = ", ".join(printable(dataset.class_names[c]) for c in absent[:_NAMES_SHOWN])
+            if absent.size > _NAMES_SHOWN:
+                names += f" and {absent.size - _NAMES_SHOWN} more"
+            warnings[split, names] = None
+    for split, names in warnings:
+        logger.warning(
+            "%s: the %s has no image of class %s; it does not count in accuracies",
+            dataset.name,
+            split,
+            names,
+        )
 
 
 def model_number(task: int) -> int:

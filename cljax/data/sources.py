@@ -193,7 +193,9 @@ def _read_npz(path: str, where: str) -> dict[str, np.ndarray]:
             arrays = {}
             for key in _NPZ_KEYS:
                 with archive.open(members[key].filename) as file:
-                    if not file.peek(6).startswith(npy.MAGIC_PREFIX):
+                    is_array = file.read(6) == npy.MAGIC_PREFIX
+                    file.seek(0)
+                    if not is_array:
                         raise UserError(
                             f"{where}: {key} is not an array; write the file with numpy.savez"
                         )

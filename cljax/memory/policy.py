@@ -116,6 +116,20 @@ class MemoryPolicy:
         drawn = exemplars.replay(state.exemplars, places, task.images.count)
         return exemplars.append(task.images, drawn)
 
+    def most_replayed(self, images: int, past_images: int, old: int) -> int:
+        """Returns the largest number of exemplars that a later task can replay; runs on the host.
+
+        Args:
+          images: number of images of the task.
+          past_images: number of images of all previous tasks.
+          old: number of classes of all previous tasks.
+        """
+        if not self.size or self.strategy == "none":
+            return 0
+        if self.replay == "bootstrap":
+            return images if past_images else 0
+        return min(self.size * (old if self.per_class else 1), past_images)
+
     def after_task(
         self, state: LearnerState, task: Task, data: Data, features: Features
     ) -> LearnerState:

@@ -65,8 +65,9 @@ class Finetune:
     """Trains with the cross entropy over the seen classes, and nothing else ("Base": fine-tuning).
 
     With exemplars it is naive rehearsal. Every other method inherits this class and replaces what
-    differs. All members but `from_parts`, `check_tasks` and `stages` are pure and run inside
-    compiled functions. No member changes the method: values to remember go into the state.
+    differs. All members but `from_parts`, `check_tasks`, `has_class_loss` and `stages` are pure and
+    run inside compiled functions. No member changes the method: values to remember go into the
+    state.
 
     Attributes:
       classifier: backbone and head.
@@ -117,6 +118,17 @@ class Finetune:
         Raises:
           UserError: the method cannot learn them.
         """
+
+    def has_class_loss(self, old: int, new: int) -> bool:
+        """Whether the classification loss of a task can differ from 0; runs on the host.
+
+        The softmax over a single class is 1, so nothing is learned about its images.
+
+        Args:
+          old: number of classes of previous tasks.
+          new: number of classes of the task.
+        """
+        return old + new > 1
 
     def init(self, streams: rng.Streams, image_shape: tuple[int, int, int]) -> LearnerState:
         """Initializes the learner state of a seed; each stage makes its own optimizer state.

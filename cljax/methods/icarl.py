@@ -18,6 +18,10 @@ class MultiClassLwF(LearningWithoutForgetting):
     `temperature` have no effect.
     """
 
+    def has_class_loss(self, old, new):
+        """Returns True: a sigmoid differs from its target also if it is alone."""
+        return True
+
     def observe(self, state, task, batch, key):
         """Computes the binary cross entropies; targets of other than old classes are one-hot."""
         outputs, batch_stats = self.train_forward(state, batch.images)

@@ -48,6 +48,10 @@ class LibContinualLwF(TrainModeTeacher, TaskwiseLoss, LearningWithoutForgetting)
 class LibContinualICaRL(TrainModeTeacher, ICaRL):
     """Trains iCaRL with the losses of LwF, which use `mu` and `temperature`."""
 
+    def has_class_loss(self, old, new):
+        """Whether there are classes to tell apart."""
+        return LearningWithoutForgetting.has_class_loss(self, old, new)
+
     def observe(self, state, task, batch, key):
         """Computes softmax losses instead of sigmoid losses."""
         return LearningWithoutForgetting.observe(self, state, task, batch, key)
