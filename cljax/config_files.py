@@ -2,6 +2,7 @@
 
 import difflib
 import importlib.util
+import os
 import runpy
 import sys
 import traceback
@@ -37,7 +38,7 @@ def find(config: str) -> str:
     known = names()
     if config in known:
         return str(FOLDER / f"{config}.py")
-    if path.is_file():
+    if os.path.isfile(path):
         return config
     if path.parent == Path("configs") and path.suffix == ".py" and path.stem in known:
         return str(FOLDER / path.name)

@@ -1,5 +1,6 @@
 """Takes over the first task of another run."""
 
+import os
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -28,7 +29,7 @@ def adopt_first_task(
     """
     other = Path(settings.first_task_from)
     where = f"config.first_task_from={other}"
-    if not (other / "results.json").is_file():
+    if not os.path.isfile(other / "results.json"):
         raise UserError(f"{where}: no run there has finished its first task")
     results = read_json(other / "results.json")
     if results.get("format") != FORMAT:

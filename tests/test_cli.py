@@ -348,6 +348,7 @@ MISTAKES = {
     "loop": ({"execution__loop": "fast"}, "must be one of 'auto', 'compiled', 'host'"),
     "fold": ({"data__validation": True, "seeds": (5,)}, "use seeds 0 to 4"),
     "first task from": ({"first_task_from": "/none"}, "no run there"),
+    "first task from a long path": ({"first_task_from": "x" * 5000}, "no run there"),
 }
 
 
@@ -408,3 +409,8 @@ def test_nothing_is_unpickled(pickled, tmp_path):
     with pytest.raises(UserError, match="cannot read x_train as a plain array"):
         experiment.run(config, tmp_path / "run")
     assert not (tmp_path / "sprung").exists()
+
+
+def test_a_config_of_a_long_path_is_not_there():
+    with pytest.raises(UserError, match=r"no such file|no such config"):
+        config_files.find("x" * 5000)

@@ -55,16 +55,18 @@ class BatchNorm(nn.Module):
             self.put_variable("moments", "var", var)
         if train and not self.is_initializing():
             rows = x.shape[0] if weights is None else (weights > 0).sum()
-            n = rows * (x.size // (x.shape[0] * channels))
-            is_single = n == 1  # such a batch says nothing of the variance
-            unbiased = var * (n / (n - 1 + is_single))
-            mean_change = jax.lax.stop_gradient(mean) - running_mean.value
-            var_change = jax.lax.stop_gradient(unbiased) - running_var.value
-            if is_single is not False:
-                var_change = jnp.where(is_single, 0.0, var_change)
+            positions = x.size // (x.shape[0] * channels)
+            n = rows * positions
+            if positions == 1 and (weights is not None or rows == 1):
+                # A single value has no unbiased variance, and the running one stays.
+                unbiased = var * (n / jnp.maximum(n - 1, 1))
+                unbiased = jnp.where(n == 1, running_var.value, unbiased)
+            else:
+                unbiased = var * (n / (n - 1))
             # Not "+=", which would change a caller's numpy arrays.
-            running_mean.value = running_mean.value + MOMENTUM * mean_change
-            running_var.value = running_var.value + MOMENTUM * var_change
+            for running, batch in ((running_mean, mean), (running_var, unbiased)):
+                change = jax.lax.stop_gradient(batch) - running.value
+                running.value = running.value + MOMENTUM * change
         return y.astype(self.dtype)
 
 

@@ -91,7 +91,8 @@ def check(workdir: Path, settings: Settings) -> None:
         raise UserError(
             f"config.first_task_from={workdir}: is the --workdir itself; use another run's workdir"
         )
-    _check_links(workdir)
+    with writing(workdir):  # the path may be too long to be looked up
+        _check_path(workdir)
     path = workdir / "config.json"
     if path.exists():
         changed = [] if settings.overwrite else differences(read_json(path), settings.plain())
@@ -119,8 +120,14 @@ def _remove_unused(workdir: Path, new: list[Path]) -> None:
                 directory.rmdir()
 
 
-def _check_links(workdir: Path) -> None:
-    """Checks that no file of a run lies outside the workdir, behind a symbolic link."""
+def _check_path(workdir: Path) -> None:
+    """Checks that checkpoints can have this path, and that no file of a run lies outside of it."""
+    try:
+        str(workdir.absolute()).encode()
+    except UnicodeEncodeError as error:
+        raise UserError(
+            f"{workdir}: the path is not UTF-8, as checkpoints need it; use another --workdir"
+        ) from error
     root = workdir.resolve()
     tops = [root / name for name in (*_DIRECTORIES, *_FILES)]
     try:

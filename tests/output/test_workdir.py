@@ -214,3 +214,18 @@ def test_unwritable(tmp_path):
 def test_first_task_from_itself(tmp_path):
     with pytest.raises(UserError, match="the --workdir itself"):
         claim(tmp_path / "run", first_task_from=str(tmp_path / "x" / ".." / "run"))
+
+
+def test_a_path_that_is_not_utf8_is_refused(tmp_path):
+    with pytest.raises(UserError, match=r"caf\\udce9: the path is not UTF-8"):
+        claim(tmp_path / "caf\udce9")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_path_that_is_too_long_is_refused(tmp_path):
+    for command in (
+        claim,
+        lambda path: workdir.check(path, settings_lib.read(tiny_runs.make_config())),
+    ):
+        with pytest.raises(UserError, match=r"cannot write .*: File name too long"):
+            command(tmp_path / ("x" * 5000))
