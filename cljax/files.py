@@ -99,21 +99,6 @@ def _on_one_line(numbers: str) -> str:
     return "[" + " ".join(numbers[1:-1].split()) + "]"
 
 
-def open_regular(path: StrPath) -> IO[bytes]:
-    """Opens a file to read, but never a pipe, a socket or a device, which might never end.
-
-    Raises:
-      OSError: the file cannot be opened, or is not a regular file.
-    """
-    try:
-        mode = os.stat(path).st_mode
-    except ValueError as error:  # a NUL in the path
-        raise OSError(errno.EINVAL, str(error), path) from error
-    if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
-        raise OSError(errno.EINVAL, "not a regular file", path)
-    return open(path, "rb")
-
-
 def parse_json(text: str | bytes) -> Any:
     """Parses JSON as the standard has it, so without NaN and Infinity.
 
@@ -200,7 +185,7 @@ def read_json(path: Path) -> dict[str, Any]:
       UserError: the file is absent or unreadable, or does not hold a JSON object.
     """
     try:
-        with open_regular(path) as file:
+        with open_plain(path) as file:
             value = parse_json(file.read())
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror}") from error

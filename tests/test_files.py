@@ -32,9 +32,9 @@ def test_json_that_is_not_the_standards_is_one_line(tmp_path, content, words):
     assert "\n" not in message and len(message) < 300
 
 
-@pytest.mark.parametrize("kind", ["pipe", "device", "directory", "too long", "NUL"])
+@pytest.mark.parametrize("kind", ["pipe", "device", "directory", "too long"])
 def test_what_is_no_file_is_not_waited_for(tmp_path, kind):
-    path = tmp_path / {"too long": "x" * 5000, "NUL": "a\0b"}.get(kind, "a.json")
+    path = tmp_path / ("x" * 5000 if kind == "too long" else "a.json")
     if kind == "pipe":
         os.mkfifo(path)
     if kind == "device":

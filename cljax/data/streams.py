@@ -12,7 +12,7 @@ import numpy as np
 
 from cljax.data.sources import Dataset
 from cljax.errors import UserError
-from cljax.files import open_regular, parse_json, read_array
+from cljax.files import open_plain, parse_json, read_array
 
 _FOLDS = 5  # of the training images; one of them is the validation split
 _KEY = "config.data.class_order"
@@ -119,7 +119,7 @@ def _read_order_file(spec: str) -> list:
     if path.suffix not in (".json", ".txt", ".npy") or not os.path.isfile(path):
         raise UserError(f"{_KEY}={spec!r}: no such file; use {_ORDER_FORMS}")
     try:
-        with open_regular(path) as file:
+        with open_plain(path) as file:
             if path.suffix == ".npy":
                 ids = read_array(file, path.stat().st_size).tolist()
             elif path.suffix == ".json":

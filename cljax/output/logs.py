@@ -15,7 +15,7 @@ from typing import Any, Self
 from rich.console import Console
 
 from cljax.errors import NOTE, UserError, print_plain, printable
-from cljax.files import Record, check_record, open_regular, parse_json, plain, writing
+from cljax.files import Record, check_record, open_plain, parse_json, plain, writing
 from cljax.settings import Count
 
 FLUSH_SECONDS = 10.0  # between flushes of the event file, each of which waits for the disk
@@ -40,7 +40,7 @@ def read_rows(path: str | os.PathLike) -> list[Row]:
       UserError: there is no such file, or a line is not a JSON object.
     """
     try:
-        with open_regular(path) as file:
+        with open_plain(path) as file:
             lines = file.read().split(b"\n")[:-1]
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror}") from error

@@ -91,8 +91,7 @@ def check(workdir: Path, settings: Settings) -> None:
         raise UserError(
             f"config.first_task_from={workdir}: is the --workdir itself; use another run's workdir"
         )
-    with writing(workdir):  # the path may be too long to be looked up
-        _check_path(workdir)
+    _check_path(workdir)
     path = workdir / "config.json"
     if path.exists():
         changed = [] if settings.overwrite else differences(read_json(path), settings.plain())

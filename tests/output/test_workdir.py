@@ -227,5 +227,5 @@ def test_a_path_that_is_too_long_is_refused(tmp_path):
         claim,
         lambda path: workdir.check(path, settings_lib.read(tiny_runs.make_config())),
     ):
-        with pytest.raises(UserError, match=r"cannot write .*: File name too long"):
+        with pytest.raises(UserError, match=r"cannot read .*: File name too long"):
             command(tmp_path / ("x" * 5000))
