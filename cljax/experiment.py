@@ -396,6 +396,8 @@ class Run:
             )
         try:
             check_record(_CheckpointRecord, record)
+            if _lengths(record["recorder"]["correct"]) != _lengths(self.recorder.correct):
+                raise ValueError("recorder.correct has other read-outs or seeds")
         except ValueError as error:
             raise UserError(
                 f"{self.directory}: the record of the checkpoint is damaged: {error}"
@@ -432,6 +434,11 @@ class Run:
         for seed, tree in zip(self.settings.seeds, self.executor.collect(value), strict=True):
             arrays |= flatten(tree, f"seed{seed}")
         return arrays
+
+
+def _lengths(correct: dict) -> dict:
+    """Returns the number of seeds of each kind of count of the recorder."""
+    return {name: {kind: len(of) for kind, of in kinds.items()} for name, kinds in correct.items()}
 
 
 def _written(checkpoints: Checkpoints | None) -> Checkpoints:

@@ -287,6 +287,35 @@ def test_a_workdir_taken_away_is_not_made_anew(fast_runs, tmp_path, monkeypatch,
         assert "resuming" in tiny_runs.run(tiny_runs.make_config(), tmp_path / "other")
 
 
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"cursor": {"task": "1"}}, r"cursor\.task: "),
+        ({"cursor": {"place": 1}}, r"cursor\.place"),
+        ({"metrics": 3}, "metrics: "),
+        ({"recorder": []}, "recorder: "),
+        ({"recorder": None}, "recorder: "),
+        ({"data": {}}, "data: "),
+        ({"models": [None]}, r"models\.0: "),
+    ],
+)
+def test_odd_types_in_a_record_are_named_and_nothing_is_cut(half, change, words):
+    tiny_runs.change_record(newest(half), lambda record: record.update(change))
+    before = (half / "metrics.jsonl").read_bytes()
+    with pytest.raises(UserError, match=f"record of the checkpoint is damaged: {words}"):
+        tiny_runs.run(tiny_runs.make_config(), half)
+    assert (half / "metrics.jsonl").read_bytes() == before
+
+
+def test_counts_of_other_read_outs_are_refused(half):
+    def change(record):
+        record["recorder"]["correct"]["own"]["seen"].pop()
+
+    tiny_runs.change_record(newest(half), change)
+    with pytest.raises(UserError, match=r"damaged: recorder\.correct has other read-outs or seeds"):
+        tiny_runs.run(tiny_runs.make_config(), half)
+
+
 def test_other_data_are_refused(half):
     tiny_runs.change_record(newest(half), lambda record: record.update(data=record["data"] + 1))
     with pytest.raises(UserError, match="other images or labels"):
