@@ -10,6 +10,8 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from cljax.errors import print_plain, printable
+
 PLAIN_SECONDS = 10.0  # between plain lines
 LIVE_SECONDS = 0.1  # between redraws of the live lines
 BAR = 10  # columns
@@ -212,7 +214,7 @@ class Progress:
         # Two lines: where the run is, with a bar if there is room, and its numbers.
         assert self._live is not None
         width = self._console.width
-        first, second = Text(fit(place, width)), Text(fit(numbers, width))
+        first, second = (Text(fit([*map(printable, w)], width)) for w in (place, numbers))
         if len(first) + 1 + BAR <= width:
             grid = Table.grid(padding=(0, 1))
             grid.add_column(width=BAR)
@@ -221,7 +223,7 @@ class Progress:
         self._live.update(Group(first, second), refresh=True)
 
     def _write(self, line):
-        self._console.print(line, markup=False, emoji=False, highlight=False, soft_wrap=True)
+        print_plain(self._console, line)
 
 
 def fit(words: Sequence[str], width: int) -> str:

@@ -161,6 +161,18 @@ def test_notes_are_shown_as_they_are(terminal):
     assert "a line [red]longer[/red] than :smile: the terminal\n" in console.file.getvalue()
 
 
+@pytest.mark.parametrize("terminal", [False, True])
+def test_names_send_no_command_to_the_terminal(terminal):
+    name = "\x1b]0;title\x07"
+    console = Console(file=io.StringIO(), force_terminal=terminal, width=200, color_system=None)
+    with Progress({"train": 1}, console=console, clock=Clock()) as progress:
+        place = {"task": 0, "num_tasks": 1, "epoch": 0, "num_epochs": 1}
+        progress.start(part=name, **place)
+        progress.update(**place, stage=name, metrics={name: 1.0}, kind="train", work_done=1)
+    shown = console.file.getvalue()
+    assert name not in shown and r"\x1b]0;title\x07" in shown
+
+
 def test_a_crash_in_the_run_passes_through():
     console = Console(file=io.StringIO(), force_terminal=True)
     with pytest.raises(RuntimeError, match="mine"), Progress({}, console=console):
