@@ -10,6 +10,10 @@ import operator
 import os
 import re
 import stat
+import struct
+import tarfile
+import zipfile
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
@@ -32,6 +36,32 @@ def writing(path: StrPath) -> Iterator[None]:
         yield
     except OSError as error:
         raise UserError(f"cannot write {path}: {error.strerror or error}") from error
+
+
+@contextlib.contextmanager
+def reading(path: StrPath, form: str) -> Iterator[None]:
+    """Turns what an unreadable or damaged file raises in the block into a UserError.
+
+    Args:
+      path: the file.
+      form: what it should be, such as "CIFAR".
+    """
+    try:
+        yield
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise UserError(f"cannot read {error.filename or path}: {reason}") from error
+    except (
+        EOFError,
+        NotImplementedError,
+        ValueError,
+        struct.error,
+        tarfile.TarError,
+        zipfile.BadZipFile,
+        zlib.error,
+    ) as error:
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise UserError(f"cannot read {path} as {form}: {reason}") from error
 
 
 def plain(value: Any) -> Any:

@@ -85,8 +85,8 @@ def cifar(config: ConfigDict, name: str) -> ConfigDict:
     """CIFAR with the network, schedule and augmentation of the ABD paper."""
     config.data = {
         "name": name,
-        "dir": "",  # of CIFAR's archives, or of prepared TFDS sets; empty: TFDS's default
-        "url": "",  # mirror of CIFAR's archive; empty: its authors' site
+        "dir": "",  # of an archive of images, or of prepared TFDS sets; empty: see docs
+        "url": "",  # mirror of that archive; empty: its authors' site
         "path": "",  # of an .npz file, for data.name=npz, or of a folder, for data.name=folder
         "image_size": 0,  # side that a folder's images are resized to; 0 for all other sources
         "per_class": 0,  # keep only so many training images of each class; 0: all
@@ -108,6 +108,13 @@ def cifar(config: ConfigDict, name: str) -> ConfigDict:
     config.milestones = (100, 150, 200)  # epochs at which the rate is multiplied by `decay`
     config.batch_size = 128
     config.drop_last = True  # leave out an epoch's last, incomplete batch
+    return config
+
+
+def tiny_imagenet(config: ConfigDict) -> ConfigDict:
+    """Tiny-ImageNet, 20 tasks of 10 classes, as in the scripts of the ABD reference code."""
+    cifar(config, "tiny_imagenet")  # network, schedule and augmentation are the same
+    config.num_tasks = 20
     return config
 
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from cljax.data import Splits
 from cljax.errors import UserError
 from cljax.files import open_plain, private_folder, replacing, user_cache_folder, writing
 
@@ -55,6 +56,51 @@ def sample(files: Sequence[Path]) -> str:
         except OSError as error:
             raise UserError(f"cannot read {path}: {error.strerror}") from error
     return found.hexdigest()
+
+
+def fingerprint(files: Sequence[Path]) -> list[Any]:
+    """Returns a JSON value of names, sizes and times of files and a `sample` of their contents.
+
+    Raises:
+      UserError: a file is missing or cannot be read.
+    """
+    try:
+        status = [file.stat() for file in files]
+    except OSError as error:
+        raise UserError(f"cannot read {error.filename}: {error.strerror}") from error
+    times = [(file.name, s.st_size, s.st_mtime_ns) for file, s in zip(files, status, strict=True)]
+    return [times, sample(files)]
+
+
+def load_splits(source: Path, key: Any, side: int, read: Callable[[], Arrays]) -> Splits:
+    """Returns the images that `read()` returns, from the user's cache folder if cached there.
+
+    Args:
+      source: what the images are read from; each has its own cache file.
+      key: as for `load_cached`.
+      side: of the images in pixels.
+      read: gives train_images, test_images, uint8 [N, side, side, 3]; train_labels, test_labels,
+        int32 [N]; names, str [K].
+
+    Returns:
+      (images, labels) of train, (images, labels) of test, class names.
+    """
+
+    def is_good(arrays):
+        found = {name: (array.shape, array.dtype) for name, array in arrays.items()}
+        for split in ("train", "test"):
+            labels = found.get(f"{split}_labels")
+            if labels is None or len(labels[0]) != 1 or labels[1] != np.int32:
+                return False
+            if found.get(f"{split}_images") != ((*labels[0], side, side, 3), np.uint8):
+                return False
+        return "names" in found and arrays["names"].ndim == 1
+
+    arrays = load_cached([user_cache_path(source, "images")], key, is_good, read)
+    train, test = (
+        (arrays[f"{split}_images"], arrays[f"{split}_labels"]) for split in ("train", "test")
+    )
+    return train, test, tuple(arrays["names"].tolist())
 
 
 def load_cached(

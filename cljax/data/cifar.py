@@ -1,18 +1,14 @@
 """Finds CIFAR-10 and CIFAR-100 in any of their forms, or downloads them."""
 
-import dataclasses
 import json
 import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from cljax import files as files_lib
 from cljax.data import Splits, cache, cifar_files
 from cljax.data.cifar_files import CIFAR, Cifar, Form
-from cljax.data.download import fetch
+from cljax.data.download import fetch_dataset, folder_of_downloads
 from cljax.errors import UserError, note
 
 _CACHE_FORMAT = 1  # raise it when the same files would give other arrays
@@ -47,11 +43,7 @@ def load_cifar(name: str, directory: str, url: str) -> Splits:
         return load_tfds(name, prepared, order_by="id")
     if directory and (found := _find(cifar, Path(directory))):
         return _load_local(cifar, *found)
-    try:
-        folder = Path(directory) if directory else files_lib.user_cache_folder() / "downloads"
-    except UserError as error:
-        raise UserError(f"config.data.dir is empty, and {error}") from error
-    return _load_remote(cifar, folder, url)
+    return _load_remote(cifar, folder_of_downloads(directory), url)
 
 
 def _is_prepared(folder: Path) -> bool:
@@ -80,32 +72,14 @@ def _find(cifar: Cifar, directory: Path) -> tuple[Form, Path] | None:
 
 def _load_local(cifar: Cifar, form: Form, path: Path) -> Splits:
     files = [path / name for name in form.files] if path.is_dir() else [path]
-    try:
-        status = [file.stat() for file in files]
-    except OSError as error:
-        raise UserError(f"cannot read {error.filename}: {error.strerror}") from error
-    times = [(file.name, s.st_size, s.st_mtime_ns) for file, s in zip(files, status, strict=True)]
-    key = [times, cache.sample(files)]
-    return _load_cached(cifar, key, path, lambda: _read(cifar, form, path))
+    return _load_cached(cifar, cache.fingerprint(files), path, lambda: _read(cifar, form, path))
 
 
 def _load_remote(cifar: Cifar, folder: Path, url: str) -> Splits:
-    remote = cifar.remote
-    if url:
-        url = url if url.endswith(".tar.gz") else f"{url.rstrip('/')}/{remote.name}"
-        remote = dataclasses.replace(remote, url=url)
-
     def read():
-        try:
-            path = fetch(remote, folder)
-        except UserError as error:
-            raise UserError(
-                f"{error}; put {cifar.remote.name} into {folder} by hand, or set "
-                "--config.data.dir to a directory that has it, or --config.data.url to a mirror"
-            ) from error
-        return _read(cifar, cifar.binary, path)
+        return _read(cifar, cifar.binary, fetch_dataset(cifar.remote, url, folder))
 
-    return _load_cached(cifar, remote.sha256, folder / cifar.binary.archive, read)
+    return _load_cached(cifar, cifar.remote.sha256, folder / cifar.binary.archive, read)
 
 
 def _read(cifar: Cifar, form: Form, path: Path) -> cache.Arrays:
@@ -114,21 +88,5 @@ def _read(cifar: Cifar, form: Form, path: Path) -> cache.Arrays:
 
 
 def _load_cached(cifar: Cifar, key: Any, source: Path, read: Callable[[], cache.Arrays]) -> Splits:
-    """Returns what `read()` returns, from the user's cache folder if it is cached there."""
-
-    def is_good(arrays):
-        found = {name: (array.shape, array.dtype) for name, array in arrays.items()}
-        side = cifar_files.SIDE
-        for split, count in (("train", cifar.num_train), ("test", cifar.num_test)):
-            if found.get(f"{split}_images") != ((count, side, side, 3), np.uint8):
-                return False
-            if found.get(f"{split}_labels") != ((count,), np.int32):
-                return False
-        return "names" in found and found["names"][0] == (cifar.num_classes,)
-
-    place = cache.user_cache_path(source, "images")
-    arrays = cache.load_cached([place], [_CACHE_FORMAT, cifar.num_classes, key], is_good, read)
-    train, test = (
-        (arrays[f"{split}_images"], arrays[f"{split}_labels"]) for split in ("train", "test")
-    )
-    return train, test, tuple(arrays["names"].tolist())
+    key = [_CACHE_FORMAT, cifar.num_classes, key]
+    return cache.load_splits(source, key, cifar_files.SIDE, read)

@@ -1,10 +1,8 @@
 """Reads the files of CIFAR-10 and CIFAR-100 as their authors distribute them."""
 
-import contextlib
 import gzip
 import io
 import tarfile
-import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +12,7 @@ import numpy as np
 
 from cljax.data import plain_pickle
 from cljax.data.download import RemoteFile
-from cljax.errors import UserError
+from cljax.files import reading
 
 _SITE = "https://www.cs.toronto.edu/~kriz"
 SIDE = 32
@@ -144,7 +142,7 @@ def read(cifar: Cifar, form: Form, path: Path) -> dict[str, np.ndarray]:
     Raises:
       UserError: a file is missing, unreadable or damaged.
     """
-    with _reported(path):
+    with reading(path, "CIFAR"):
         contents = _read_folder(form, path) if path.is_dir() else _read_archive(form, path)
         decode = _decode_records if form.is_binary else _decode_pickle
         per_file = cifar.num_train // len(form.train)
@@ -235,16 +233,3 @@ def _decode_names(cifar: Cifar, form: Form, content: bytes) -> list[str]:
     if len(names) != cifar.num_classes:
         raise ValueError(f"{form.names} does not hold {cifar.num_classes} class names")
     return [name.decode() for name in names]
-
-
-@contextlib.contextmanager
-def _reported(path: Path):
-    """Turns what a damaged or unreadable file raises into one line."""
-    try:
-        yield
-    except OSError as error:
-        reason = error.strerror or str(error)
-        raise UserError(f"cannot read {error.filename or path}: {reason}") from error
-    except (EOFError, ValueError, tarfile.TarError, zlib.error) as error:
-        reason = " ".join(str(error).split()) or type(error).__name__
-        raise UserError(f"cannot read {path} as CIFAR: {reason}") from error

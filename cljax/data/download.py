@@ -1,12 +1,12 @@
 """Downloads files, verifies their SHA-256 sums, and resumes interrupted downloads."""
 
 import contextlib
+import dataclasses
 import logging
 import os
 import platform
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import pooch
@@ -22,7 +22,7 @@ from rich.progress import (
 )
 
 from cljax.errors import UserError, note
-from cljax.files import lock, open_lock, writing
+from cljax.files import lock, open_lock, user_cache_folder, writing
 
 _TIMEOUT = (15, 60)  # seconds to connect, and between two pieces of the answer
 _CHUNK = 2**14  # bytes; a connection that breaks loses the piece it is in
@@ -31,7 +31,7 @@ _STALE_SECONDS = 7 * 86400  # then a part that another host has left is removed
 _log = logging.getLogger("cljax")
 
 
-@dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True)
 class RemoteFile:
     """Describes a file on the internet.
 
@@ -49,6 +49,43 @@ class RemoteFile:
     def name(self) -> str:
         """Name of the file, the last part of the address."""
         return self.url.rpartition("/")[2]
+
+    def at(self, mirror: str) -> "RemoteFile":
+        """Returns the same file at a mirror: an address of the file or of its directory."""
+        is_file = mirror.endswith((".tar.gz", ".zip"))
+        return dataclasses.replace(
+            self, url=mirror if is_file else f"{mirror.rstrip('/')}/{self.name}"
+        )
+
+
+def folder_of_downloads(directory: str) -> Path:
+    """Returns the folder that archives are downloaded to.
+
+    Args:
+      directory: value of config.data.dir; empty: `downloads` in the user's cache folder.
+
+    Raises:
+      UserError: the directory is empty and there is no cache folder.
+    """
+    try:
+        return Path(directory) if directory else user_cache_folder() / "downloads"
+    except UserError as error:
+        raise UserError(f"config.data.dir is empty, and {error}") from error
+
+
+def fetch_dataset(remote: RemoteFile, mirror: str, folder: Path) -> Path:
+    """Fetches the archive of a dataset, from a mirror if one is named; arguments as for `fetch`.
+
+    Raises:
+      UserError: as `fetch`; the line also names the settings that help.
+    """
+    try:
+        return fetch(remote.at(mirror) if mirror else remote, folder)
+    except UserError as error:
+        raise UserError(
+            f"{error}; put {remote.name} into {folder} by hand, or set "
+            "--config.data.dir to a directory that has it, or --config.data.url to a mirror"
+        ) from error
 
 
 def fetch(remote: RemoteFile, folder: Path) -> Path:

@@ -1,9 +1,11 @@
 """Reads one folder of images per class, resizes the images, and caches them."""
 
+import functools
 import itertools
 import os
 import stat
 import warnings
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -168,23 +170,33 @@ def _load_cached(root: Path, size: int, listing, files: list[list[Path]]) -> cac
     def read():
         total = sum(map(len, files))
         note("reading %d images in %s, resized to %dx%d", total, root, size, size)
-        return {s: _read_images(paths, size) for s, paths in zip(listing, files, strict=True)}
+        read_one = functools.partial(_read_image, size=size)
+        return {s: read_images(p, size, read_one) for s, p in zip(listing, files, strict=True)}
 
     places = [place(root, str(size)) for place in (cache.folder_cache_path, cache.user_cache_path)]
     key = [_CACHE_FORMAT, size, listing, cache.sample(list(itertools.chain(*files)))]
     return cache.load_cached(places, key, is_good, read)
 
 
-def _read_images(paths: list[Path], size: int) -> np.ndarray:
-    """uint8 [N, size, size, 3]; raises UserError that names the first file that is not an image."""
-    images = np.empty((len(paths), size, size, 3), np.uint8)
+def read_images(files: Sequence[Any], size: int, read: Callable[[Any], np.ndarray]) -> np.ndarray:
+    """Reads images in several threads, with a note of progress now and then.
+
+    Args:
+      files: one for each image.
+      size: side of the images in pixels.
+      read: gives a file's image, uint8 [size, size, 3]; its error for the first file that has one
+        is raised here.
+
+    Returns:
+      uint8 [N, size, size, 3], in the order of the files.
+    """
+    images = np.empty((len(files), size, size, 3), np.uint8)
     with warnings.catch_warnings(), ThreadPoolExecutor(os.cpu_count()) as pool:
         warnings.simplefilter("ignore")  # Pillow's, of what it reads nevertheless
-        for start in range(0, len(paths), _BLOCK):
+        for start in range(0, len(files), _BLOCK):
             if start:
-                note("%d of %d images read", start, len(paths))
-            block = paths[start : start + _BLOCK]
-            for row, image in enumerate(pool.map(_read_image, block, [size] * len(block)), start):
+                note("%d of %d images read", start, len(files))
+            for row, image in enumerate(pool.map(read, files[start : start + _BLOCK]), start):
                 images[row] = image
     return images
 

@@ -1,4 +1,4 @@
-"""Loads datasets into memory: digits, CIFAR, .npz files, folders, TFDS, or a user's source."""
+"""Loads datasets into memory: digits, CIFAR, Tiny-ImageNet, .npz files, folders, TFDS, your own."""
 
 import os
 import zipfile
@@ -33,6 +33,7 @@ PUBLISHED_MOMENTS = {
     "imagenet_resized": _IMAGENET,
     "imagenet2012": _IMAGENET,
 }
+_DOWNLOADED = ("cifar10", "cifar100", "tiny_imagenet")  # from a mirror, if one is named
 _NPZ_KEYS = ("x_train", "y_train", "x_test", "y_test")
 _DIGITS_TEST_PERIOD = 5
 
@@ -79,14 +80,10 @@ def load(settings: DataSettings) -> Dataset:
 
 
 def _check_mirror(settings: DataSettings) -> None:
-    if not settings.url:
-        return
-    from cljax.data.cifar_files import CIFAR  # A run on arrays does not need to download.
-
-    if settings.name not in CIFAR:
+    if settings.url and settings.name not in _DOWNLOADED:
         raise UserError(
             f"config.data.url={settings.url}: {settings.name} is not downloaded from a mirror, "
-            f"only {' and '.join(CIFAR)} are; leave it empty"
+            f"only {', '.join(_DOWNLOADED)} are; leave it empty"
         )
 
 
@@ -150,6 +147,12 @@ def _load_cifar(settings: DataSettings) -> Splits:
     from cljax.data.cifar import load_cifar  # A run on arrays does not need to download.
 
     return load_cifar(settings.name, settings.dir, settings.url)
+
+
+def _load_tiny_imagenet(settings: DataSettings) -> Splits:
+    from cljax.data.tiny_imagenet import load_tiny_imagenet  # Imports Pillow and the download.
+
+    return load_tiny_imagenet(settings.dir, settings.url)
 
 
 def _load_tfds(settings: DataSettings) -> Splits:
@@ -257,4 +260,5 @@ SOURCES: dict[str, Callable[[DataSettings], Splits]] = {
     "folder": _load_folder,
     "cifar10": _load_cifar,
     "cifar100": _load_cifar,
+    "tiny_imagenet": _load_tiny_imagenet,
 }

@@ -173,7 +173,8 @@ def _make_builder(name: str, directory: str):
         try:
             return tfds.builder(name, data_dir=directory or None)
         except tfds.core.DatasetNotFoundError as error:
-            known = ["digits", "npz", "folder", *tfds.list_builders(with_community_datasets=False)]
+            known = ["digits", "npz", "folder", "tiny_imagenet"]
+            known += tfds.list_builders(with_community_datasets=False)
             close = difflib.get_close_matches(name, known, n=1)
             hint = f"; did you mean {close[0]}?" if close else ""
             raise UserError(

@@ -168,19 +168,20 @@ class DataSettings(Block):
 
     name: str = _setting(
         "cifar100",
-        "`digits`, `npz`, `folder`, or a TFDS name such as `cifar10` or `imagenet_resized/64x64`",
+        "`digits`, `cifar10`, `cifar100`, `tiny_imagenet`, `npz`, `folder`, or another TFDS name "
+        "such as `imagenet_resized/64x64`",
         min_length=1,
     )
     dir: PathText = _setting(
         "",
-        "directory of CIFAR's archives or of sets prepared by TFDS; CIFAR is downloaded to it if "
-        "it has none; empty: TFDS's default, then the user's cache",
+        "directory of archives of CIFAR and Tiny-ImageNet, which are downloaded to it if it has "
+        "none, or of sets prepared by TFDS; empty: TFDS's default, then the user's cache",
         True,
     )
     url: str = _setting(
         "",
-        "mirror of CIFAR's archive: its address, or that of the directory that holds it; empty: "
-        "its authors' site",
+        "mirror of the archive of CIFAR or Tiny-ImageNet: its address, or that of the directory "
+        "that holds it; empty: its authors' site",
         True,
     )
     path: PathText = _setting("", "file of `data.name=npz`, or folder of `data.name=folder`", True)
