@@ -19,6 +19,9 @@ from tests.helpers import compact, golden_updates, tiny_runs
 from tests.helpers.goldens import GOLDENS, PRECISIONS, SHARED
 
 TFDS = Path(os.environ.get("CLJAX_TFDS", SHARED / "tfds"))
+TINY_IMAGENET = Path(
+    os.environ.get("CLJAX_TINY_IMAGENET", SHARED / "tiny-imagenet-200.zip")
+).absolute()
 
 # Orbax leaves tasks behind whose failure asyncio would tell after the tests of damaged files.
 logging.getLogger("asyncio").setLevel(logging.CRITICAL)
@@ -88,6 +91,14 @@ def tfds_dir():
     if not TFDS.is_dir():
         pytest.skip(f"no prepared data sets at {TFDS}; set CLJAX_TFDS to a TFDS data_dir")
     return TFDS
+
+
+@pytest.fixture(scope="session")
+def tiny_imagenet_dir():
+    """The folder of `tiny-imagenet-200.zip`, the whole dataset or a part of it."""
+    if not TINY_IMAGENET.is_file():
+        pytest.skip(f"no file {TINY_IMAGENET}; set CLJAX_TINY_IMAGENET to tiny-imagenet-200.zip")
+    return TINY_IMAGENET.parent
 
 
 @pytest.fixture(scope="module", autouse=True)

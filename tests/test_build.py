@@ -33,7 +33,8 @@ def load(name):
 @pytest.mark.parametrize("name", CONFIGS)
 def test_a_config_builds_its_method(name):
     config = load(name)
-    shape = (1, 8, 8, 1) if name.endswith("digits") else (1, 32, 32, 3)
+    shapes = {"digits": (1, 8, 8, 1), "imagenet": (1, 64, 64, 3)}
+    shape = shapes.get(name.rpartition("_")[2], (1, 32, 32, 3))
     dataset = SimpleNamespace(**vars(CIFAR) | {"train_images": np.zeros(shape, np.uint8)})
     assert type(make_method(config, dataset)).__name__ == METHODS[config.method.name][1]
 
@@ -54,12 +55,22 @@ ORIGINAL = {  # our name: the run in the original scripts
 }
 
 
-@pytest.mark.parametrize("name", ORIGINAL)
-def test_cifar100_configs_hold_the_values_of_the_original_scripts(goldens, name):
+SCRIPTS = {"cifar100": ("cifar100-fivetask", 100), "tiny_imagenet": ("tinyimnet-twentytask", 200)}
+GENERATORS = {"CIFAR_GEN": "cifar", "TINYIMNET_GEN": "tiny_imagenet"}
+
+
+@pytest.mark.parametrize(
+    ("data", "name"),
+    [("cifar100", name) for name in ORIGINAL]
+    + [("tiny_imagenet", name) for name in ORIGINAL if name != "dgr"],  # the script has no DGR
+)
+def test_configs_hold_the_values_of_the_original_scripts(goldens, data, name):
     hparams = json.loads((goldens.folder / "hparams.json").read_text())
-    original = hparams["experiments"]["cifar100-fivetask"][ORIGINAL[name]]
-    config = load(f"{name}_cifar100")
-    assert config.num_tasks == 100 // original["first_split_size"]
+    script, num_classes = SCRIPTS[data]
+    original = hparams["experiments"][script][ORIGINAL[name]]
+    config = load(f"{name}_{data}")
+    assert config.data.name == data
+    assert config.num_tasks == num_classes // original["first_split_size"]
     assert [*config.milestones, config.epochs] == original["schedule"]
     assert config.batch_size == original["batch_size"]
     assert config.model.name == original["model_name"]
@@ -83,6 +94,7 @@ def test_cifar100_configs_hold_the_values_of_the_original_scripts(goldens, name)
         )
         assert list(weights) == original["deep_inv_params"]
         assert settings.steps == original["power_iters"]
+        assert settings.generator == GENERATORS[original["gen_model_name"]]
 
 
 def test_schedule_scale_shortens_everything_together():

@@ -140,7 +140,7 @@ def test_a_missing_directory_is_not_made(tmp_path):
 
 
 def test_a_mirror_of_other_data_is_refused():
-    with pytest.raises(UserError, match=r"config\.data\.url=x: .*only cifar10 and cifar100"):
+    with pytest.raises(UserError, match=r"config\.data\.url=x: .*only cifar10, cifar100"):
         load("digits", url="x")
 
 

@@ -16,7 +16,7 @@ from cljax import settings
 from cljax.data import sources, streams
 from cljax.errors import UserError
 from cljax.models import make_generator
-from tests.helpers import tiny_runs
+from tests.helpers import tiny_imagenet, tiny_runs
 from tests.helpers.tiny_runs import make_method
 
 GUIDE = (tiny_runs.ROOT / "docs" / "adding_a_dataset.md").read_text()
@@ -94,7 +94,15 @@ def photos(checkout):
 
 
 def test_every_command_of_the_guide_is_tried():
-    assert list(COMMANDS) == ["cifar10", "signs", "photos", "stripes", "ordered"]
+    assert list(COMMANDS) == ["tiny", "cifar10", "signs", "photos", "stripes", "ordered"]
+
+
+def test_tiny_imagenet(checkout, fast_runs, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(checkout / "cache"))
+    (checkout / "archives").mkdir()
+    tiny_imagenet.write_archive(checkout / "archives", tiny_imagenet.make_files())
+    results = run("tiny", num_tasks=3, batch_size=4)
+    assert results["complete"] and results["class_names"][0] == "goldfish"
 
 
 @pytest.mark.real_data

@@ -95,3 +95,54 @@ def test_two_phases_of_lucir_on_cifar100(tmp_path, tfds_dir):
     for one in found.values():
         assert one["seen_accuracy"][0][0] > 20, "ten classes: chance is 10 %"
         assert one["seen_accuracy"][0][1] > 8, "twenty classes: chance is 5 %"
+
+
+TINY_IMAGENET = {
+    "abd": (
+        "--config.model.name=resnet8",
+        "--config.inversion.steps=2",
+        "--config.inversion.steps_per_epoch=1",
+    ),
+    "lucir": (
+        "--config.model.name=resnet8_lucir",
+        "--config.num_tasks=20",
+        "--config.first_task_size=10",
+        "--config.exemplars.per_class=4",
+    ),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.real_data
+@pytest.mark.parametrize("method", TINY_IMAGENET)
+def test_two_tasks_of_tiny_imagenet(tmp_path, tiny_imagenet_dir, method):
+    """Ten classes, then ten more, of the archive."""
+    command = [
+        sys.executable,
+        "main.py",
+        f"--config=configs/{method}_tiny_imagenet.py",
+        "--config.max_tasks=2",
+        "--config.model.width=4",
+        "--config.data.per_class=8",
+        "--config.batch_size=8",
+        "--config.epochs=3",
+        "--config.milestones=()",
+        "--config.optimizer.lr=0.02",
+        *TINY_IMAGENET[method],
+        f"--config.data.dir={tiny_imagenet_dir}",
+        f"--workdir={tmp_path / 'run'}",
+    ]
+    environment = os.environ | {"XLA_FLAGS": FAST_RUN}
+    done = subprocess.run(
+        command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=600
+    )
+    assert done.returncode == 0, done.stderr
+    results = json.loads((tmp_path / "run" / "results.json").read_text())
+    assert results["complete"] and results["task_sizes"] == [10, 10]
+    order = {"abd": [131, 181, 22], "lucir": [168, 136, 51]}[method]
+    assert results["class_orders"][0][:3] == order
+    rows = map(json.loads, (tmp_path / "run" / "metrics.jsonl").read_text().splitlines())
+    losses = [row["loss"] for row in rows if (row["task"], row["stage"]) == (1, "train")]
+    assert losses[2] < losses[0]
+    dreams = tmp_path / "run" / "plots" / "dreamed_task1_seed0.png"
+    assert dreams.exists() == (method == "abd")
