@@ -102,7 +102,8 @@ def test_tiny_imagenet(checkout, fast_runs, monkeypatch):
     (checkout / "archives").mkdir()
     tiny_imagenet.write_archive(checkout / "archives", tiny_imagenet.make_files())
     results = run("tiny", num_tasks=3, batch_size=4)
-    assert results["complete"] and results["class_names"][0] == "goldfish"
+    assert results["complete"] and results["dataset"] == "tiny_imagenet"
+    assert results["task_sizes"] == [1]
 
 
 @pytest.mark.real_data
