@@ -5,7 +5,7 @@
 The settings are those of the ABD reference code's script for Tiny-ImageNet, all of whose commands
 are commented out. The code has no results of them, so no published figure is there to compare with.
 
-In task 12 fewer images are held out than a batch has; its bias layer stays unfitted, as in that code.
+In task 12 fewer images are held out than a batch has; its bias layer stays unfitted, as there.
 """
 
 from configs import common
