@@ -101,9 +101,13 @@ def test_tiny_imagenet(checkout, fast_runs, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(checkout / "cache"))
     (checkout / "archives").mkdir()
     tiny_imagenet.write_archive(checkout / "archives", tiny_imagenet.make_files())
-    results = run("tiny", num_tasks=3, batch_size=4)
+    config, workdir = parse(COMMANDS["tiny"], num_tasks=3, max_tasks=2, batch_size=4)
+    tiny_runs.run(config, workdir)
+    results = tiny_runs.results(Path(workdir))
     assert results["complete"] and results["dataset"] == "tiny_imagenet"
-    assert results["task_sizes"] == [1]
+    assert results["task_sizes"] == [1, 1]
+    stages = [(row["task"], row["stage"]) for row in tiny_runs.metrics(Path(workdir))]
+    assert list(dict.fromkeys(stages)) == [(1, "train"), (1, "invert"), (2, "train")]
 
 
 @pytest.mark.real_data

@@ -97,38 +97,24 @@ def test_two_phases_of_lucir_on_cifar100(tmp_path, tfds_dir):
         assert one["seen_accuracy"][0][1] > 8, "twenty classes: chance is 5 %"
 
 
-TINY_IMAGENET = {
-    "abd": (
-        "--config.model.name=resnet8",
-        "--config.inversion.steps=2",
-        "--config.inversion.steps_per_epoch=1",
-    ),
-    "lucir": (
-        "--config.model.name=resnet8_lucir",
-        "--config.num_tasks=20",
-        "--config.first_task_size=10",
-        "--config.exemplars.per_class=4",
-    ),
-}
-
-
 @pytest.mark.slow
 @pytest.mark.real_data
-@pytest.mark.parametrize("method", TINY_IMAGENET)
-def test_two_tasks_of_tiny_imagenet(tmp_path, tiny_imagenet_dir, method):
+def test_two_phases_of_lucir_on_tiny_imagenet(tmp_path, tiny_imagenet_dir):
     """Ten classes, then ten more, of the archive."""
     command = [
         sys.executable,
         "main.py",
-        f"--config=configs/{method}_tiny_imagenet.py",
+        "--config=configs/lucir_tiny_imagenet.py",
+        "--config.first_task_size=10",
+        "--config.num_tasks=20",
         "--config.max_tasks=2",
+        "--config.model.name=resnet8_lucir",
         "--config.model.width=4",
         "--config.data.per_class=8",
+        "--config.exemplars.per_class=4",
         "--config.batch_size=8",
         "--config.epochs=3",
         "--config.milestones=()",
-        "--config.optimizer.lr=0.02",
-        *TINY_IMAGENET[method],
         f"--config.data.dir={tiny_imagenet_dir}",
         f"--workdir={tmp_path / 'run'}",
     ]
@@ -139,10 +125,7 @@ def test_two_tasks_of_tiny_imagenet(tmp_path, tiny_imagenet_dir, method):
     assert done.returncode == 0, done.stderr
     results = json.loads((tmp_path / "run" / "results.json").read_text())
     assert results["complete"] and results["task_sizes"] == [10, 10]
-    order = {"abd": [131, 181, 22], "lucir": [168, 136, 51]}[method]
-    assert results["class_orders"][0][:3] == order
+    assert results["class_orders"][0][:3] == [168, 136, 51]
     rows = map(json.loads, (tmp_path / "run" / "metrics.jsonl").read_text().splitlines())
-    losses = [row["loss"] for row in rows if (row["task"], row["stage"]) == (1, "train")]
+    losses = [row["loss"] for row in rows if row["task"] == 1]
     assert losses[2] < losses[0]
-    dreams = tmp_path / "run" / "plots" / "dreamed_task1_seed0.png"
-    assert dreams.exists() == (method == "abd")
