@@ -62,7 +62,7 @@ def kill_at_a_random_moment(random, workdir, name, num_lines, cache):
     """Starts or resumes a run, and kills it from outside; says whether it was still at work."""
     metrics = workdir / "metrics.jsonl"
     done = metrics.read_bytes().count(b"\n") if metrics.exists() else 0
-    line, delay = random.integers(done, num_lines), random.uniform(0, 0.2)
+    line, delay = random.integers(min(done, num_lines - 1), num_lines), random.uniform(0, 0.2)
     process = tiny_runs.start(*tiny_runs.arguments(workdir, name), cache=cache)
     while process.poll() is None:
         if metrics.exists() and metrics.read_bytes().count(b"\n") >= line:
