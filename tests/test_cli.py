@@ -127,6 +127,7 @@ def test_user_mistakes_end_the_command(tmp_path, compiled):
     tiny_runs.assert_one_line(status, err, "not finite in task 1, train epoch 1, seed 0: loss")
 
 
+@pytest.mark.slow
 def test_config_and_settings_from_a_flagfile(tmp_path):
     lines = "# a comment", "--config=base_digits", "--config.seeds=(3,)", "--workdir=mine"
     (tmp_path / "flags").write_text("\n".join([*lines, "--dry_run"]))

@@ -36,6 +36,7 @@ def spoil(monkeypatch):
     return arrange
 
 
+@pytest.mark.slow
 def test_settings_of_jax_change_nothing(reference, compiled, tmp_path):
     variables = {
         "JAX_DEBUG_INFS": "1",
@@ -293,6 +294,7 @@ def test_validation_mode(compiled, tmp_path):
     assert not set(stream.eval_indices) & set(stream.train_indices[0, : stream.train_counts[0]])
 
 
+@pytest.mark.slow
 def test_infinite_loss_stops_the_run(fast_runs, spoil, reference, tmp_path):
     def change(states):
         nan = {"local": jnp.float32(jnp.nan)}
@@ -312,6 +314,7 @@ def test_infinite_loss_stops_the_run(fast_runs, spoil, reference, tmp_path):
     tiny_runs.assert_same_run(tmp_path, reference)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("epoch", [5, 6])  # the second is the task's last
 def test_weights_that_are_not_finite_are_not_saved(fast_runs, spoil, reference, tmp_path, epoch):
     def change(states):

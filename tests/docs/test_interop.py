@@ -56,6 +56,7 @@ def test_a_saved_model_becomes_a_state_dict(workdir, exported):
     tiny_runs.assert_same_arrays(found, saved)
 
 
+@pytest.mark.slow
 def test_for_pytorch(exported, monkeypatch):
     # PyTorch is not required, and this page needs no more of it.
     saved = {}

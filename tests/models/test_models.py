@@ -35,6 +35,7 @@ def run(module, variables, inputs, train):
     return outputs, updates["batch_stats"]
 
 
+@pytest.mark.slow
 @precisions
 def test_resnet32(goldens, precision):
     expected = Expected(goldens, "resnet32", precision)

@@ -73,6 +73,7 @@ def test_every_command_ends_with_its_own_status(program, status):
         assert start("full", *program, number=number, cwd=tiny_runs.ROOT)[0] == status
 
 
+@pytest.mark.slow
 def test_names_outside_ascii_in_the_locale_c(compiled, tmp_path):
     """The locale C without Python's UTF-8 mode, and nobody reads what the run prints."""
     folders.make(tmp_path / "fötos")

@@ -16,7 +16,10 @@ from tests.helpers.faults import flip_bit, remove, truncate
 
 write_plots = plots.write_plots  # `fast_runs` draws none
 # TensorStore complains once more, from a thread of its own, of a file that it could not read.
-pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
+]
 
 
 @pytest.mark.parametrize(
@@ -46,7 +49,6 @@ def test_signal_saves_and_run_goes_on(
     tiny_runs.assert_same_run(tmp_path, reference)
 
 
-@pytest.mark.slow
 def test_stopped_at_every_step(fast_runs, monkeypatch, reference, tmp_path):
     # Each start does one step only.
     run_epoch = training.run_epoch
@@ -104,7 +106,6 @@ def test_crash_leaves_a_resumable_run(half, reference):
     tiny_runs.assert_same_run(half, reference)
 
 
-@pytest.mark.slow
 def test_several_seeds_go_on(fast_runs, interrupt, tmp_path):
     config = tiny_runs.make_config(seeds=(1, 0))
     tiny_runs.run(config, tmp_path / "whole")
@@ -135,7 +136,6 @@ def order_file(tmp_path):
     return path
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("complete", [False, True])
 def test_another_order_in_the_same_file_is_refused(order_file, tmp_path, interrupt, complete):
     config = tiny_runs.make_config(data__class_order=str(order_file))
