@@ -98,6 +98,7 @@ def test_methods_say_where_their_loss_is_zero(warned, name, method, tasks):
     assert all(map(str.startswith, warned, lines)), warned
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "zero"), [("base", {1}), ("ewc", {1, 2})])
 def test_that_loss_is_zero(fast_runs, tmp_path, name, zero):
     config = tiny_runs.make_config(

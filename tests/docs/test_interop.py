@@ -74,6 +74,7 @@ def test_for_pytorch(exported, monkeypatch):
         np.testing.assert_array_equal(array, exported["state_dict"][name])
 
 
+@pytest.mark.slow
 def test_from_the_reference_code(exported, goldens, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     np.savez("original.npz", **state_dict(goldens, "M"))
