@@ -33,10 +33,12 @@ LONG = (
     "test_table.py",
     "goldens/test_staged_methods.py",
     "goldens/test_lucir_updates.py",
+    "runs/test_resume_learners.py",
     "runs/test_distributed.py",
     "compute/test_mesh.py",
     "test_experiment.py",
     "runs/test_resume.py",
+    "runs/test_faults.py",
     "runs/test_resume_killed.py",
     "runs/test_real_data.py",
 )
