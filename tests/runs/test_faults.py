@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from cljax import experiment
 from cljax.errors import UserError
 from tests.helpers import faults, tiny_runs
 
@@ -45,6 +46,17 @@ FAULTS = [
     ("os.rename", "/.results.json.", errno.ENOSPC),
     ("os.fsync", "/metrics.jsonl", errno.ENOSPC),
 ]
+
+
+@pytest.fixture(scope="module")
+def problem():
+    return tiny_runs.make_problem(tiny_runs.make_config())
+
+
+@pytest.fixture(autouse=True)
+def same_problem(problem, monkeypatch):
+    """All starts have the same data and first states; making them would take half of the time."""
+    monkeypatch.setattr(experiment, "make_problem", lambda *args: problem)
 
 
 @pytest.mark.parametrize(("event", "text", "number"), FAULTS)
