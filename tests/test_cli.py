@@ -1,6 +1,8 @@
 """main.py as its user calls it, and every mistake that a user can make as one line."""
 
+import asyncio
 import concurrent.futures
+import io
 import json
 import os
 import subprocess
@@ -388,6 +390,19 @@ def test_a_run_in_a_thread(fast_runs, tmp_path):
         config = tiny_runs.make_config("base", epochs=1, milestones=(), max_tasks=1)
         pool.submit(tiny_runs.run, config, tmp_path).result()
     assert tiny_runs.results(tmp_path)["complete"]
+
+
+@pytest.mark.slow
+def test_a_run_in_a_notebook(fast_runs, tmp_path, monkeypatch):
+    """There an event loop is at work, and standard output has no file descriptor."""
+
+    async def cell():
+        config = tiny_runs.make_config("base", epochs=1, milestones=(), max_tasks=1)
+        return experiment.run(config, tmp_path)
+
+    monkeypatch.setattr(sys, "stdout", io.StringIO())
+    assert asyncio.run(cell())["complete"]
+    assert "Results" in sys.stdout.getvalue()
 
 
 def test_unknown_method_setting_names_the_nearest(tmp_path):
