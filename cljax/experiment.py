@@ -294,6 +294,8 @@ class Run:
 
     def _check_models(self):
         """Writes the latest model again if it is gone or damaged; names others that are."""
+        if not self.model_checksums:  # in the first task there is nothing to gather for
+            return
         within_epoch = self.states.holds(EpochState)
         latest = {} if within_epoch else self._flatten(self.states.map(lambda s: s.variables))
         self._write(self._mend_models, latest)

@@ -10,7 +10,7 @@ from jax.experimental.compilation_cache import compilation_cache
 from rich.console import Console
 
 from cljax import files
-from cljax.errors import UserError
+from cljax.errors import UserError, print_plain
 from cljax.files import writing
 
 MAX_BYTES = 2 * 2**30  # of the default cache; the programs of a run take a few megabytes
@@ -73,7 +73,7 @@ def enable_compilation_cache(place: str, console: Console) -> None:
             _check_writable(path)
     except UserError as error:
         message = f"warning: {error}; compiled programs are not cached for the next start"
-        console.print(message, markup=False, highlight=False, soft_wrap=True)
+        print_plain(console, message)
         _set_folder(None)
         return
     if is_default:

@@ -63,13 +63,22 @@ def test_two_tasks_of_cifar100_with_a_stop_within_the_inversion(tmp_path, tfds_d
     assert (workdir / "plots" / "dreamed_task1_seed0.png").stat().st_size > 10_000
 
 
+def run_to_the_end(flags, workdir):
+    """Runs main.py as a user does; returns its results.json."""
+    command = [sys.executable, "main.py", *flags, f"--workdir={workdir}"]
+    environment = os.environ | {"XLA_FLAGS": FAST_RUN}
+    done = subprocess.run(
+        command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=600
+    )
+    assert done.returncode == 0, done.stderr
+    return json.loads((workdir / "results.json").read_text())
+
+
 @pytest.mark.slow
 @pytest.mark.real_data
 def test_two_phases_of_lucir_on_cifar100(tmp_path, tfds_dir):
     """Ten classes, then ten more, with all read-outs."""
-    command = [
-        sys.executable,
-        "main.py",
+    flags = [
         "--config=configs/lucir_cifar100.py",
         "--config.first_task_size=10",
         "--config.num_tasks=10",
@@ -81,14 +90,8 @@ def test_two_phases_of_lucir_on_cifar100(tmp_path, tfds_dir):
         "--config.epochs=6",
         "--config.milestones=(4,)",
         f"--config.data.dir={tfds_dir}",
-        f"--workdir={tmp_path / 'run'}",
     ]
-    environment = os.environ | {"XLA_FLAGS": FAST_RUN}
-    done = subprocess.run(
-        command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=600
-    )
-    assert done.returncode == 0, done.stderr
-    results = json.loads((tmp_path / "run" / "results.json").read_text())
+    results = run_to_the_end(flags, tmp_path / "run")
     assert results["complete"] and results["class_orders"][0][:3] == [68, 56, 78]
     found = {"own": results, **results["read_outs"]}
     assert list(found) == ["own", "nme", "ncm"]
@@ -101,9 +104,7 @@ def test_two_phases_of_lucir_on_cifar100(tmp_path, tfds_dir):
 @pytest.mark.real_data
 def test_two_phases_of_lucir_on_tiny_imagenet(tmp_path, tiny_imagenet_dir):
     """Ten classes, then ten more, of the archive."""
-    command = [
-        sys.executable,
-        "main.py",
+    flags = [
         "--config=configs/lucir_tiny_imagenet.py",
         "--config.first_task_size=10",
         "--config.num_tasks=20",
@@ -116,14 +117,8 @@ def test_two_phases_of_lucir_on_tiny_imagenet(tmp_path, tiny_imagenet_dir):
         "--config.epochs=3",
         "--config.milestones=()",
         f"--config.data.dir={tiny_imagenet_dir}",
-        f"--workdir={tmp_path / 'run'}",
     ]
-    environment = os.environ | {"XLA_FLAGS": FAST_RUN}
-    done = subprocess.run(
-        command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=600
-    )
-    assert done.returncode == 0, done.stderr
-    results = json.loads((tmp_path / "run" / "results.json").read_text())
+    results = run_to_the_end(flags, tmp_path / "run")
     assert results["complete"] and results["task_sizes"] == [10, 10]
     assert results["class_orders"][0][:3] == [168, 136, 51]
     rows = map(json.loads, (tmp_path / "run" / "metrics.jsonl").read_text().splitlines())
