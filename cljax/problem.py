@@ -12,8 +12,7 @@ import numpy as np
 
 from cljax import build, rng
 from cljax.build import make_method
-from cljax.compute import mesh
-from cljax.data import sources
+from cljax.data import residence, sources
 from cljax.data import streams as streams_lib
 from cljax.data.sources import Dataset
 from cljax.data.streams import TaskStream
@@ -33,7 +32,8 @@ class Problem:
 
     Attributes:
       dataset: dataset on the host.
-      data: the same on the device.
+      data: the same, as compiled functions take it.
+      residence: line that says where its images are, and why.
       streams: task stream of each seed, padded to one size.
       method: the method.
       states: learner state of each seed before the first task.
@@ -42,6 +42,7 @@ class Problem:
 
     dataset: Dataset
     data: Data
+    residence: str
     streams: list[TaskStream]
     method: Finetune
     states: list[LearnerState]
@@ -98,7 +99,9 @@ def make_problem(settings: Settings, dataset: Dataset | None = None) -> Problem:
             "config.eval.read_outs: 'nme' needs exemplars; set config.exemplars.total or "
             ".per_class, or remove 'nme'"
         )
-    data = _make_data(settings, dataset)
+    data, line = residence.place(
+        dataset, settings.data.residence, settings.data.validation, build.make_mesh(settings)
+    )
     image_shape = dataset.train_images.shape[1:]
 
     # With all optimizations, a CPU would compile this for seconds to run it for milliseconds.
@@ -110,15 +113,7 @@ def make_problem(settings: Settings, dataset: Dataset | None = None) -> Problem:
         return state.replace(opt_state=method.training.optimizer.init(state.params))
 
     states = [init(_random_streams(settings, seed)) for seed in settings.seeds]
-    return Problem(dataset, data, task_streams, method, states, _fingerprint(dataset))
-
-
-def _make_data(settings, dataset):
-    devices = build.make_mesh(settings)
-    train = mesh.replicate(devices, (dataset.train_images, dataset.train_labels))
-    if settings.data.validation:
-        return Data(*train, *train)
-    return Data(*train, *mesh.replicate(devices, (dataset.test_images, dataset.test_labels)))
+    return Problem(dataset, data, line, task_streams, method, states, _fingerprint(dataset))
 
 
 def _fingerprint(dataset):

@@ -29,6 +29,8 @@ class StepInput(NamedTuple):
       task: the task, with the images of the stage.
       epoch: int32 [], of the stage, from 0.
       prepared: what `Stage.prepare` returned for the epoch.
+      window: uint8 [W, B, H, W, C], images of some steps, those of step i at i % W; None: `data`
+        has all.
     """
 
     method: Any
@@ -37,6 +39,7 @@ class StepInput(NamedTuple):
     task: Task
     epoch: jax.Array
     prepared: PyTree = ()
+    window: jax.Array | None = None
 
 
 @hyperparameters
@@ -78,6 +81,13 @@ class Stage(abc.ABC):
     @abc.abstractmethod
     def prepare(self, state: LearnerState, task: Task, data: Data, epoch: jax.Array) -> PyTree:
         """Computes what all steps of an epoch share, such as the order of the images."""
+
+    def image_rows(self, prepared: PyTree) -> jax.Array | None:
+        """Returns the training images that steps take, int32 [capacity], in order; None: none.
+
+        Step i takes the `images_per_step` from i * `images_per_step`. May not compute.
+        """
+        return None
 
     @abc.abstractmethod
     def draw(self, inputs: StepInput, i: jax.Array, state: LearnerState) -> PyTree:
@@ -170,6 +180,10 @@ class TrainStage(Stage):
             order = jnp.pad(order, (0, self.batch_size))  # so that no slice reaches beyond
         return Epoch(order, counts)
 
+    def image_rows(self, prepared):
+        """Returns the order of the epoch."""
+        return prepared.order
+
     def draw(self, inputs, i, state):
         """Draws batch `i`, preprocessed, and the key for the method's own random numbers."""
         images, labels, weights = self.take(inputs, i)
@@ -187,7 +201,12 @@ class TrainStage(Stage):
             is_image = i * size + jnp.arange(size) < task.images.count
             weights = is_image * (size / is_image.sum())
             labels = jnp.where(is_image, labels, task.old)
-        return data.train_images[rows], labels, weights
+        if inputs.window is None:
+            return data.train_images[rows], labels, weights
+        window = jax.lax.dynamic_index_in_dim(
+            inputs.window, i % inputs.window.shape[0], keepdims=False
+        )
+        return shard_batch(window), labels, weights
 
     def preprocess(
         self, inputs: StepInput, i: jax.Array, state: LearnerState, images: jax.Array

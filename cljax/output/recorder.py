@@ -258,6 +258,7 @@ class Recorder:
         settings, streams = self.settings, self.problem.streams
         logger.info("%s on %s", settings.method.name, self.problem.dataset.name)
         logger.info("device %s; %s", device.device_name(), device.versions())
+        logger.info("%s", self.problem.residence)
         for stream, order in zip(streams, self.problem.class_orders, strict=True):
             logger.info("seed %d: class order %s, sizes %s", stream.seed, order, stream.task_sizes)
         late = tuple(m for m in settings.milestones if m >= settings.epochs)
