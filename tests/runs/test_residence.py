@@ -38,8 +38,6 @@ def run_both(tmp_path, name, **settings):
         ("lucir", {"execution__loop": "compiled", "eval__read_outs": ("cnn", "nme", "ncm")}),
         ("bic", {"seeds": (0, 1), "execution__seeds": "vmap"}),
         ("rehearsal", {"data__validation": True, "exemplars__strategy": "herding"}),
-        ("oracle", {}),
-        ("dgr", {}),
     ],
 )
 def test_same_bits(name, settings, tmp_path):
