@@ -118,11 +118,8 @@ def windows(
     options = grain.ReadOptions(num_threads=_READERS, prefetch_buffer_size=_READERS)
     dataset = grain.MapDataset.source(source)[first:last].to_iter_dataset(options)
     for k, found in enumerate(dataset, first):
-
-        def within(bounds, k=k):
-            return [min(max(step, k * steps), (k + 1) * steps) for step in bounds]
-
-        yield Window(within(starts), within(stops), found)
+        bounds = k * steps, (k + 1) * steps
+        yield Window(np.clip(starts, *bounds).tolist(), np.clip(stops, *bounds).tolist(), found)
 
 
 def _num_steps(executor, batch_size, image_shape):
