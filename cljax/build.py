@@ -20,6 +20,7 @@ from cljax.inversion import Inversion
 from cljax.memory.policy import MemoryPolicy
 from cljax.methods.base import Finetune, Parts
 from cljax.models import AutoEncoder, Classifier, make_autoencoder, make_classifier, make_generator
+from cljax.models.own import check_own_backbone, has_moments
 from cljax.optimizer import SGD
 from cljax.settings import MethodSettings, Settings, read_method
 from cljax.stages import InversionStage, TrainStage
@@ -38,11 +39,18 @@ def matmul_precision(settings: Settings) -> str:
 
 
 def classifier(settings: Settings, dataset: Dataset) -> Classifier:
-    """Builds the classifier, with a head column for every class of the dataset."""
+    """Builds the classifier, with a head column for every class of the dataset.
+
+    Raises:
+      UserError: there is no such network, or one outside cljax does not fit.
+    """
     model = settings.model
-    return make_classifier(
+    result = make_classifier(
         model.name, dataset.num_classes, model.width, compute_dtype(settings), model.head
     )
+    if ":" in model.name:
+        check_own_backbone(model.name, result.backbone, dataset.train_images.shape[1:])
+    return result
 
 
 def preprocessing(settings: Settings, dataset: Dataset) -> Preprocessing:
@@ -140,7 +148,8 @@ def inversion_stage(settings: Settings, dataset: Dataset) -> InversionStage:
     """Builds the stage that trains the generator after a task.
 
     Raises:
-      UserError: the config has no block `inversion`, or the generator does not fit the images.
+      UserError: the config has no block `inversion`, the generator does not fit the images, or the
+        classifier has no batch norm whose statistics they can match.
     """
     if settings.inversion is None:
         raise UserError(
@@ -151,6 +160,13 @@ def inversion_stage(settings: Settings, dataset: Dataset) -> InversionStage:
     steps = settings.scaled(inversion.steps)
     steps_per_epoch = min(inversion.steps_per_epoch, steps)
     image_shape = dataset.train_images.shape[1:]
+    network = classifier(settings, dataset)
+    if inversion.statistics and not has_moments(network.backbone, image_shape):
+        raise UserError(
+            f"config.inversion.statistics={inversion.statistics:g}: network {settings.model.name} "
+            "has no batch norm (that of cljax.models.norm) whose statistics dreamed images can "
+            "match; set it to 0, or use another network"
+        )
     return InversionStage(
         name="invert",
         epochs=-(-steps // steps_per_epoch),

@@ -170,13 +170,13 @@ def loss(
     logits = outputs.logits
     valid = losses.class_range(logits.shape[-1], 0, seen)
     labels = losses.masked_argmax(logits, valid)
-    divergences = statistics_divergence(teacher["batch_stats"], collected["moments"])
+    divergences = statistics_divergence(teacher["batch_stats"], collected.get("moments", {}))
     roughness = jnp.square(images - smooth(images)).mean()
     terms = {
         "content": inversion.content
         * losses.cross_entropy(logits / inversion.temperature, labels, valid),
         "balance": class_balance(logits, valid),
-        "statistics": inversion.statistics * sum(divergences.values()) / len(divergences),
+        "statistics": inversion.statistics * sum(divergences.values()) / max(len(divergences), 1),
         "prior": inversion.prior * roughness,
     }
     return cast(jax.Array, sum(terms.values())), (terms, updates["batch_stats"])

@@ -1,14 +1,13 @@
 """Converts state dicts of the PyTorch reference code to Flax variables and back, without PyTorch.
 
 A state dict maps tensor names to numpy arrays: call `.numpy()` on each tensor of
-`torch.load(..., weights_only=True)`, or read an `.npz` file. One table per network gives the path
-of each tensor in the Flax variables and the order of its axes. Both directions and all checks use
-this table.
+`torch.load(..., weights_only=True)`, or read an `.npz` file. `entries.py` has one table per
+network, which gives the path of each tensor in the Flax variables and the order of its axes. Both
+directions and all checks use this table.
 """
 
-import math
-from collections.abc import Iterable, Iterator, Mapping
-from typing import Any, NamedTuple
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -16,38 +15,17 @@ import numpy as np
 from flax import traverse_util
 
 from cljax.errors import UserError
-from cljax.models import LATENT_SIZE, AutoEncoder, Classifier, CosineHead, Generator
+from cljax.interop.entries import (
+    Entry,
+    autoencoder_entries,
+    classifier_entries,
+    generator_entries,
+)
+from cljax.models import LATENT_SIZE, AutoEncoder, Classifier, Generator
 from cljax.state import PyTree
 
-_CONV = (2, 3, 1, 0)  # OIHW read as HWIO
-_LINEAR = (1, 0)
 Shapes = dict[tuple[str, ...], tuple[int, ...]]  # of variables by path
 _LISTED = 5  # names shown per kind of mismatch
-
-
-class Entry(NamedTuple):
-    """Describes one tensor: its name, its path and its layout.
-
-    Attributes:
-      name: name in the state dict.
-      path: path in the Flax variables.
-      axes: PyTorch's axes in Flax's order.
-      view: Flax's shape with merged axes split; empty: Flax's shape.
-      merged: start and stop of the axes, in PyTorch's order, that are merged in the state dict.
-    """
-
-    name: str
-    path: tuple[str, ...]
-    axes: tuple[int, ...] = (0,)
-    view: tuple[int, ...] = ()
-    merged: tuple[int, int] = (0, 1)
-
-    def torch_shapes(self, shape: tuple[int, ...]) -> tuple[tuple[int, ...], tuple[int, ...]]:
-        """Returns PyTorch's shapes for Flax's `shape`: with merged axes split, and as stored."""
-        view = self.view or shape
-        apart = tuple(view[place] for place in np.argsort(self.axes))
-        start, stop = self.merged
-        return apart, (*apart[:start], math.prod(apart[start:stop]), *apart[stop:])
 
 
 def classifier_from_torch(
@@ -69,7 +47,7 @@ def classifier_from_torch(
       UserError: tensors are missing, surplus, of another shape, or not finite floats.
     """
     shapes = _classifier(module, image_channels)
-    return _from_torch(_classifier_entries(module), shapes, _with_whole_head(state_dict))
+    return _from_torch(classifier_entries(module), shapes, _with_whole_head(state_dict))
 
 
 def classifier_to_torch(
@@ -88,7 +66,7 @@ def classifier_to_torch(
     Raises:
       UserError: arrays are missing, surplus, of another shape, or not finite floats.
     """
-    return _to_torch(_classifier_entries(module), _classifier(module, image_channels), variables)
+    return _to_torch(classifier_entries(module), _classifier(module, image_channels), variables)
 
 
 def generator_from_torch(module: Generator, state_dict: Mapping[str, np.ndarray]) -> PyTree:
@@ -105,7 +83,7 @@ def generator_from_torch(module: Generator, state_dict: Mapping[str, np.ndarray]
     Raises:
       UserError: tensors are missing, surplus, of another shape, or not finite floats.
     """
-    return _from_torch(_generator_entries(module), _generator(module), state_dict)
+    return _from_torch(generator_entries(module), _generator(module), state_dict)
 
 
 def generator_to_torch(module: Generator, variables: PyTree) -> dict[str, np.ndarray]:
@@ -116,7 +94,7 @@ def generator_to_torch(module: Generator, variables: PyTree) -> dict[str, np.nda
     Raises:
       UserError: arrays are missing, surplus, of another shape, or not finite floats.
     """
-    return _to_torch(_generator_entries(module), _generator(module), variables)
+    return _to_torch(generator_entries(module), _generator(module), variables)
 
 
 def autoencoder_from_torch(module: AutoEncoder, state_dict: Mapping[str, np.ndarray]) -> PyTree:
@@ -132,7 +110,7 @@ def autoencoder_from_torch(module: AutoEncoder, state_dict: Mapping[str, np.ndar
     Raises:
       UserError: tensors are missing, surplus, of another shape, or not finite floats.
     """
-    return _from_torch(_autoencoder_entries(module), _autoencoder(module), state_dict)
+    return _from_torch(autoencoder_entries(module), _autoencoder(module), state_dict)
 
 
 def autoencoder_to_torch(module: AutoEncoder, variables: PyTree) -> dict[str, np.ndarray]:
@@ -141,28 +119,7 @@ def autoencoder_to_torch(module: AutoEncoder, variables: PyTree) -> dict[str, np
     Raises:
       UserError: arrays are missing, surplus, of another shape, or not finite floats.
     """
-    return _to_torch(_autoencoder_entries(module), _autoencoder(module), variables)
-
-
-def _classifier_entries(module: Classifier) -> Iterator[Entry]:
-    backbone, has_projections = ("backbone",), module.backbone.shortcut == "projection"
-    yield from _conv("conv1", (*backbone, "conv1"))
-    yield from _batch_norm("bn1", (*backbone, "bn1"))
-    for stage in (1, 2, 3):
-        for block in range((module.backbone.depth - 2) // 6):
-            name, path = f"layer{stage}.{block}", (*backbone, f"stage{stage}_block{block}")
-            for i in (1, 2):
-                yield from _conv(f"{name}.conv{i}", (*path, f"conv{i}"))
-                yield from _batch_norm(f"{name}.bn{i}", (*path, f"bn{i}"))
-            if has_projections and stage > 1 and block == 0:
-                yield from _conv(f"{name}.downsample.0", (*path, "shortcut_conv"))
-                yield from _batch_norm(f"{name}.downsample.1", (*path, "shortcut_bn"))
-    head = "fc" if has_projections else "last"  # LUCIR's name and ABD's
-    yield Entry(f"{head}.weight", ("params", "head", "kernel"), _LINEAR)
-    if isinstance(module.head, CosineHead):
-        yield Entry(f"{head}.sigma", ("params", "head", "scale"), view=(1,))
-    else:
-        yield Entry(f"{head}.bias", ("params", "head", "bias"))
+    return _to_torch(autoencoder_entries(module), _autoencoder(module), variables)
 
 
 def _with_whole_head(state_dict: Mapping[str, np.ndarray]) -> Mapping[str, np.ndarray]:
@@ -174,67 +131,6 @@ def _with_whole_head(state_dict: Mapping[str, np.ndarray]) -> Mapping[str, np.nd
         return state_dict  # told as two tensors that the network does not have
     whole = {name: array for name, array in state_dict.items() if name not in halves}
     return whole | {"fc.weight": np.concatenate(list(rows))}
-
-
-def _generator_entries(module: Generator) -> Iterator[Entry]:
-    yield from _to_map("l1.0", ("project",), LATENT_SIZE, module.map_size, module.map_channels)
-    yield from _batch_norm("conv_blocks0.0", ("project_bn",))
-    stages = len(module.stages)
-    for i in range(stages):
-        yield from _conv(f"conv_blocks{i + 1}.0", (f"stage{i}_conv",), bias=True)
-        yield from _batch_norm(f"conv_blocks{i + 1}.1", (f"stage{i}_bn",))
-    # The image layers end the last stage's block; only the long IMNET_GEN gives them their own.
-    own_block = stages > 3
-    block, place = (stages + 1, 0) if own_block else (stages, 3)
-    yield from _conv(f"conv_blocks{block}.{place}", ("image_conv",), bias=True)
-    yield from _batch_norm(f"conv_blocks{block}.{place + 2}", ("image_bn",), affine=False)
-
-
-def _autoencoder_entries(module: AutoEncoder) -> Iterator[Entry]:
-    # PyTorch's transposed kernels are IOHW and Flax's HWOI: the same exchange of axes.
-    for part in ("encoder", "decoder"):
-        for i in range(3):
-            yield from _conv(f"{part}.{i}.0", (f"{part}_{i}",), bias=True)
-    size, channels, latents = module.map_size, module.channels[-1], module.latent_size
-    for name, path in (("q_mean", "mean"), ("q_logvar", "log_variance")):
-        yield Entry(
-            f"{name}.weight",
-            ("params", path, "kernel"),
-            axes=(2, 3, 1, 0),
-            view=(size, size, channels, latents),
-            merged=(1, 4),
-        )
-        yield Entry(f"{name}.bias", ("params", path, "bias"))
-    yield from _to_map("project", ("project",), latents, size, channels)
-
-
-def _to_map(
-    name: str, path: tuple[str, ...], inputs: int, size: int, channels: int
-) -> Iterator[Entry]:
-    # A linear layer whose outputs are a map: C x m x m in PyTorch, m x m x C in Flax.
-    yield Entry(
-        f"{name}.weight",
-        ("params", *path, "kernel"),
-        axes=(3, 1, 2, 0),
-        view=(inputs, size, size, channels),
-        merged=(0, 3),
-    )
-    view = (size, size, channels)
-    yield Entry(f"{name}.bias", ("params", *path, "bias"), (1, 2, 0), view, (0, 3))
-
-
-def _conv(name: str, path: tuple[str, ...], bias: bool = False) -> Iterator[Entry]:
-    yield Entry(f"{name}.weight", ("params", *path, "kernel"), _CONV)
-    if bias:
-        yield Entry(f"{name}.bias", ("params", *path, "bias"))
-
-
-def _batch_norm(name: str, path: tuple[str, ...], affine: bool = True) -> Iterator[Entry]:
-    if affine:
-        yield Entry(f"{name}.weight", ("params", *path, "scale"))
-        yield Entry(f"{name}.bias", ("params", *path, "bias"))
-    yield Entry(f"{name}.running_mean", ("batch_stats", *path, "mean"))
-    yield Entry(f"{name}.running_var", ("batch_stats", *path, "var"))
 
 
 def _classifier(module: Classifier, image_channels: int) -> Shapes:

@@ -141,7 +141,7 @@ class Finetune:
         variables = self.classifier.init(key, jnp.zeros((1, *image_shape)))
         return LearnerState(
             params=variables["params"],
-            batch_stats=variables["batch_stats"],
+            batch_stats=variables.get("batch_stats", {}),  # a network may have none
             opt_state=None,
             teacher=None,
             generator=None,
@@ -275,7 +275,7 @@ class Finetune:
         outputs, updates = self.classifier.apply(
             state.variables, images, train=True, weights=weights, mutable=["batch_stats"]
         )
-        return outputs, updates["batch_stats"]
+        return outputs, updates.get("batch_stats", {})
 
     def forward(self, state: LearnerState, images: jax.Array) -> jax.Array:
         """Computes logits float [B, K] of images float [B, H, W, C] in eval mode."""

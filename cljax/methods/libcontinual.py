@@ -125,12 +125,13 @@ def average(past: PastTasks, params: PyTree, task: Task) -> PastTasks:
       task: current task.
     """
     share = (task.boundaries[-1] - task.boundaries[-2]) / task.seen
-    num_classes = params["head"]["bias"].shape[0]
+    num_classes = params["head"]["kernel"].shape[1]
     is_new = losses.class_range(num_classes, task.seen if task.is_first else task.old, task.seen)
 
     def mix(path, before, current):
         mixed = (1 - share) * before + share * current
-        return jnp.where(is_new, current, mixed) if path[0].key == "head" else mixed
+        has_columns = path[0].key == "head" and before.ndim  # not the scale of a cosine head
+        return jnp.where(is_new, current, mixed) if has_columns else mixed
 
     fisher = jax.tree_util.tree_map_with_path(mix, past.fisher, past.task_fisher)
     return PastTasks.of(fisher, jax.tree.map(jnp.copy, params))

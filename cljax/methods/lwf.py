@@ -17,7 +17,8 @@ class GrowingHead(Finetune):
     def get_parameters(self, params, task):
         """Trains all but the head columns of future classes, which have no weight decay either."""
         seen = self.classes(0, task.seen)
-        head = jax.tree.map(lambda _: seen, params["head"])
+        # The scale of a cosine head belongs to no class.
+        head = jax.tree.map(lambda p: seen if p.ndim else True, params["head"])
         return super().get_parameters(params, task) | {"head": head}
 
 

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 
 from cljax import losses
 from cljax.methods.lwf import GrowingHead, LearningWithoutForgetting
+from cljax.models import CosineHead
 from cljax.state import hyperparameters
 
 
@@ -26,8 +27,11 @@ class WeightAligning(GrowingHead, LearningWithoutForgetting):
         return 1 - old_share, self.mu * old_share
 
     def after_task(self, state, task, data):
-        """Aligns the head in later tasks, before the classifier becomes the teacher."""
-        if not task.is_first:
+        """Aligns the head in later tasks, before the classifier becomes the teacher.
+
+        Cosine logits do not depend on the norms of columns, so a cosine head stays as it is.
+        """
+        if not (task.is_first or isinstance(self.classifier.head, CosineHead)):
             head = state.params["head"]
             head = head | {"kernel": align(head["kernel"], task.old, task.seen)}
             state = state.replace(params=state.params | {"head": head})

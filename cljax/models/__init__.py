@@ -1,15 +1,17 @@
 """Makes networks by name."""
 
 import re
-from typing import Literal
+from typing import Any, Literal
 
 import jax.numpy as jnp
+from flax import linen as nn
 
 from cljax.errors import UserError
 from cljax.models.autoencoder import SHRINKAGE, AutoEncoder
 from cljax.models.classifier import Classifier, CosineHead, LinearHead, Outputs, imprint
 from cljax.models.generator import LATENT_SIZE, Generator, torch_uniform
-from cljax.models.resnet import CifarResNet, he_normal_fan_out
+from cljax.models.own import make_own_backbone
+from cljax.models.resnet import CifarResNet, ResNet, he_normal_fan_out
 
 __all__ = [
     "LATENT_SIZE",
@@ -20,6 +22,7 @@ __all__ = [
     "Generator",
     "LinearHead",
     "Outputs",
+    "ResNet",
     "imprint",
     "make_autoencoder",
     "make_classifier",
@@ -28,12 +31,28 @@ __all__ = [
 
 _PROJECTION = {"shortcut": "projection", "kernel_init": he_normal_fan_out}
 _DEEPEST = 1202  # layers of the deepest network of the ResNet paper
-# what follows "resnetN": (arguments of the backbone, arguments of a linear head)
-_RESNETS = {
+# what follows "resnetN", N = 6n+2: (arguments of the backbone, arguments of a linear head)
+_CIFAR_RESNETS = {
     "": ({}, {}),
     "_projection": (_PROJECTION, {"kernel_init": torch_uniform}),
     "_lucir": (_PROJECTION | {"last_relu": False}, {"kernel_init": torch_uniform}),
 }
+# N: arguments of the backbone of "resnetN"; no CIFAR network has these names
+_RESNETS = {
+    "18": {"blocks": (2, 2, 2, 2)},
+    "34": {"blocks": (3, 4, 6, 3)},
+    "50": {"blocks": (3, 4, 6, 3), "bottleneck": True},
+}
+_IMAGENET_STEM = {"stem": "7x7", "max_pool": True}
+_LUCIR_RELUS = {"last_relus": (True, True, True, False)}
+# what follows "resnet18", "resnet34" or "resnet50": further arguments of the backbone
+_VARIANTS = {
+    "": {},
+    "_lucir": _LUCIR_RELUS,
+    "_imagenet": _IMAGENET_STEM,
+    "_imagenet_lucir": _IMAGENET_STEM | _LUCIR_RELUS,
+}
+_PUBLISHED_WIDTH = 16  # of the CIFAR networks, and of `width` for all
 # name: (shrinkage of the image to the first map, map channels, output channels of the stages)
 GENERATORS = {
     "cifar": (4, 128, (128, 64)),
@@ -53,32 +72,48 @@ def make_classifier(
     """Makes a classifier: backbone and head.
 
     Args:
-      name: "resnetN", with depth N = 6n+2, is the network of the ABD reference code: parameter-free
-        shortcuts. "resnetN_projection" is that of the LUCIR reference code's baseline: convolutions
-        as shortcuts where the shape changes, and other initial values. "resnetN_lucir" is the
-        latter without its very last ReLU, made for cosine heads.
+      name: a name of the table in docs/configuration.md, such as "resnet32", "resnet18" or
+        "resnet18_imagenet_lucir"; or "package.module:Class" for a backbone outside cljax, see
+        docs/adding_a_network.md.
       num_classes: K.
-      width: channels of the first network stage.
+      width: channels of the first network stage. ResNet-18, 34 and 50 have four times as many, so
+        that 16 is the published width of every network.
       dtype: floating type of the computation.
       head: "linear" or "cosine".
 
     Raises:
       UserError: there is no such network or head.
     """
-    match = re.fullmatch(r"resnet(\d{1,4})(|_projection|_lucir)", name)
-    if not match or not 8 <= int(match[1]) <= _DEEPEST or int(match[1]) % 6 != 2:
-        raise UserError(
-            f"config.model.name={name!r}: unknown network; use resnetN, resnetN_projection or "
-            f"resnetN_lucir with N = 6n+2 up to {_DEEPEST}, for example resnet32 or resnet32_lucir"
-        )
-    backbone_options, linear_options = _RESNETS[match[2]]
+    backbone, linear_options = _make_backbone(name, width, dtype)
     if head == "linear":
         last = LinearHead(num_classes, **linear_options)
     elif head == "cosine":
         last = CosineHead(num_classes)
     else:
         raise UserError(f"config.model.head={head!r}: unknown head; choose linear or cosine")
-    return Classifier(CifarResNet(int(match[1]), width, dtype, **backbone_options), last)
+    return Classifier(backbone, last)
+
+
+def _make_backbone(name: str, width: int, dtype: jnp.dtype) -> tuple[nn.Module, dict[str, Any]]:
+    """Returns the backbone, and the arguments of a linear head for it."""
+    torch_head = {"kernel_init": torch_uniform}
+    if ":" in name:
+        return make_own_backbone(name, width, dtype), torch_head
+    match = re.fullmatch(r"resnet(\d{1,4})((?:_[a-z]+)*)", name)
+    depth, variant = match.groups() if match else ("", "")
+    if depth in _RESNETS and variant in _VARIANTS:
+        options = _RESNETS[depth] | _VARIANTS[variant]
+        return ResNet(width=64 * width // _PUBLISHED_WIDTH, dtype=dtype, **options), torch_head
+    is_cifar = depth not in {"", *_RESNETS} and 8 <= int(depth) <= _DEEPEST and int(depth) % 6 == 2
+    if is_cifar and variant in _CIFAR_RESNETS:
+        backbone_options, linear_options = _CIFAR_RESNETS[variant]
+        return CifarResNet(int(depth), width, dtype, **backbone_options), linear_options
+    raise UserError(
+        f"config.model.name={name!r}: unknown network; use resnet18, resnet34 or resnet50, each "
+        "also with _lucir, _imagenet or _imagenet_lucir; resnetN, resnetN_projection or "
+        f"resnetN_lucir with N = 6n+2 up to {_DEEPEST} but 50, for example resnet32; or your own "
+        "class as MODULE:CLASS"
+    )
 
 
 def make_generator(

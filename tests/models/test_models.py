@@ -259,9 +259,12 @@ def test_half_precision_networks_give_float32_outputs():
     assert all(leaf.dtype == jnp.float32 for leaf in leaves)
 
 
-@pytest.mark.parametrize("name", ["resnet", "resnet18", "resnet2", "vgg16", "resnet32x"])
+@pytest.mark.parametrize(
+    "name",
+    ["resnet", "resnet18x", "resnet34_projection", "resnet50_projection", "resnet2", "vgg16"],
+)
 def test_unknown_classifier(name):
-    with pytest.raises(UserError, match="6n"):
+    with pytest.raises(UserError, match=r"6n\+2 up to 1202 but 50"):
         make_classifier(name, 10)
 
 
