@@ -23,8 +23,15 @@ from cljax.compute.per_seed import PerSeed
 from cljax.compute.signals import StopRequest
 from cljax.errors import UserError, note, print_plain
 from cljax.files import Record, check_record
+from cljax.interop import pretrained
 from cljax.output import logs, summary, workdir
-from cljax.output.checkpoints import Checkpoints, checksum, flatten, unflatten
+from cljax.output.checkpoints import (
+    Checkpoints,
+    checksum,
+    flatten,
+    has_checkpoints,
+    unflatten,
+)
 from cljax.output.recorder import Cursor, Recorder
 from cljax.settings import Settings
 from cljax.stages import Stage, StepInput
@@ -101,16 +108,27 @@ def check(config: ml_collections.ConfigDict, directory: Path) -> Settings:
 
 
 def make_problem(settings: Settings, directory: Path) -> problem_lib.Problem:
-    """Makes the problem of a run, and checks the first task that a first start will take over.
+    """Makes the problem of a run; a first start also needs the weights that it starts with.
+
+    These are of a file, or of another run's first task, which is only checked here.
 
     Raises:
-      UserError: a setting, the data or the run in config.first_task_from is wrong.
+      UserError: a setting, the data, the file in config.model.pretrained or the run in
+        config.first_task_from is wrong.
     """
     problem = problem_lib.make_problem(settings)
-    if settings.first_task_from and (
-        settings.overwrite or not (directory / "checkpoints").exists()
-    ):
+    if not settings.overwrite and has_checkpoints(directory / "checkpoints"):
+        return problem
+    if settings.first_task_from:
         first_task.adopt_first_task(settings, problem, problem.states)
+    elif settings.model.pretrained:
+        states = pretrained.start_from(
+            settings.model.pretrained,
+            problem.method.classifier,
+            problem.states,
+            problem.dataset.train_images.shape[-1],
+        )
+        return dataclasses.replace(problem, states=states)
     return problem
 
 

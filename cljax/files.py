@@ -178,6 +178,27 @@ def check_record(kind: type[Record], value: Any) -> None:
         raise ValueError(f"{name}: {found['msg'][:1].lower()}{found['msg'][1:]}") from None
 
 
+def array_header(file: IO[bytes]) -> tuple[tuple[int, ...], np.dtype]:
+    """Reads shape and dtype of an array as `numpy.save` writes it; `file` is at its start.
+
+    Raises:
+      ValueError: the header is damaged, or the array holds objects.
+    """
+    try:
+        version = npy.read_magic(file)
+        headers = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header_2_0}
+        if version not in headers:
+            raise ValueError(f"version {version} of the format is not one of plain arrays")
+        shape, _, dtype = headers[version](file)
+        if dtype.hasobject:
+            raise ValueError("it holds objects")
+        return tuple(map(operator.index, shape)), dtype
+    except (OSError, ValueError):
+        raise
+    except Exception as error:  # NumPy's parser of headers shares no error class
+        raise _damaged(error) from error
+
+
 def read_array(file: IO[bytes], size: int) -> np.ndarray:
     """Reads an array as `numpy.save` writes it, without pickles and without trust in its header.
 
@@ -188,24 +209,21 @@ def read_array(file: IO[bytes], size: int) -> np.ndarray:
     Raises:
       ValueError: the array is damaged, holds objects, or does not fit into the memory.
     """
+    shape, dtype = array_header(file)
+    claimed = math.prod(shape) * dtype.itemsize
+    if claimed > (found := size - file.tell()):
+        raise ValueError(f"it has {found} of the {claimed} bytes of {dtype} {list(shape)}")
+    file.seek(0)
     try:
-        version = npy.read_magic(file)
-        headers = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header_2_0}
-        if version not in headers:
-            raise ValueError(f"version {version} of the format is not one of plain arrays")
-        shape, _, dtype = headers[version](file)
-        if dtype.hasobject:
-            raise ValueError("it holds objects")
-        claimed = math.prod(map(operator.index, shape)) * dtype.itemsize
-        if claimed > (found := size - file.tell()):
-            raise ValueError(f"it has {found} of the {claimed} bytes of {dtype} {list(shape)}")
-        file.seek(0)
         return npy.read_array(file, allow_pickle=False)
     except (OSError, ValueError):
         raise
-    except Exception as error:  # NumPy's parser of headers shares no error class
-        reason = str(error) or type(error).__name__
-        raise ValueError(f"damaged: {reason}") from error
+    except Exception as error:  # of a decoder, or a lack of memory
+        raise _damaged(error) from error
+
+
+def _damaged(error: Exception) -> ValueError:
+    return ValueError(f"damaged: {str(error) or type(error).__name__}")
 
 
 def read_json(path: Path) -> dict[str, Any]:

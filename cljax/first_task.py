@@ -116,7 +116,7 @@ def _check(content: Any, kind: type[Record], path: Path) -> None:
 def _what_computes(config: dict[str, Any]) -> dict[str, Any]:
     """The settings on which the outputs of a saved classifier depend."""
     return {
-        "model": config["model"],
+        "model": {key: value for key, value in config["model"].items() if key != "pretrained"},
         "dtype": config.get("dtype"),
         "data": {
             key: config["data"].get(key) for key in ("image_size", "mean", "standardise", "std")

@@ -103,7 +103,12 @@ def cifar(config: ConfigDict, name: str) -> ConfigDict:
             "crop_padding": 4,
         },
     }
-    config.model = {"name": "resnet32", "width": 16, "head": "linear"}  # or "cosine"
+    config.model = {
+        "name": "resnet32",
+        "width": 16,
+        "head": "linear",  # or "cosine"
+        "pretrained": "",  # file of weights to start with; empty: random weights
+    }
     config.optimizer = {"lr": 0.1, "momentum": 0.9, "weight_decay": 2e-4, "decay": 0.1}
     config.epochs = 250
     config.milestones = (100, 150, 200)  # epochs at which the rate is multiplied by `decay`

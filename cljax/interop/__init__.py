@@ -8,6 +8,7 @@ from cljax.interop.torch import (
     generator_from_torch,
     generator_to_torch,
 )
+from cljax.interop.weights import write_weights
 
 __all__ = [
     "autoencoder_from_torch",
@@ -16,4 +17,5 @@ __all__ = [
     "classifier_to_torch",
     "generator_from_torch",
     "generator_to_torch",
+    "write_weights",
 ]

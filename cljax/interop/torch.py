@@ -6,6 +6,7 @@ network, which gives the path of each tensor in the Flax variables and the order
 directions and all checks use this table.
 """
 
+import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -31,13 +32,15 @@ _LISTED = 5  # names shown per kind of mismatch
 def classifier_from_torch(
     module: Classifier, state_dict: Mapping[str, np.ndarray], image_channels: int = 3
 ) -> PyTree:
-    """Converts the state dict of a CIFAR ResNet to variables of `module`.
+    """Converts the state dict of a ResNet to variables of `module`.
 
     Args:
       module: classifier with the same architecture, depth, width and number of classes.
-      state_dict: named as in the reference code (`conv1.weight`, `layer1.0.bn1.running_var`, ...,
-        ABD's `last.bias` or LUCIR's `fc.sigma`). `num_batches_tracked` is ignored. The old and the
-        new half of LUCIR's split head, `fc.fc1` and `fc.fc2`, are joined.
+      state_dict: named as in the reference code and torchvision (`conv1.weight`,
+        `layer1.0.bn1.running_var`, `layer2.0.downsample.0.weight`, ..., ABD's `last.bias`,
+        torchvision's `fc.bias` or LUCIR's `fc.sigma`), or with LibContinual's stem (`conv1.0`,
+        `conv1.1`). `num_batches_tracked` is ignored. The old and the new half of LUCIR's split
+        head, `fc.fc1` and `fc.fc2`, are joined.
       image_channels: C of the images.
 
     Returns:
@@ -46,8 +49,9 @@ def classifier_from_torch(
     Raises:
       UserError: tensors are missing, surplus, of another shape, or not finite floats.
     """
-    shapes = _classifier(module, image_channels)
-    return _from_torch(classifier_entries(module), shapes, _with_whole_head(state_dict))
+    shapes = classifier_shapes(module, image_channels)
+    named = {layer_name(str(name)): array for name, array in state_dict.items()}
+    return _from_torch(classifier_entries(module), shapes, _with_whole_head(named))
 
 
 def classifier_to_torch(
@@ -66,7 +70,9 @@ def classifier_to_torch(
     Raises:
       UserError: arrays are missing, surplus, of another shape, or not finite floats.
     """
-    return _to_torch(classifier_entries(module), _classifier(module, image_channels), variables)
+    return _to_torch(
+        classifier_entries(module), classifier_shapes(module, image_channels), variables
+    )
 
 
 def generator_from_torch(module: Generator, state_dict: Mapping[str, np.ndarray]) -> PyTree:
@@ -122,18 +128,24 @@ def autoencoder_to_torch(module: AutoEncoder, variables: PyTree) -> dict[str, np
     return _to_torch(autoencoder_entries(module), _autoencoder(module), variables)
 
 
+def layer_name(name: str) -> str:
+    """Returns torchvision's name of a tensor; LibContinual's stem is `conv1.0` and `conv1.1`."""
+    return re.sub(r"^conv1\.1\.", "bn1.", re.sub(r"^conv1\.0\.", "conv1.", name))
+
+
 def _with_whole_head(state_dict: Mapping[str, np.ndarray]) -> Mapping[str, np.ndarray]:
     halves = "fc.fc1.weight", "fc.fc2.weight"
     if not all(name in state_dict for name in halves):
         return state_dict
-    rows = _arrays({name: state_dict[name] for name in halves}, "state dict").values()
+    rows = finite_arrays({name: state_dict[name] for name in halves}, "state dict").values()
     if not all(array.ndim for array in rows) or len({array.shape[1:] for array in rows}) > 1:
         return state_dict  # told as two tensors that the network does not have
     whole = {name: array for name, array in state_dict.items() if name not in halves}
     return whole | {"fc.weight": np.concatenate(list(rows))}
 
 
-def _classifier(module: Classifier, image_channels: int) -> Shapes:
+def classifier_shapes(module: Classifier, image_channels: int) -> Shapes:
+    """Returns the shapes of all variables of a classifier by path."""
     # The parameters' shapes do not depend on the image size, for which 8 pixels will do.
     return _shapes(module, jnp.zeros((1, 8, 8, image_channels)), train=False)
 
@@ -159,20 +171,27 @@ def _from_torch(
 ) -> PyTree:
     entries = list(entries)
     tensors = {n: v for n, v in state_dict.items() if "num_batches_tracked" not in str(n)}
-    found = _arrays(tensors, "state dict")
-    _check(found, {e.name: e.torch_shapes(shapes[e.path])[1] for e in entries}, "state dict")
+    found = finite_arrays(tensors, "state dict")
+    check_shapes(found, {e.name: e.torch_shapes(shapes[e.path])[1] for e in entries}, "state dict")
+    return traverse_util.unflatten_dict(to_flax(entries, shapes, found))
+
+
+def to_flax(
+    entries: Iterable[Entry], shapes: Shapes, arrays: Mapping[str, np.ndarray]
+) -> dict[tuple[str, ...], np.ndarray]:
+    """Returns tensors of a state dict, whose shapes are checked, as Flax has them, by path."""
     result = {}
     for entry in entries:
         apart, _ = entry.torch_shapes(shapes[entry.path])
-        array = found[entry.name].reshape(apart).transpose(entry.axes)
+        array = arrays[entry.name].reshape(apart).transpose(entry.axes)
         result[entry.path] = np.ascontiguousarray(array).reshape(shapes[entry.path])
-    return traverse_util.unflatten_dict(result)
+    return result
 
 
 def _to_torch(entries: Iterable[Entry], shapes: Shapes, variables: PyTree) -> dict[str, np.ndarray]:
     flat = {".".join(path): v for path, v in traverse_util.flatten_dict(variables).items()}
-    found = _arrays(flat, "variables")
-    _check(found, {".".join(path): shape for path, shape in shapes.items()}, "variables")
+    found = finite_arrays(flat, "variables")
+    check_shapes(found, {".".join(path): shape for path, shape in shapes.items()}, "variables")
     result = {}
     for entry in entries:
         shape = shapes[entry.path]
@@ -182,7 +201,7 @@ def _to_torch(entries: Iterable[Entry], shapes: Shapes, variables: PyTree) -> di
     return result
 
 
-def _arrays(entries: Mapping[str, Any], what: str) -> dict[str, np.ndarray]:
+def finite_arrays(entries: Mapping[str, Any], what: str) -> dict[str, np.ndarray]:
     """Returns the entries as arrays; raises UserError for one that is not of finite floats."""
     arrays = {}
     for name, value in entries.items():
@@ -198,9 +217,19 @@ def _arrays(entries: Mapping[str, Any], what: str) -> dict[str, np.ndarray]:
     return arrays
 
 
-def _check(
-    found: Mapping[str, np.ndarray], expected: Mapping[str, tuple[int, ...]], what: str
+def check_shapes(
+    found: Mapping[str, Any], expected: Mapping[str, tuple[int, ...]], what: str
 ) -> None:
+    """Checks that names and shapes of arrays are the expected ones.
+
+    Args:
+      found: by name, something with a `shape`.
+      expected: shapes by name.
+      what: what holds the arrays, for messages.
+
+    Raises:
+      UserError: arrays are missing, surplus or of another shape.
+    """
     problems = {
         "missing": [name for name in expected if name not in found],
         "surplus": [name for name in found if name not in expected],

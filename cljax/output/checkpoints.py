@@ -58,6 +58,11 @@ def unflatten(template: PyTree, prefix: str, arrays: dict[str, np.ndarray]) -> P
     return jax.tree_util.tree_map_with_path(leaf, template)
 
 
+def has_checkpoints(folder: Path) -> bool:
+    """Whether `Checkpoints.restore` would find a checkpoint in a folder, good or damaged."""
+    return any(path.name.isdigit() for path in folder.glob("*"))
+
+
 class Checkpoints:
     """Keeps numbered checkpoints in one directory: named arrays and a JSON record.
 

@@ -223,14 +223,24 @@ class ModelSettings(Block):
 
     name: str = _setting(
         "resnet32",
-        "`resnetN` with N = 6n+2, up to 1202; `resnetN_projection` (convolutions as shortcuts) or "
-        "`resnetN_lucir` (also without the last ReLU)",
+        "network for small images: `resnetN` with N = 6n+2 up to 1202, but 50 (ABD's, with 64 "
+        "features), `resnetN_projection` (convolutions as shortcuts) or `resnetN_lucir` (also "
+        "without the last ReLU); `resnet18`, `resnet34` (512 features) or `resnet50` (2048), each "
+        "also `_lucir`, and with ImageNet's stem `_imagenet` or `_imagenet_lucir`; or a class of "
+        "your own as `MODULE:CLASS`, see docs/adding_a_network.md",
         min_length=1,
     )
     width: Annotated[int, Field(ge=1, le=4096)] = _setting(
-        16, "channels of the first network stage"
+        16,
+        "channels of the first network stage; `resnet18`, `resnet34` and `resnet50` have four "
+        "times as many, so that 16 is the published width of every network",
     )
     head: Literal["linear", "cosine"] = _setting("linear", "last layer")
+    pretrained: PathText = _setting(
+        "",
+        "file of weights that the first task starts with, `.safetensors` or `.npz`, see "
+        "docs/interop.md; empty: random weights",
+    )
 
 
 class OptimizerSettings(Block):

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from cljax.errors import UserError
-from cljax.output.checkpoints import Checkpoints, flatten, unflatten
+from cljax.output.checkpoints import Checkpoints, flatten, has_checkpoints, unflatten
 from tests.helpers import tiny_runs
 
 # TensorStore complains once more, from a thread of its own, of a file that it could not read.
@@ -315,3 +315,15 @@ def test_tree_by_path_and_back():
 def test_tree_of_another_form(template, words):
     with pytest.raises(UserError, match=words):
         unflatten(template, "x", {"x": np.zeros(3, np.float32)})
+
+
+def test_what_counts_as_a_checkpoint(tmp_path):
+    folder = tmp_path / "checkpoints"
+    assert not has_checkpoints(folder)
+    (folder / "damaged_3").mkdir(parents=True)
+    (folder / "7.orbax-checkpoint-tmp").mkdir()
+    assert not has_checkpoints(folder)
+    saved = Checkpoints(folder, keep=None)
+    saved.save({"a": np.zeros(2)}, {})
+    saved.close()
+    assert has_checkpoints(folder)
