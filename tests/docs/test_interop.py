@@ -2,6 +2,7 @@
 
 import re
 import sys
+import textwrap
 from types import SimpleNamespace
 
 import jax
@@ -9,6 +10,7 @@ import numpy as np
 import pytest
 
 from cljax import interop
+from cljax.interop.pretrained import read_pretrained
 from cljax.models import make_classifier
 from tests.helpers import tiny_runs
 from tests.helpers.goldens import state_dict
@@ -16,10 +18,11 @@ from tests.helpers.goldens import state_dict
 
 def blocks(page, language):
     text = (tiny_runs.ROOT / "docs" / page).read_text()
-    return re.findall(rf"```{language}\n(.*?)```", text, re.DOTALL)
+    found = re.findall(rf"^ *```{language}\n(.*?)```", text, re.DOTALL | re.MULTILINE)
+    return [textwrap.dedent(code) for code in found]
 
 
-EXPORT, TO_TORCH, FROM_TORCH = blocks("interop.md", "python")
+EXPORT, TO_TORCH, FROM_TORCH, FROM_TORCHVISION, WRITE = blocks("interop.md", "python")
 
 
 @pytest.fixture(scope="module")
@@ -83,6 +86,28 @@ def test_from_the_reference_code(exported, goldens, tmp_path, monkeypatch):
     assert np.isfinite(exported["logits"]).all() and np.ptp(exported["logits"]) > 0
 
 
+@pytest.mark.slow
+def test_weights_to_start_with(exported):
+    exec(WRITE, exported)
+    module, channels = exported["module"], exported["channels"]
+    variables, left_out = read_pretrained("abd_digits.safetensors", module, channels)
+    assert not left_out
+    jax.tree.map(np.testing.assert_array_equal, variables, exported["variables"])
+
+
+def test_weights_of_torchvision(monkeypatch):
+    # Neither PyTorch nor torchvision is required, and this page needs no more of them.
+    saved = {}
+    network = SimpleNamespace(state_dict=lambda: "state")
+    models = SimpleNamespace(resnet18=lambda weights: {"IMAGENET1K_V1": network}[weights])
+    save = SimpleNamespace(save_file=lambda content, path: saved.update({path: content}))
+    monkeypatch.setitem(sys.modules, "torchvision.models", models)
+    monkeypatch.setitem(sys.modules, "torchvision", SimpleNamespace(models=models))
+    monkeypatch.setitem(sys.modules, "safetensors.torch", save)
+    exec(FROM_TORCHVISION, {})
+    assert saved == {"resnet18.safetensors": "state"}
+
+
 def test_orbax_alone_reads_a_saved_model(workdir, monkeypatch):
     (code,) = (text for text in blocks("results.md", "python") if "StandardCheckpointer" in text)
     assert "cljax" not in code
@@ -96,7 +121,8 @@ def test_orbax_alone_reads_a_saved_model(workdir, monkeypatch):
 
 def test_what_the_package_offers():
     networks = ("autoencoder", "classifier", "generator")
-    assert interop.__all__ == [f"{n}_{way}_torch" for n in networks for way in ("from", "to")]
+    functions = [f"{n}_{way}_torch" for n in networks for way in ("from", "to")]
+    assert interop.__all__ == [*functions, "write_weights"]
     module = make_classifier("resnet8", 10, 4)
     with pytest.raises(Exception, match=r"missing: conv1\.weight"):
         interop.classifier_from_torch(module, {})

@@ -3,9 +3,11 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from cljax.methods.libcontinual import LibContinualWA
 from cljax.methods.wa import WeightAligning, align
+from cljax.models import make_classifier
 from cljax.state import Batch
 from tests.helpers import libcontinual, tiny
 
@@ -19,6 +21,17 @@ def test_new_columns_become_as_long_as_old_ones():
     ratios = aligned[:, 3:6] / kernel[:, 3:6]
     np.testing.assert_allclose(ratios, ratios[0, 0], rtol=1e-6)
     assert np.array_equal(aligned[:, [0, 1, 2, 6, 7]], kernel[:, [0, 1, 2, 6, 7]])
+
+
+@pytest.mark.parametrize("head", ["linear", "cosine"])
+def test_only_a_linear_head_is_aligned(head):
+    module = make_classifier("resnet8", 10, width=4, head=head)
+    method = WeightAligning(module, tiny.PLAIN, None, tiny.NO_MEMORY)
+    state = tiny.learner(**tiny.variables(module, seed=0))
+    after = jax.jit(method.after_task)(state, tiny.task(4, 7), None)
+    before, after = state.params["head"]["kernel"], after.params["head"]["kernel"]
+    changed = (before != after).any(0)
+    assert changed.tolist() == [head == "linear" and 4 <= label < 7 for label in range(10)]
 
 
 def test_the_head_is_trained_up_to_the_classes_seen():
