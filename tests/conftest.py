@@ -22,6 +22,9 @@ TFDS = Path(os.environ.get("CLJAX_TFDS", SHARED / "tfds"))
 TINY_IMAGENET = Path(
     os.environ.get("CLJAX_TINY_IMAGENET", SHARED / "tiny-imagenet-200.zip")
 ).absolute()
+IMAGENET_SAMPLES = Path(
+    os.environ.get("CLJAX_IMAGENET_SAMPLES", SHARED / "imagenet_samples")
+).absolute()
 
 # Orbax leaves tasks behind whose failure asyncio would tell after the tests of damaged files.
 logging.getLogger("asyncio").setLevel(logging.CRITICAL)
@@ -101,6 +104,14 @@ def tiny_imagenet_dir():
     if not TINY_IMAGENET.is_file():
         pytest.skip(f"no file {TINY_IMAGENET}; set CLJAX_TINY_IMAGENET to tiny-imagenet-200.zip")
     return TINY_IMAGENET.parent
+
+
+@pytest.fixture(scope="session")
+def imagenet_samples():
+    """A folder with a folder of images for each of some classes of ImageNet."""
+    if not IMAGENET_SAMPLES.is_dir():
+        pytest.skip(f"no images at {IMAGENET_SAMPLES}; set CLJAX_IMAGENET_SAMPLES to their folder")
+    return IMAGENET_SAMPLES
 
 
 @pytest.fixture(scope="module", autouse=True)
