@@ -99,7 +99,7 @@ def make_problem(settings: Settings, dataset: Dataset | None = None) -> Problem:
             ".per_class, or remove 'nme'"
         )
     data = _make_data(settings, dataset)
-    image_shape = dataset.train_images.shape[1:]
+    image_shape = dataset.image_shape
 
     # With all optimizations, a CPU would compile this for seconds to run it for milliseconds.
     options = {"xla_backend_optimization_level": 1} if jax.default_backend() == "cpu" else None

@@ -1,8 +1,6 @@
 """Crops and resizes images of different sizes with pure functions for compiled steps.
 
-An image lies in the top left corner of a *canvas*, uint8 [S, S, C] with one S for all images, and
-its own size is int32 (height, width). What the rest of the canvas holds changes no
-result.
+What the rest of a canvas holds (see `Canvases`) changes no result.
 
 Resizing reproduces Pillow's bilinear filter bit for bit: a triangle that widens with the reduction,
 coefficients of 22 bits, first along rows and then along columns, each rounded to 8 bits. (Pillow
@@ -12,9 +10,11 @@ to a half. They stay below 2**31 for canvases of up to 512 pixels and results of
 """
 
 import math
+from typing import Any
 
 import jax
 import jax.numpy as jnp
+from flax import struct
 
 _BITS = 22  # of Pillow's coefficients, whose sum is 2**22
 _HALF_BITS = 11
@@ -23,6 +23,22 @@ _BLOCK = 16  # images that are converted to float at once
 _ATTEMPTS = 10  # of torchvision's RandomResizedCrop
 _AREAS = (0.08, 1.0)
 _ASPECTS = (3 / 4, 4 / 3)
+
+
+class Canvases(struct.PyTreeNode):
+    """Holds images of different sizes, each in the top left corner of a square of one size.
+
+    Attributes:
+      pixels: uint8 [N, S, S, C], or what gives such arrays for rows.
+      sizes: int32 [N, 2], heights and widths of the images.
+    """
+
+    pixels: Any
+    sizes: jax.Array
+
+    def __getitem__(self, rows: jax.Array) -> "Canvases":
+        """Returns the images of rows int32 [B]."""
+        return Canvases(self.pixels[rows], self.sizes[rows])
 
 
 def draw_boxes(key: jax.Array, sizes: jax.Array) -> jax.Array:
