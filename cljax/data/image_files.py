@@ -1,5 +1,6 @@
 """Images of different sizes in files, or in a tar archive, which are decoded when they are used."""
 
+import dataclasses
 import hashlib
 import io
 import os
@@ -7,7 +8,7 @@ import threading
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from PIL import Image
@@ -49,7 +50,8 @@ class Files(Protocol):
         ...
 
 
-class FileParts(NamedTuple):
+@dataclasses.dataclass(frozen=True, eq=False)
+class FileParts:
     """Lists encoded images that are whole files, or parts of one archive that is not compressed.
 
     Attributes:
@@ -71,9 +73,8 @@ class FileParts(NamedTuple):
 
     def take(self, rows: np.ndarray) -> "FileParts":
         """Returns some of the images: int [M]."""
-        return self._replace(
-            names=self.names[rows], offsets=self.offsets[rows], lengths=self.lengths[rows]
-        )
+        parts = self.names[rows], self.offsets[rows], self.lengths[rows]
+        return FileParts(self.place, *parts, self.is_archive)
 
     def name(self, row: int) -> str:
         """Returns the path of an image, also within an archive."""
