@@ -12,8 +12,7 @@ import numpy as np
 
 from cljax import build, rng
 from cljax.build import make_method
-from cljax.compute import mesh
-from cljax.data import sources
+from cljax.data import residence, sources
 from cljax.data import streams as streams_lib
 from cljax.data.sources import Dataset
 from cljax.data.streams import TaskStream
@@ -33,7 +32,8 @@ class Problem:
 
     Attributes:
       dataset: dataset on the host.
-      data: the same on the device.
+      data: the same, as compiled functions take it.
+      residence: line that says where its images are, and why.
       streams: task stream of each seed, padded to one size.
       method: the method.
       states: learner state of each seed before the first task.
@@ -42,6 +42,7 @@ class Problem:
 
     dataset: Dataset
     data: Data
+    residence: str
     streams: list[TaskStream]
     method: Finetune
     states: list[LearnerState]
@@ -56,6 +57,12 @@ class Problem:
     def class_orders(self) -> list[list[int]]:
         """Class id of each label, for each seed: [seed][k]."""
         return [stream.class_order.tolist() for stream in self.streams]
+
+    @property
+    def class_names(self) -> list[list[str]]:
+        """Name of the class of each label, for each seed: [seed][k]."""
+        names = self.dataset.class_names
+        return [[names[label] for label in order] for order in self.class_orders]
 
     def tasks(self, index: int) -> list[Task]:
         """Makes task `index` (from 0) of each seed."""
@@ -98,7 +105,9 @@ def make_problem(settings: Settings, dataset: Dataset | None = None) -> Problem:
             "config.eval.read_outs: 'nme' needs exemplars; set config.exemplars.total or "
             ".per_class, or remove 'nme'"
         )
-    data = _make_data(settings, dataset)
+    data, line = residence.place(
+        dataset, settings.data.residence, settings.data.validation, build.make_mesh(settings)
+    )
     image_shape = dataset.image_shape
 
     # With all optimizations, a CPU would compile this for seconds to run it for milliseconds.
@@ -110,22 +119,15 @@ def make_problem(settings: Settings, dataset: Dataset | None = None) -> Problem:
         return state.replace(opt_state=method.training.optimizer.init(state.params))
 
     states = [init(_random_streams(settings, seed)) for seed in settings.seeds]
-    return Problem(dataset, data, task_streams, method, states, _fingerprint(dataset))
-
-
-def _make_data(settings, dataset):
-    devices = build.make_mesh(settings)
-    train = mesh.replicate(devices, (dataset.train_images, dataset.train_labels))
-    if settings.data.validation:
-        return Data(*train, *train)
-    return Data(*train, *mesh.replicate(devices, (dataset.test_images, dataset.test_labels)))
+    return Problem(dataset, data, line, task_streams, method, states, _fingerprint(dataset))
 
 
 def _fingerprint(dataset):
     result = 0
     for split in ("train", "test"):
         for kind in ("images", "labels"):
-            array = getattr(dataset, f"{split}_{kind}")
+            values = getattr(dataset, f"{split}_{kind}")
+            array = values if isinstance(values, np.ndarray) else values.fingerprint()
             result = zlib.crc32(np.ascontiguousarray(array).data, result)
     return result
 

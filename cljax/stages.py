@@ -14,6 +14,7 @@ import jax.numpy as jnp
 from cljax import inversion as inversion_lib
 from cljax import losses, rng
 from cljax.compute.mesh import shard_batch
+from cljax.data.resample import Canvases
 from cljax.memory.ranking import class_counts
 from cljax.optimizer import SGD
 from cljax.state import Batch, Data, LearnerState, PyTree, Subset, Task, hyperparameters
@@ -29,6 +30,8 @@ class StepInput(NamedTuple):
       task: the task, with the images of the stage.
       epoch: int32 [], of the stage, from 0.
       prepared: what `Stage.prepare` returned for the epoch.
+      window: uint8 [W, B, H, W, C], images of some steps, those of step i at i % W; None: `data`
+        has all.
     """
 
     method: Any
@@ -37,6 +40,7 @@ class StepInput(NamedTuple):
     task: Task
     epoch: jax.Array
     prepared: PyTree = ()
+    window: jax.Array | None = None
 
 
 @hyperparameters
@@ -78,6 +82,13 @@ class Stage(abc.ABC):
     @abc.abstractmethod
     def prepare(self, state: LearnerState, task: Task, data: Data, epoch: jax.Array) -> PyTree:
         """Computes what all steps of an epoch share, such as the order of the images."""
+
+    def image_rows(self, prepared: PyTree) -> jax.Array | None:
+        """Returns the training images that steps take, int32 [capacity], in order; None: none.
+
+        Step i takes the `images_per_step` from i * `images_per_step`. May not compute.
+        """
+        return None
 
     @abc.abstractmethod
     def draw(self, inputs: StepInput, i: jax.Array, state: LearnerState) -> PyTree:
@@ -170,6 +181,10 @@ class TrainStage(Stage):
             order = jnp.pad(order, (0, self.batch_size))  # so that no slice reaches beyond
         return Epoch(order, counts)
 
+    def image_rows(self, prepared):
+        """Returns the order of the epoch."""
+        return prepared.order
+
     def draw(self, inputs, i, state):
         """Draws batch `i`, preprocessed, and the key for the method's own random numbers."""
         images, labels, weights = self.take(inputs, i)
@@ -179,7 +194,7 @@ class TrainStage(Stage):
         return batch, rng.key(state.streams.generator, f"observe {self.name}", *at)
 
     def take(self, inputs: StepInput, i: jax.Array):
-        """Takes batch `i` as stored: uint8 [B, H, W, C], labels and weights as in `Batch`."""
+        """Takes batch `i`: uint8 [B, H, W, C] or canvases, labels and weights as in `Batch`."""
         data, task, size = inputs.data, inputs.task, self.batch_size
         rows = shard_batch(jax.lax.dynamic_slice_in_dim(inputs.prepared.order, i * size, size))
         labels, weights = task.label_map[data.train_labels[rows]], None
@@ -187,12 +202,20 @@ class TrainStage(Stage):
             is_image = i * size + jnp.arange(size) < task.images.count
             weights = is_image * (size / is_image.sum())
             labels = jnp.where(is_image, labels, task.old)
-        return data.train_images[rows], labels, weights
+        if inputs.window is None:
+            return data.train_images[rows], labels, weights
+        window = jax.lax.dynamic_index_in_dim(
+            inputs.window, i % inputs.window.shape[0], keepdims=False
+        )
+        images = shard_batch(window)
+        if isinstance(data.train_images, Canvases):
+            images = Canvases(images, data.train_images.sizes[rows])
+        return images, labels, weights
 
     def preprocess(
-        self, inputs: StepInput, i: jax.Array, state: LearnerState, images: jax.Array
+        self, inputs: StepInput, i: jax.Array, state: LearnerState, images: jax.Array | Canvases
     ) -> jax.Array:
-        """Augments and standardizes the images of batch `i`: uint8 -> float [B, H, W, C]."""
+        """Augments and standardizes the stored images of batch `i`: float [B, H, W, C]."""
         at = inputs.task.index, inputs.epoch, i
         key = rng.key(state.streams.augmentation, f"augment {self.name}", *at)
         return inputs.method.preprocessing.train(key, images)

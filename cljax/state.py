@@ -12,6 +12,8 @@ import jax
 import jax.numpy as jnp
 from flax import struct
 
+from cljax.compute.host_images import HostImages
+from cljax.data.resample import Canvases
 from cljax.rng import Streams
 
 PyTree = Any
@@ -51,19 +53,27 @@ def hyperparameters(cls: type[T]) -> type[T]:
 
 
 class Data(struct.PyTreeNode):
-    """Holds the dataset on the device, shared by all seeds.
+    """Holds the dataset, shared by all seeds: on the device, or with its images on the host.
 
     Attributes:
-      train_images: uint8 [N, H, W, C].
+      train_images: uint8 [N, H, W, C], or canvases; also from the host they are taken by
+        `train_images[rows]`.
       train_labels: int32 [N], class ids.
-      eval_images: uint8 [M, H, W, C], the test images (in validation mode the training images).
+      eval_images: uint8 [M, H, W, C], or canvases, the test images (in validation mode the training
+        images).
       eval_labels: int32 [M].
     """
 
-    train_images: jax.Array
+    train_images: jax.Array | HostImages | Canvases
     train_labels: jax.Array
-    eval_images: jax.Array
+    eval_images: jax.Array | HostImages | Canvases
     eval_labels: jax.Array
+
+    @property
+    def train_pixels(self) -> Any:
+        """Pixels of the training images, or of their canvases."""
+        images = self.train_images
+        return images.pixels if isinstance(images, Canvases) else images
 
 
 class Subset(struct.PyTreeNode):

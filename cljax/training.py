@@ -10,8 +10,10 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from cljax.compute.executor import Executor
+from cljax.compute.host_images import HostImages, windows
 from cljax.compute.per_seed import PerSeed
 from cljax.stages import StepInput
 from cljax.state import EpochState, LearnerState, PyTree
@@ -45,7 +47,23 @@ def run_epoch(
         steps = [int(step) for step in executor.collect(states.map(lambda state: state.step))]
     else:
         states = learners.map(lambda one, new: EpochState(one, new.sums, new.step), start)
+    orders = start.map(lambda begun: inputs.stage.image_rows(begun.prepared))
+    if isinstance(inputs.data.train_pixels, HostImages) and orders.groups[0] is not None:
+        return _run_windows(executor, inputs, states, orders, steps, stops, stopped)
     return executor.repeat(train_step, inputs, states, steps, stops, stopped)
+
+
+def _run_windows(executor, inputs, states, orders, steps, stops, stopped):
+    """Runs the steps of an epoch on images that the host reads while the device computes."""
+    images, batch_size = inputs.data.train_pixels, inputs.stage.images_per_step
+    orders = [np.asarray(order) for order in executor.collect(orders)]
+    for starts, ends, window in windows(executor, images, orders, batch_size, steps, stops):
+        jax.block_until_ready(states)  # or windows would pile up on the device
+        if stopped():
+            break
+        inputs = inputs._replace(window=window)
+        states = executor.repeat(train_step, inputs, states, starts, ends, stopped)
+    return states
 
 
 class EpochStart(NamedTuple):

@@ -89,6 +89,7 @@ def cifar(config: ConfigDict, name: str) -> ConfigDict:
         "url": "",  # mirror of that archive; empty: its authors' site
         "path": "",  # of an .npz file, for data.name=npz, or of a folder, for data.name=folder
         "image_size": 0,  # side that images of a folder or ImageNet are resized to; else 0
+        "residence": "auto",  # images on the "device", or "stream" from the host
         "per_class": 0,  # keep only so many training images of each class; 0: all
         "class_order": "shuffled",  # by seed, as the original; or a list, a file, "sequential"
         "standardise": True,  # False: pixels stay in 0..1

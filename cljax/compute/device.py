@@ -103,6 +103,17 @@ def check() -> None:
         ) from error
 
 
+def memory() -> int | None:
+    """Returns the bytes of memory of a device; None if it does not tell. A CPU has the host's."""
+    found = jax.local_devices()[0]
+    if found.platform != "cpu":
+        return (found.memory_stats() or {}).get("bytes_limit")
+    try:
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (AttributeError, ValueError):  # not a POSIX system
+        return None
+
+
 def device_name() -> str:
     """Returns the devices that JAX uses, such as "cpu: cpu" or "gpu: NVIDIA H100 x 2"."""
     devices = jax.devices()

@@ -75,6 +75,24 @@ class Executor:
             return PerSeed(tuple(of_seeds), stacked=False)
         return PerSeed(tuple(map(self._stack, self._grouped(of_seeds))), stacked=True)
 
+    def read(self, read: Callable, rows: Sequence[np.ndarray]) -> PerSeed[jax.Array]:
+        """Reads images on the host and puts them where the seeds' steps need them.
+
+        Args:
+          read: int [...] -> uint8 [..., H, W, C]; each process and device asks for its part.
+          rows: per seed int [W, B], for W steps.
+
+        Returns:
+          uint8 [W, B, H, W, C] of every seed.
+        """
+        if not self._is_stacked:
+            return PerSeed(tuple(jax.device_put(read(of_seed)) for of_seed in rows), stacked=False)
+        groups = [np.stack(group) for group in self._grouped(rows)]
+        if self.mesh is None:
+            return PerSeed(tuple(jax.device_put(read(group)) for group in groups), stacked=True)
+        placed = (mesh_lib.place_batches(self.mesh, read, group) for group in groups)
+        return PerSeed(tuple(placed), stacked=True)
+
     def collect(self, value: PerSeed) -> list[PyTree]:
         """Returns a `PerSeed` as a list over seeds; from a mesh, on the host of every process."""
         if not value.stacked:

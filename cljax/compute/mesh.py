@@ -114,6 +114,23 @@ def stack_seeds(mesh: Mesh, per_seed: list[PyTree]) -> PyTree:
     return jax.tree.map(lambda *leaves: _place(np.stack(leaves), sharding), *per_seed)
 
 
+def place_batches(mesh: Mesh, read: Callable, rows: np.ndarray) -> jax.Array:
+    """Reads batches for the devices of a mesh: each gets its seeds' and its share of a batch.
+
+    Args:
+      mesh: the mesh.
+      read: int [...] -> array [..., H, W, C]; called for every device of this process.
+      rows: int [seeds, W, B], equal in every process.
+
+    Returns:
+      [seeds, W, B, H, W, C].
+    """
+    divides = rows.shape[2] % mesh.shape[DATA] == 0
+    sharding = NamedSharding(mesh, P(SEEDS, None, DATA if divides else None))
+    shape = *rows.shape, *read(rows[:0, 0, 0]).shape[1:]
+    return jax.make_array_from_callback(shape, sharding, lambda part: read(rows[part[:3]]))
+
+
 def _place(x, sharding):
     x = x.astype(jax.dtypes.canonicalize_dtype(x.dtype), copy=False)
     # Other than `jax.device_put`, this does not compare the values of all processes.

@@ -5,7 +5,7 @@ import itertools
 import os
 import stat
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,6 +19,7 @@ from cljax.errors import UserError, note
 
 _CACHE_FORMAT = 2  # raise it when the same files would give other pixels
 _BLOCK = 10_000  # images between two notes of progress
+_BLOCK_BYTES = 2**26  # most bytes of the images that are in memory at one time
 _NAMES_SHOWN = 5
 
 
@@ -180,14 +181,21 @@ def _load_cached(root: Path, size: int, listing, files: list[list[Path]]) -> cac
         total = sum(map(len, files))
         note("reading %d images in %s, resized to %dx%d", total, root, size, size)
         read_one = functools.partial(_read_image, size=size)
-        return {s: read_images(p, size, read_one) for s, p in zip(listing, files, strict=True)}
+        return {
+            split: cache.Blocks(
+                shapes[split], functools.partial(read_images, paths, size, read_one)
+            )
+            for split, paths in zip(listing, files, strict=True)
+        }
 
     places = [place(root, str(size)) for place in (cache.folder_cache_path, cache.user_cache_path)]
     key = [_CACHE_FORMAT, size, listing, cache.sample(list(itertools.chain(*files)))]
     return cache.load_cached(places, key, is_good, read)
 
 
-def read_images(files: Sequence[Any], size: int, read: Callable[[Any], np.ndarray]) -> np.ndarray:
+def read_images(
+    files: Sequence[Any], size: int, read: Callable[[Any], np.ndarray]
+) -> Iterator[np.ndarray]:
     """Reads images in several threads, with a note of progress now and then.
 
     Args:
@@ -196,18 +204,16 @@ def read_images(files: Sequence[Any], size: int, read: Callable[[Any], np.ndarra
       read: gives a file's image, uint8 [size, size, 3]; its error for the first file that has one
         is raised here.
 
-    Returns:
-      uint8 [N, size, size, 3], in the order of the files.
+    Yields:
+      uint8 [n, size, size, 3], one after another all images in the order of the files.
     """
-    images = np.empty((len(files), size, size, 3), np.uint8)
+    count = max(1, min(_BLOCK, _BLOCK_BYTES // (3 * size**2)))
     with warnings.catch_warnings(), ThreadPoolExecutor(os.cpu_count()) as pool:
         warnings.simplefilter("ignore")  # Pillow's, of what it reads nevertheless
-        for start in range(0, len(files), _BLOCK):
-            if start:
+        for start in range(0, len(files), count):
+            if start // _BLOCK > (start - count) // _BLOCK and start:
                 note("%d of %d images read", start, len(files))
-            for row, image in enumerate(pool.map(read, files[start : start + _BLOCK]), start):
-                images[row] = image
-    return images
+            yield np.stack([*pool.map(read, files[start : start + count])])
 
 
 def _read_image(path: Path, size: int) -> np.ndarray:

@@ -134,8 +134,19 @@ def resize_and_centre_crop(images: jax.Array, sizes: jax.Array, short: int, size
 
 
 def _map(resize, images, boxes):
-    """Applies `resize` to each image, a few at once."""
-    return jax.lax.map(lambda one: resize(*one), (images, boxes), batch_size=_BLOCK)
+    """Applies `resize` to each image: to a block of them at once, for the sake of memory."""
+    number = len(images)
+    count = -(-number // _BLOCK)
+
+    def split(values):
+        values = jnp.pad(values, [(0, -number % count)] + [(0, 0)] * (values.ndim - 1), "edge")
+        # Neighbors are in different blocks, so that all devices that share a batch have a part.
+        return values.reshape(-1, count, *values.shape[1:]).swapaxes(0, 1)
+
+    blocks = jax.lax.map(lambda block: jax.vmap(resize)(*block), (split(images), split(boxes)))
+    resized = blocks.swapaxes(0, 1).reshape(-1, *blocks.shape[2:])[:number]
+    # What comes after is compiled in the same way wherever the images are: on the host or not.
+    return jax.lax.optimization_barrier(resized)
 
 
 def _coefficients(canvas, start, length, count, resized=None, first=0):

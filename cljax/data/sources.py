@@ -26,7 +26,8 @@ _CIFAR100 = (
 )
 _TINY_IMAGENET = ((0.4389, 0.4114, 0.3682), (0.2402, 0.2350, 0.2268))
 _IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
-IMAGENET = ("imagenet50", "imagenet_subset", "imagenet1000")
+CHOSEN_CLASSES = ("imagenet50", "imagenet_subset")  # some of ImageNet's
+IMAGENET = (*CHOSEN_CLASSES, "imagenet1000")
 PUBLISHED_MOMENTS = {
     "cifar10": _CIFAR10,
     "cifar100": _CIFAR100,

@@ -64,7 +64,7 @@ def _load_local(path: Path) -> Splits:
 def _load_cached(key: Any, source: Path, get: Callable[[], Path]) -> Splits:
     """The images of the path that `get()` returns, from the user's cache folder if cached there."""
 
-    def read() -> cache.Arrays:
+    def read() -> dict[str, Any]:
         path = get()
         note("reading the images in %s", path)
         return tiny_imagenet_files.read(path)

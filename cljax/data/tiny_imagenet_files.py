@@ -7,13 +7,15 @@ import re
 import threading
 import zipfile
 from collections import defaultdict
+from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
+from cljax.data.cache import Blocks
 from cljax.data.download import RemoteFile
 from cljax.data.folder_source import read_images
 from cljax.files import open_plain, reading
@@ -59,7 +61,7 @@ def list_files(folder: Path) -> list[Path]:
     return [folder / file for file in (_CLASSES, _NAMES, _ANNOTATIONS, *images)]
 
 
-def read(path: Path) -> dict[str, np.ndarray]:
+def read(path: Path) -> dict[str, np.ndarray | Blocks]:
     """Reads the archive or the unpacked folder; nothing is unpacked to the disk.
 
     Class ids are the positions of the WordNet ids in sorted order. The test images are those of
@@ -69,20 +71,26 @@ def read(path: Path) -> dict[str, np.ndarray]:
       path: the archive or the folder.
 
     Returns:
-      Arrays by name. train_images, test_images: uint8 [N, 64, 64, 3]; train_labels, test_labels:
-      int32 [N]; names: str [K], the first word for each class.
+      Arrays by name. train_images, test_images: uint8 [N, 64, 64, 3], to be read; train_labels,
+      test_labels: int32 [N]; names: str [K], the first word for each class.
 
     Raises:
-      UserError: a file is missing, unreadable or damaged.
+      UserError: a file is missing, unreadable or damaged; also while images are read.
     """
-    with reading(path, _FORM), closing(_Folder(path) if path.is_dir() else _Zip(path)) as source:
+    with reading(path, _FORM), closing(_open(path)) as source:
         listing = _list(source)
-        arrays = {"names": np.array(_class_names(source, listing.classes))}
-        read_one = functools.partial(_read_image, source)
-        for split, images in (("train", listing.train), ("test", listing.test)):
-            arrays[f"{split}_images"] = read_images([file for file, _ in images], SIDE, read_one)
-            arrays[f"{split}_labels"] = np.array([label for _, label in images], np.int32)
+        arrays: dict[str, Any] = {"names": np.array(_class_names(source, listing.classes))}
+    for split, images in (("train", listing.train), ("test", listing.test)):
+        files = [file for file, _ in images]
+        read_split = functools.partial(_read_images, path, files)
+        arrays[f"{split}_images"] = Blocks((len(files), SIDE, SIDE, 3), read_split)
+        arrays[f"{split}_labels"] = np.array([label for _, label in images], np.int32)
     return arrays
+
+
+def _read_images(path: Path, files: list[str]) -> Iterator[np.ndarray]:
+    with reading(path, _FORM), closing(_open(path)) as source:
+        yield from read_images(files, SIDE, functools.partial(_read_image, source))
 
 
 class _Folder:
@@ -136,6 +144,10 @@ class _Zip:
             )
         with self._lock:
             return self._zip.read(info)
+
+
+def _open(path: Path) -> _Folder | _Zip:
+    return _Folder(path) if path.is_dir() else _Zip(path)
 
 
 def _list(source: _Folder | _Zip) -> Listing:

@@ -196,6 +196,11 @@ class DataSettings(Block):
         "side in pixels of the squares that the images of ImageNet and of `data.name=folder` are "
         "resized to; 0 for all other sources",
     )
+    residence: Literal["auto", "device", "stream"] = _setting(
+        "auto",
+        "where images stay: `device`; `stream`, on the host, from which batches come ahead of the "
+        "steps; `auto`: on the device if they take at most half of its memory. Results are equal",
+    )
     per_class: Count = _setting(
         0, "number of training images of each class, the first ones; 0: all"
     )
