@@ -56,16 +56,16 @@ class FileParts:
 
     Attributes:
       place: the folder of the files, or the archive.
+      is_archive: whether it is an archive.
       names: bytes [N], paths of the files in the folder, or names of the members of the archive.
       offsets, lengths: int64 [N], bytes.
-      is_archive: whether `place` is an archive.
     """
 
     place: Path
+    is_archive: bool
     names: np.ndarray
     offsets: np.ndarray
     lengths: np.ndarray
-    is_archive: bool
 
     def __len__(self) -> int:
         """Counts the images."""
@@ -74,7 +74,7 @@ class FileParts:
     def take(self, rows: np.ndarray) -> "FileParts":
         """Returns some of the images: int [M]."""
         parts = self.names[rows], self.offsets[rows], self.lengths[rows]
-        return FileParts(self.place, *parts, self.is_archive)
+        return FileParts(self.place, self.is_archive, *parts)
 
     def name(self, row: int) -> str:
         """Returns the path of an image, also within an archive."""

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 
 from cljax.data import Splits, cache, imagenet_files
-from cljax.data.image_files import FileParts, ImageFiles, read_sizes
+from cljax.data.image_files import ImageFiles, read_sizes
 from cljax.errors import UserError, note
 
 _CACHE_FORMAT = 1  # raise it when the same files would give other arrays
@@ -77,7 +77,12 @@ def load_imagenet(name: str, directory: str) -> Splits:
     if not root.is_dir():
         raise UserError(f"{where}: no such directory")
     choice = choose(name)
-    found = [imagenet_files.find_split(root, split, choice.used) for split in _SPLITS]
+    if (root / imagenet_files.TFDS_NAME).is_dir():
+        from cljax.data.imagenet_tfds import find_splits  # Only prepared sets need TFDS.
+
+        found = find_splits(root, choice.used)
+    else:
+        found = [imagenet_files.find_split(root, split, choice.used) for split in _SPLITS]
     for split, files in zip(_SPLITS, found, strict=True):
         if files is None:
             raise _not_found(f"{where}: it has no folder {split}, and {name}")
@@ -95,19 +100,18 @@ def _index(root: Path, found, choice: Choice, name: str):
     def read():
         arrays = {}
         for split, source in zip(_SPLITS, found, strict=True):
-            parts, places = imagenet_files.make_parts(source, choice.used)
-            note("reading the sizes of %d images in %s", len(parts), source.place)
-            values = parts.names, parts.offsets, parts.lengths, read_sizes(parts), ids[places]
+            *parts, places = imagenet_files.list_images_of(source, choice.used)
+            note("reading the sizes of %d images in %s", len(places), source.place)
+            values = *parts, read_sizes(source.open(*parts)), ids[places]
             arrays |= {f"{split}_{key}": value for key, value in zip(_ARRAYS, values, strict=True)}
         return arrays
 
-    key = [_CACHE_FORMAT, name, *((split.is_archive, split.key) for split in found)]
+    key = [_CACHE_FORMAT, name, *(split.key for split in found)]
     places = [cache.user_cache_path(root, name)]
     arrays = cache.load_cached(places, key, _is_index, read)
     for split, source in zip(_SPLITS, found, strict=True):
-        names, offsets, lengths, sizes, labels = (arrays[f"{split}_{key}"] for key in _ARRAYS)
-        parts = FileParts(source.place, names, offsets, lengths, source.is_archive)
-        yield ImageFiles(parts, sizes), labels
+        *parts, sizes, labels = (arrays[f"{split}_{key}"] for key in _ARRAYS)
+        yield ImageFiles(source.open(*parts), sizes), labels
 
 
 def _is_index(arrays: cache.Arrays) -> bool:
@@ -126,5 +130,6 @@ def _not_found(what: str) -> UserError:
     train, val = imagenet_files.ARCHIVES.values()
     return UserError(
         f"{what} needs a directory with train/CLASS/IMAGE and val/CLASS/IMAGE, CLASS such as "
-        f"{all_classes()[0]}, or with {train}, {val} and {imagenet_files.DEVKIT}"
+        f"{all_classes()[0]}, or with {train}, {val} and {imagenet_files.DEVKIT}, or with "
+        f"{imagenet_files.TFDS_NAME} of TFDS"
     )

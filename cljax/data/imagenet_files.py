@@ -1,5 +1,6 @@
 """Finds the images of ImageNet (ILSVRC 2012) in class folders or in its authors' archives."""
 
+import functools
 import hashlib
 import io
 import os
@@ -13,11 +14,12 @@ import numpy as np
 
 from cljax.data import cache
 from cljax.data.folder_source import list_images
-from cljax.data.image_files import FileParts
+from cljax.data.image_files import FileParts, Files
 from cljax.errors import UserError, note
 from cljax.files import reading
 
 ARCHIVES = {"train": "ILSVRC2012_img_train.tar", "val": "ILSVRC2012_img_val.tar"}
+TFDS_NAME = "imagenet2012"
 DEVKIT = "ILSVRC2012_devkit_t12.tar.gz"
 _IDS = "ILSVRC2012_devkit_t12/data/meta.mat"
 _ANSWERS = "ILSVRC2012_devkit_t12/data/ILSVRC2012_validation_ground_truth.txt"
@@ -25,7 +27,7 @@ _VAL_IMAGE = re.compile(r"ILSVRC2012_val_(\d{8})\.JPEG")
 _MAX_BYTES = 2**26  # of a file of the development kit
 _NAMES_SHOWN = 5
 
-Image = tuple[str, int, int]  # name, first byte, number of bytes
+Image = tuple[str, int, int]  # name, first byte (TFDS: number of the record), number of bytes
 
 
 class Split(NamedTuple):
@@ -33,15 +35,15 @@ class Split(NamedTuple):
 
     Attributes:
       place: the folder that has class folders, or the archive.
-      is_archive: whether it is an archive.
       key: JSON value that changes with the files.
       list: returns the images of each wanted class, those of a class sorted by name.
+      open: makes `Files` of names, bytes [N], and of the numbers of `Image`, int64 [N] each.
     """
 
     place: Path
-    is_archive: bool
     key: Any
     list: Callable[[], dict[str, list[Image]]]
+    open: Callable[[np.ndarray, np.ndarray, np.ndarray], Files]
 
 
 def find_split(directory: Path, split: str, wanted: Sequence[str]) -> Split | None:
@@ -72,53 +74,54 @@ def find_split(directory: Path, split: str, wanted: Sequence[str]) -> Split | No
             found = _list_train(archive, set(wanted))
         else:
             found = _list_val(archive, _read_devkit(directory / DEVKIT), set(wanted))
-        return _check(found, wanted, archive)
+        return check_classes(found, wanted, archive)
 
-    return Split(archive, True, cache.fingerprint(files), list_wanted)
+    open_parts = functools.partial(FileParts, archive, True)
+    return Split(archive, cache.fingerprint(files), list_wanted, open_parts)
 
 
-def make_parts(split: Split, wanted: Sequence[str]) -> tuple[FileParts, np.ndarray]:
+def list_images_of(split: Split, wanted: Sequence[str]) -> tuple[np.ndarray, ...]:
     """Lists the images of a split, class after class.
 
     Returns:
-      The images and the position in `wanted` of their class, int32 [N].
+      Names, bytes [N], the numbers of `Image`, int64 [N] each, and the position in `wanted` of
+      their class, int32 [N].
     """
     images = split.list()
     flat = [(f"{name}/{file}", *part) for name in wanted for file, *part in images[name]]
     names, offsets, lengths = zip(*flat, strict=True)
-    parts = FileParts(
-        split.place,
+    counts = [len(images[name]) for name in wanted]
+    return (
         np.array([os.fsencode(name) for name in names]),
         np.array(offsets, np.int64),
         np.array(lengths, np.int64),
-        split.is_archive,
+        np.repeat(np.arange(len(wanted), dtype=np.int32), counts),
     )
-    counts = [len(images[name]) for name in wanted]
-    return parts, np.repeat(np.arange(len(wanted), dtype=np.int32), counts)
 
 
-def _find_folders(folder, wanted):
-    found, key = {}, hashlib.sha256()
-    try:
-        present = {entry.name for entry in os.scandir(folder)}
-        _check(present, wanted, folder)
-        for name in wanted:
-            files = list_images(folder / name, f"{folder}/{name}")
-            key.update(repr((name, files)).encode())
-            found[name] = [(file.name, 0, file.size) for file in files]
-    except OSError as error:
-        raise UserError(f"cannot read {error.filename}: {error.strerror}") from error
-    return Split(folder, False, key.hexdigest(), lambda: found)
-
-
-def _check(found, wanted, place):
-    """Returns what is found of each class; raises UserError if a wanted class is not there."""
+def check_classes(found: Any, wanted: Sequence[str], place: Path) -> Any:
+    """Returns what is found by class; raises UserError if a wanted class is not there."""
     missing = [name for name in wanted if name not in found]
     if missing:
         more = len(missing) - _NAMES_SHOWN
         named = ", ".join(missing[:_NAMES_SHOWN]) + (f" and {more} more" if more > 0 else "")
         raise UserError(f"{place}: no images of the class {named}; add them")
     return found
+
+
+def _find_folders(folder, wanted):
+    found, key = {}, hashlib.sha256()
+    try:
+        present = {entry.name for entry in os.scandir(folder)}
+        check_classes(present, wanted, folder)
+        for name in wanted:
+            files = list_images(folder / name, f"{folder}/{name}")
+            key.update(repr((name, files)).encode())
+            found[name] = [(file.name, 0, file.size) for file in files]
+    except OSError as error:
+        raise UserError(f"cannot read {error.filename}: {error.strerror}") from error
+    open_parts = functools.partial(FileParts, folder, False)
+    return Split(folder, key.hexdigest(), lambda: found, open_parts)
 
 
 def _list_train(path: Path, wanted: set[str]) -> dict[str, list[Image]]:

@@ -19,7 +19,7 @@ def parts_of(folder):
     """All files of a folder, by name."""
     names = sorted(os.listdir(os.fsencode(folder)))
     lengths = np.array([os.stat(os.path.join(os.fsencode(folder), name)).st_size for name in names])
-    return FileParts(folder, np.array(names), np.zeros(len(names), np.int64), lengths, False)
+    return FileParts(folder, False, np.array(names), np.zeros(len(names), np.int64), lengths)
 
 
 def read(folder, side=SIDE):

@@ -14,7 +14,7 @@ from cljax.data.imagenet_files import ARCHIVES, DEVKIT
 from cljax.data.streams import make_stream
 from cljax.errors import UserError
 from cljax.settings import DataSettings
-from tests.helpers.imagenet import add, make_folders, pack, write_devkit
+from tests.helpers.imagenet import add, make_folders, pack, prepare, write_devkit
 
 NAMES = sources.IMAGENET
 FIRST = choose("imagenet50").used[0]
@@ -90,6 +90,36 @@ def test_archives_give_what_folders_do(folders, archives):
         np.testing.assert_array_equal(np.asarray(images), np.asarray(found))
         np.testing.assert_array_equal(images.fingerprint(), found.fingerprint())
     assert one[2] == other[2] and before == {path.name for path in archives.iterdir()}
+
+
+def test_a_prepared_set_gives_what_folders_do(tmp_path, folders):
+    root = prepare(folders, tmp_path / "tfds")
+    one = load_imagenet("imagenet50", str(folders))
+    for _ in range(2):  # the second time the index is cached
+        other = load_imagenet("imagenet50", str(root))
+        for (images, labels), (found, found_labels) in zip(one[:2], other[:2], strict=True):
+            np.testing.assert_array_equal(labels, found_labels)
+            np.testing.assert_array_equal(images.sizes, found.sizes)
+            np.testing.assert_array_equal(images.fingerprint(), found.fingerprint())
+            rows = np.array([49, 3, 0])
+            np.testing.assert_array_equal(images[rows], found[rows])
+            np.testing.assert_array_equal(images[rows], found.take(rows)[np.arange(3)])
+
+
+def test_wrong_prepared_sets_are_the_users_mistake(tmp_path, folders):
+    Image.new("F", (4, 4)).save(folders / "val" / FIRST / "x.tiff")
+    message = user_error(prepare(folders, tmp_path / "one"))
+    assert f"imagenet2012/5.1.0/{FIRST}/x.tiff: cannot read it as an image" in message
+    shutil.rmtree(folders / "val" / FIRST)
+    root = prepare(folders, tmp_path / "two")
+    assert user_error(root).endswith(
+        f"imagenet2012/5.1.0: no images of the class {FIRST}; add them"
+    )
+    for path in (root / "imagenet2012" / "5.1.0").glob("*train*"):
+        path.write_bytes(b"x")
+    assert f"cannot read {root}/imagenet2012/5.1.0" in user_error(root)
+    shutil.rmtree(root / "imagenet2012" / "5.1.0")
+    assert f"config.data.dir={root}: cannot read imagenet2012: " in user_error(root)
 
 
 def test_a_folder_and_an_archive_mix(folders, archives):

@@ -1,13 +1,16 @@
-"""Tiny forms of ImageNet: class folders, and the archives of its authors."""
+"""Tiny forms of ImageNet: class folders, the archives of its authors, and a set of TFDS."""
 
 import io
+import json
 import tarfile
 from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
 import scipy.io
+from array_record.python.array_record_module import ArrayRecordWriter
 from PIL import Image
+from tensorflow_datasets.proto import tf_example_pb2
 
 from cljax.data.imagenet import all_classes, choose
 from cljax.data.imagenet_files import ARCHIVES, DEVKIT
@@ -54,6 +57,45 @@ def pack(folders: Path, root: Path) -> Path:
         for image in images:
             archive.add(image.resolve(), image.name)
     write_devkit(root, [image.parent.name for image in images])
+    return root
+
+
+def prepare(folders: Path, root: Path) -> Path:
+    """Writes the images of class folders as TFDS prepares them, shuffled; returns the data_dir."""
+    folder, splits = root / "imagenet2012" / "5.1.0", []
+    folder.mkdir(parents=True)
+    for name, split in (("train", "train"), ("validation", "val")):
+        images = sorted((folders / split).glob("*/*"))
+        images = [images[i] for i in np.random.default_rng(1).permutation(len(images))]
+        path = folder / f"imagenet2012-{name}.array_record-00000-of-00001"
+        writer = ArrayRecordWriter(str(path), "group_size:1")
+        for image in images:
+            example = tf_example_pb2.Example()
+            features = example.features.feature
+            features["image"].bytes_list.value.append(image.read_bytes())
+            features["file_name"].bytes_list.value.append(image.name.encode())
+            features["label"].int64_list.value.append(all_classes().index(image.parent.name))
+            writer.write(example.SerializeToString())
+        writer.close()
+        template = "{DATASET}-{SPLIT}.{FILEFORMAT}-{SHARD_X_OF_Y}"
+        lengths = [str(len(images))]
+        splits.append({"name": name, "filepathTemplate": template, "shardLengths": lengths})
+    info = {"name": "imagenet2012", "version": "5.1.0", "fileFormat": "array_record"}
+    (folder / "dataset_info.json").write_text(json.dumps(info | {"splits": splits}))
+    (folder / "label.labels.txt").write_text("\n".join(all_classes()))
+    kinds = {
+        "image": ("image_feature.Image", {"image": {"encodingFormat": "jpeg", "dtype": "uint8"}}),
+        "label": ("class_label_feature.ClassLabel", {"classLabel": {"numClasses": "1000"}}),
+        "file_name": ("text_feature.Text", {"text": {}}),
+    }
+    module = "tensorflow_datasets.core.features"
+    features = {k: {"pythonClassName": f"{module}.{c}", **v} for k, (c, v) in kinds.items()}
+    features["image"]["image"]["shape"] = {"dimensions": ["-1", "-1", "3"]}
+    description = {
+        "featuresDict": {"features": features},
+        "pythonClassName": f"{module}.features_dict.FeaturesDict",
+    }
+    (folder / "features.json").write_text(json.dumps(description))
     return root
 
 

@@ -90,4 +90,5 @@ def test_a_network_learns_real_images_by_heart(tmp_path, imagenet_samples):
     config = make_config("oracle_imagenet50", folder, **settings)
     tiny_runs.run(config, tmp_path / "run")
     first, second = tiny_runs.results(tmp_path / "run")["seen_accuracy"][0]
-    assert first >= 90 and second >= 90
+    assert first >= 90, "ten classes: chance is 10 %"
+    assert second >= 70, "twenty classes: chance is 5 %"
