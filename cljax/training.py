@@ -57,12 +57,13 @@ def _run_windows(executor, inputs, states, orders, steps, stops, stopped):
     """Runs the steps of an epoch on images that the host reads while the device computes."""
     images, batch_size = inputs.data.train_pixels, inputs.stage.images_per_step
     orders = [np.asarray(order) for order in executor.collect(orders)]
-    for starts, ends, window in windows(executor, images, orders, batch_size, steps, stops):
+    found = windows(executor, images, orders, batch_size, steps, stops)
+    while window := executor.wait_for(found, states):
         jax.block_until_ready(states)  # or windows would pile up on the device
         if stopped():
             break
-        inputs = inputs._replace(window=window)
-        states = executor.repeat(train_step, inputs, states, starts, ends, stopped)
+        given = inputs._replace(window=window.images)
+        states = executor.repeat(train_step, given, states, window.starts, window.stops, stopped)
     return states
 
 

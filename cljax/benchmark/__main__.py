@@ -17,7 +17,10 @@ usage: cljax-benchmark [--config=CONFIG] [--config.KEY=VALUE ...] [--FLAG=VALUE 
 DEFAULT = "abd_cifar100"
 # Of these configs the rows that are measured when none is asked for.
 ROWS = {
-    "abd_cifar100": ("plain_step", "abd_step", "inversion_step", "evaluation"),
+    "abd_cifar100": (
+        *("plain_step", "abd_step", "inversion_step", "evaluation"),
+        *("streamed_step", "input"),
+    ),
     "lucir_cifar100": ("lucir_step", "herding"),
 }
 RUN, RUN_CONFIG, RUN_SCALE = "run", "abd_digits", 0.1

@@ -147,7 +147,7 @@ def _measure_part(part, names, options, console):
 
 def _with_shares(row, rates):
     """Adds the fractions of the device's peak rates to a row."""
-    unknown = ("images_per_step", "images_per_second", "flops", "bytes", "mesh")
+    unknown = ("images_per_step", "images_per_second", "flops", "bytes", "mesh", "wait_share")
     row = dict.fromkeys(unknown) | {"has_loops": True} | row
     for share, work, rate in (
         ("matrix_share", row["flops"], rates.get(row["dtype"])),

@@ -19,6 +19,8 @@ from cljax import settings as settings_lib
 from cljax.benchmark import measure
 from cljax.compute import device
 from cljax.compute import mesh as mesh_lib
+from cljax.compute.executor import Executor
+from cljax.compute.host_images import HostImages, windows
 from cljax.data import sources
 from cljax.data.sources import Dataset
 from cljax.settings import Settings
@@ -27,6 +29,7 @@ from cljax.stages import InversionStage, Stage, StepInput
 # Data sets of 32x32x3 that are not read: (classes, training and test images of each).
 _CIFAR = {"cifar10": (10, 5000, 1000), "cifar100": (100, 500, 100)}
 _TRACED_STEPS = 3
+_WAITING_STEPS = 10  # in which the share of waiting is measured
 _LATER = 1  # the later task whose steps are timed, from 0
 
 
@@ -39,18 +42,20 @@ class Workload:
       max_steps: largest number of steps at once.
       images: images per step and seed.
       executor: runs the steps.
-      function: function whose program is analyzed.
+      function: function whose program is analyzed; None: the work is the host's.
       repeats_per_step: how often the program, or the body of its loop, runs in a step of a seed.
       has_loops: whether the program has inner loops, which XLA's analysis counts once.
+      waits: whether steps wait for images of the host.
     """
 
     run: Callable[[int], None]
     max_steps: int
     images: float
-    executor: object
-    function: Callable
+    executor: Executor
+    function: Callable | None
     repeats_per_step: int = 1
     has_loops: bool = False
+    waits: bool = False
 
 
 def load(settings: Settings) -> Dataset:
@@ -81,6 +86,8 @@ def kinds_of_rows(settings: Settings, method) -> dict[str, tuple]:
     if method.memory.size:
         herds = method.memory.strategy.startswith("herding")
         kinds["herding" if herds else "exemplars"] = ("herding",)
+    kinds["streamed_step"] = ("stage", method.training, 0, True)
+    kinds["input"] = ("input", method.training)
     return kinds
 
 
@@ -120,7 +127,7 @@ class Bench:
         """
         self._sequential = None
         kind, *args = self.kinds[name]
-        more = [n for n in seeds if n > 1] if kind == "stage" else []
+        more = [n for n in seeds if n > 1] if kind == "stage" and len(args) == 2 else []
         forms = [(1, "sequential"), *itertools.product(more, ("sequential", "vmap"))]
         with device.fixed_settings(self.precision):
             rows = [self._row(name, kind, args, *form) for form in forms]
@@ -152,7 +159,9 @@ class Bench:
         row["seconds_per_seed"] = row["seconds"] / seeds
         row |= {"images_per_step": images, "images_per_second": images / row["seconds"]}
         executor = work.executor
-        cost = measure.cost(executor.lower(work.function))
+        cost = dict.fromkeys(("flops", "bytes", "memory"))
+        if work.function:
+            cost = measure.cost(executor.lower(work.function))
         repeats = work.repeats_per_step * (1 if sharing == "vmap" else seeds)
         row |= {key: cost[key] and cost[key] * repeats for key in ("flops", "bytes")}
         row["has_loops"] = work.has_loops
@@ -161,7 +170,14 @@ class Bench:
         row["device_memory"] = cost["memory"] if peak is None else peak
         row["device_memory_source"] = "program" if peak is None else "allocator"
         row["host_memory"] = measure.host_peak()
+        row["wait_share"] = self._wait_share(work) if work.waits else None
         return row
+
+    def _wait_share(self, work):
+        """Returns the fraction of the time of steps in which the device has nothing to do."""
+        executor, before, start = work.executor, work.executor.idle_seconds, time.perf_counter()
+        work.run(min(work.max_steps, _WAITING_STEPS))
+        return (executor.idle_seconds - before) / (time.perf_counter() - start)
 
     def _time(self, work):
         """Times a first step, which compiles, one step to see how many fit, and the repetitions."""
@@ -211,10 +227,12 @@ class Bench:
             for value in self._learner(index)
         )
 
-    def _stage(self, settings, stage: Stage, index: int) -> Workload:
-        """Makes the workload of steps of a stage in task `index`."""
+    def _stage(self, settings, stage: Stage, index: int, streams: bool = False) -> Workload:
+        """Makes the workload of steps of a stage in task `index`, or with images on the host."""
         (executor, data), count = self._executor(settings), len(settings.seeds)
         method = self.problem.method
+        if streams:
+            data = data.replace(train_images=HostImages(self.problem.dataset.train_images))
         states, tasks = self._distributed(executor, index, count)
         if not stage.first_task_differs:
             tasks = tasks.map(lambda task: task.replace(is_first=False))
@@ -236,7 +254,22 @@ class Bench:
 
         [most, *_] = executor.collect(images.map(lambda found: found.count))
         most = stage.num_steps(0, int(most))
-        return Workload(run, most, stage.images_per_step, executor, training.train_step)
+        function, images = training.train_step, stage.images_per_step
+        return Workload(run, most, images, executor, function, waits=streams)
+
+    def _input(self, settings, stage: Stage) -> Workload:
+        """Makes the workload of bringing batches from the host to the device, without steps."""
+        executor = build.make_executor(settings)
+        images = HostImages(self.problem.dataset.train_images)
+        rows = self.problem.tasks(0)[0].images
+        order = np.random.default_rng(0).permutation(np.asarray(rows.indices[: int(rows.count)]))
+        size = stage.images_per_step
+
+        def run(steps):
+            for window in windows(executor, images, [order], size, [0], [steps]):
+                jax.block_until_ready(window.images)
+
+        return Workload(run, len(order) // size, size, executor, None)
 
     def _evaluation(self, settings) -> Workload:
         """Makes the workload of evaluations, own read-out; on CPU, of the first task only."""

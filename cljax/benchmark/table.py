@@ -28,6 +28,7 @@ COLUMNS = {
     "GB": lambda row: _digits(row["bytes"], 1e-9),
     "of\nmatrix": lambda row: _percent(row["matrix_share"]),
     "of\ncopy": lambda row: _percent(row["copy_share"]),
+    "waits": lambda row: _percent(row["wait_share"]),
     "device\nMB": lambda row: _digits(row["device_memory"], 1e-6),
     "host\nMB": lambda row: _digits(row["host_memory"], 1e-6),
 }
@@ -38,6 +39,7 @@ LEFT_OUT_WHEN_NARROW = (
     "host\nMB",
     "device\nMB",
     "pro-\ngrams",
+    "waits",
     "of\ncopy",
     "of\nmatrix",
 )

@@ -15,8 +15,8 @@ import functools
 import itertools
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -28,6 +28,7 @@ from cljax.compute.compilation import compiler_options
 from cljax.compute.per_seed import PerSeed
 
 PyTree = Any
+T = TypeVar("T")
 
 
 class Executor:
@@ -47,6 +48,7 @@ class Executor:
       cores: number of CPU cores that take steps of their own in `sum_steps`; 0: the device takes
         all steps in turn.
       compile_seconds: time spent in calls that traced and compiled a program.
+      idle_seconds: time in which the device, having nothing to do, waited for images.
       programs: (compiled function, shapes and dtypes of its arguments) of each.
       when_compiling: called with True when a program begins to be compiled (or loaded from JAX's
         cache on disk), and with False when it is there.
@@ -65,6 +67,7 @@ class Executor:
         self.mesh = mesh
         self.cores = device.num_cores() if on_cpu and not self.compiled_loop and mesh is None else 0
         self.compile_seconds = 0.0
+        self.idle_seconds = 0.0
         self.programs: list[tuple[Any, PyTree]] = []
         self.when_compiling: Callable[[bool], None] = lambda begins: None
         self._compiled: dict[tuple[Callable, bool], Any] = {}
@@ -92,6 +95,20 @@ class Executor:
             return PerSeed(tuple(jax.device_put(read(group)) for group in groups), stacked=True)
         placed = (mesh_lib.place_batches(self.mesh, read, group) for group in groups)
         return PerSeed(tuple(placed), stacked=True)
+
+    def wait_for(self, found: Iterator[T], running: PyTree) -> T | None:
+        """Returns the next of what the host prepares, or None; notes how long the device is idle.
+
+        Args:
+          found: gives what is prepared.
+          running: arrays that the device may still compute.
+        """
+        idle = all(leaf.is_ready() for leaf in jax.tree.leaves(running))
+        start = time.perf_counter()
+        result = next(found, None)
+        if idle:
+            self.idle_seconds += time.perf_counter() - start
+        return result
 
     def collect(self, value: PerSeed) -> list[PyTree]:
         """Returns a `PerSeed` as a list over seeds; from a mesh, on the host of every process."""

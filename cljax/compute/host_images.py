@@ -30,7 +30,7 @@ class ImageArray(Protocol):
         """[N, H, W, C]."""
         ...
 
-    def __getitem__(self, rows: Any) -> np.ndarray:
+    def __getitem__(self, rows: Any, /) -> np.ndarray:
         """Reads the images of rows int [B]: uint8 [B, H, W, C]."""
         ...
 
@@ -118,11 +118,8 @@ def windows(
     options = grain.ReadOptions(num_threads=_READERS, prefetch_buffer_size=_READERS)
     dataset = grain.MapDataset.source(source)[first:last].to_iter_dataset(options)
     for k, found in enumerate(dataset, first):
-        within = [
-            [min(max(step, k * steps), (k + 1) * steps) for step in bounds]
-            for bounds in (starts, stops)
-        ]
-        yield Window(*within, found)
+        bounds = k * steps, (k + 1) * steps
+        yield Window(np.clip(starts, *bounds).tolist(), np.clip(stops, *bounds).tolist(), found)
 
 
 def _num_steps(executor, batch_size, image_shape):
@@ -144,7 +141,8 @@ class _Source:
     def __len__(self) -> int:
         return len(self._orders[0]) // math.prod(self._shape)
 
-    def __getitem__(self, k: int) -> PerSeed[jax.Array]:
+    def __getitem__(self, index: int) -> PerSeed[jax.Array]:
         size = math.prod(self._shape)
-        rows = [order[k * size : (k + 1) * size].reshape(self._shape) for order in self._orders]
+        own = slice(index * size, (index + 1) * size)
+        rows = [order[own].reshape(self._shape) for order in self._orders]
         return self._executor.read(self._images.read, rows)

@@ -128,7 +128,11 @@ def place_batches(mesh: Mesh, read: Callable, rows: np.ndarray) -> jax.Array:
     divides = rows.shape[2] % mesh.shape[DATA] == 0
     sharding = NamedSharding(mesh, P(SEEDS, None, DATA if divides else None))
     shape = *rows.shape, *read(rows[:0, 0, 0]).shape[1:]
-    return jax.make_array_from_callback(shape, sharding, lambda part: read(rows[part[:3]]))
+
+    def read_part(part: Any) -> np.ndarray:
+        return read(rows[part[:3]])
+
+    return jax.make_array_from_callback(shape, sharding, read_part)
 
 
 def _place(x, sharding):

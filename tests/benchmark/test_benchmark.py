@@ -91,13 +91,13 @@ def test_rates_and_memory():
 
 @pytest.fixture(scope="module")
 def record(tmp_path_factory):
-    """Of tiny networks: all rows of ABD, more seeds for one of them, LUCIR's herding, and a run."""
+    """Of tiny networks: rows of ABD, more seeds for one of them, rows of LUCIR, and a run."""
     folder = tmp_path_factory.mktemp("profile")
     abd, lucir = tiny_runs.make_config("abd", batch_size=BATCH), tiny_runs.make_config("lucir")
     parts = [
         ConfigRows(abd, ("plain_step",)),
         ConfigRows(abd, ("abd_step", "inversion_step", "evaluation")),
-        ConfigRows(lucir, ("herding",)),
+        ConfigRows(lucir, ("herding", "streamed_step", "input")),
         ConfigRows(tiny_runs.make_config("base"), ("run",), is_run=True),
     ]
     told = Console(file=io.StringIO())
@@ -126,6 +126,8 @@ def test_rows(record):
         *((f"{name}_step", 1, "sequential") for name in ("abd", "inversion")),
         ("evaluation", 1, "sequential"),
         ("herding", 1, "sequential"),
+        ("streamed_step", 1, "sequential"),
+        ("input", 1, "sequential"),
     ]
     assert rows[-1]["name"] == "run"
     assert len({tuple(sorted(set(row) - {"split"})) for row in rows}) == 1
@@ -134,8 +136,14 @@ def test_rows(record):
         assert row["quartiles"][0] <= row["seconds"] <= row["quartiles"][1]
         assert row["seconds_per_seed"] == row["seconds"] / row["seeds"]
         assert row["images_per_second"] == row["images_per_step"] / row["seconds"]
-        assert row["flops"] > 0 and row["bytes"] > 0
-        assert row["device_memory"] > 0 and row["host_memory"] > 2**20
+        assert row["host_memory"] > 2**20
+        assert (row["wait_share"] is not None) == (row["name"] == "streamed_step")
+        if row["name"] == "input":
+            assert (
+                row["flops"] is row["bytes"] is row["device_memory"] is row["matrix_share"] is None
+            )
+            continue
+        assert row["flops"] > 0 and row["bytes"] > 0 and row["device_memory"] > 0
         known = not row["has_loops"]
         assert (row["matrix_share"] is not None) == (row["copy_share"] is not None) == known
 
@@ -143,7 +151,7 @@ def test_rows(record):
 @pytest.mark.slow
 def test_what_rows_count(record):
     rows = record[0]["rows"]
-    plain, twice, side_by_side, abd, inversion, evaluation, herding, run = rows
+    plain, twice, side_by_side, abd, inversion, evaluation, herding, streamed, images, run = rows
     # Two seeds one after the other are the one seed's program; side by side they are another.
     assert plain["compilations"] > 0 and plain["compile_seconds"] > 0
     assert twice["compilations"] == 0 == twice["compile_seconds"]
@@ -158,6 +166,8 @@ def test_what_rows_count(record):
     # Digits hold 36 or so test images of each class; a task has two classes of ten images.
     assert 60 < evaluation["images_per_step"] < 80
     assert herding["images_per_step"] == 20 and herding["has_loops"]
+    assert streamed["images_per_step"] == images["images_per_step"] == 4
+    assert 0 < streamed["wait_share"] < 1 and images["compilations"] == 0
     assert run["split"]["total"] <= run["seconds"] and run["compilations"] > 0
 
 
@@ -240,13 +250,16 @@ def test_unknown_row():
         plan.measure_all(parts, {"abd_step"}, options)
 
 
+HOST = "streamed_step", "input"
+
+
 @pytest.mark.parametrize(
     ("name", "rows"),
     [
-        ("bic", ["plain_step", "bic_step", "correct_step", "evaluation", "herding"]),
-        ("rehearsal", ["plain_step", "base_step", "evaluation", "exemplars"]),
-        ("icarl", ["plain_step", "icarl_step", "evaluation", "herding"]),
-        ("base", ["plain_step", "base_step", "evaluation"]),
+        ("bic", ["plain_step", "bic_step", "correct_step", "evaluation", "herding", *HOST]),
+        ("rehearsal", ["plain_step", "base_step", "evaluation", "exemplars", *HOST]),
+        ("icarl", ["plain_step", "icarl_step", "evaluation", "herding", *HOST]),
+        ("base", ["plain_step", "base_step", "evaluation", *HOST]),
     ],
 )
 def test_rows_of_other_methods(name, rows):

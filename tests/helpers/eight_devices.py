@@ -79,7 +79,8 @@ def test_run(name, shape, execution, tmp_path, monkeypatch):
     settings = {"seeds": (0, 1), "mesh__seeds": shape[0], "mesh__data": shape[1]}
     settings |= {"compilation_cache": "", "execution__seeds": execution}
     settings |= tiny_runs.STABLE if name == "abd" else {}
-    tiny_runs.run(tiny_runs.make_config(name, **settings), tmp_path / "many")
+    residence = {"data__residence": "stream"} if name == "lucir" else {}
+    tiny_runs.run(tiny_runs.make_config(name, **settings, **residence), tmp_path / "many")
     settings |= {"mesh__seeds": 1, "mesh__data": 1, "execution__seeds": "sequential"}
     tiny_runs.run(tiny_runs.make_config(name, **settings), tmp_path / "one")
     tiny_runs.assert_near_run(tmp_path / "many", tmp_path / "one")

@@ -29,9 +29,9 @@ def started(ways, *args, cache: str):
 
 
 @contextlib.contextmanager
-def at_work(workdir, cache: str):
+def at_work(args, workdir, cache: str):
     """Two processes that have one epoch of a run behind them."""
-    with started(by_hand(), *tiny_runs.arguments(workdir, **SETTINGS), cache=cache) as processes:
+    with started(by_hand(), *args, cache=cache) as processes:
         deadline = time.monotonic() + 200
         while not (workdir / "metrics.jsonl").exists() or not tiny_runs.metrics(workdir):
             assert time.monotonic() < deadline
@@ -87,8 +87,9 @@ def reference(fast_runs, tmp_path_factory):
 @pytest.mark.slow
 def test_stop_of_one_stops_all_and_one_process_goes_on(compiled, reference, tmp_path):
     workdir = tmp_path / "run"
-    args = tiny_runs.arguments(workdir, **SETTINGS)
-    with at_work(workdir, compiled) as processes:
+    # The images stay on the hosts, each of which brings its devices' part of a batch.
+    args = tiny_runs.arguments(workdir, data__residence="stream", **SETTINGS)
+    with at_work(args, workdir, compiled) as processes:
         processes[1].send_signal(signal.SIGTERM)
         (status, out, err), (other, quiet, _) = finish(processes)
     assert status == other == 128 + signal.SIGTERM, (out, err)
@@ -106,7 +107,7 @@ def test_stop_of_one_stops_all_and_one_process_goes_on(compiled, reference, tmp_
 def test_death_of_one_ends_the_other_and_a_device_goes_on(compiled, reference, tmp_path):
     workdir = tmp_path / "run"
     args = tiny_runs.arguments(workdir, **SETTINGS)
-    with at_work(workdir, compiled) as processes:
+    with at_work(args, workdir, compiled) as processes:
         processes[0].kill()  # the one that writes
         (status, _, _), (other, _, _) = finish(processes)
     assert status == -signal.SIGKILL and other != 0
