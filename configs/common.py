@@ -178,7 +178,7 @@ def lucir(config: ConfigDict) -> ConfigDict:
 def lucir_imagenet(name: str, first_task_size: int, **settings) -> ConfigDict:
     """LUCIR on ImageNet as published, with 5 phases; `settings` are the method's own."""
     method = experiment("lucir", **LUCIR | {"lamda": 10.0} | settings)
-    imagenet(method, name).model.update(name="resnet18_imagenet", width=64)
+    imagenet(method, name).model.name = "resnet18_imagenet"
     config = lucir(method)
     config.optimizer.weight_decay = 1e-4
     config.first_task_size = first_task_size

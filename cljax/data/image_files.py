@@ -186,6 +186,7 @@ class ImageFiles:
         """Decodes all images."""
         if copy is False:
             raise ValueError("images in files cannot be an array without a copy")
+        note("decoding %d images", len(self))
         return self[np.arange(len(self))].astype(dtype or self.dtype, copy=False)
 
     def take(self, indices: np.ndarray) -> "ImageFiles":
