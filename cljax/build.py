@@ -49,7 +49,7 @@ def classifier(settings: Settings, dataset: Dataset) -> Classifier:
         model.name, dataset.num_classes, model.width, compute_dtype(settings), model.head
     )
     if ":" in model.name:
-        check_own_backbone(model.name, result.backbone, dataset.train_images.shape[1:])
+        check_own_backbone(model.name, result.backbone, dataset.image_shape)
     return result
 
 
@@ -57,9 +57,15 @@ def preprocessing(settings: Settings, dataset: Dataset) -> Preprocessing:
     """Builds the transforms of the dataset's images.
 
     Raises:
-      UserError: config.data.mean or .std does not have one entry per channel.
+      UserError: config.data.mean or .std does not have one entry per channel, or the images have
+        one size and cannot be cut and resized.
     """
     augmentation = Augmentation(**settings.data.augmentation.model_dump())
+    if augmentation.resized_crop and not dataset.input_size:
+        raise UserError(
+            f"config.data.augmentation.resized_crop=True: the images of {dataset.name} have one "
+            "size and are not resized; set it to False"
+        )
     mean, std = settings.data.mean or dataset.mean, settings.data.std or dataset.std
     if not len(mean) == len(std) == len(dataset.mean):
         raise UserError(
@@ -68,7 +74,8 @@ def preprocessing(settings: Settings, dataset: Dataset) -> Preprocessing:
         )
     if not settings.data.standardise:
         mean, std = (0.0,) * len(mean), (1.0,) * len(std)
-    return Preprocessing(augmentation, mean, std, compute_dtype(settings))
+    dtype = compute_dtype(settings)
+    return Preprocessing(augmentation, mean, std, dtype, dataset.input_size)
 
 
 def memory_policy(settings: Settings, supports_exemplars: bool) -> MemoryPolicy:
@@ -159,7 +166,7 @@ def inversion_stage(settings: Settings, dataset: Dataset) -> InversionStage:
     inversion = settings.inversion
     steps = settings.scaled(inversion.steps)
     steps_per_epoch = min(inversion.steps_per_epoch, steps)
-    image_shape = dataset.train_images.shape[1:]
+    image_shape = dataset.image_shape
     network = classifier(settings, dataset)
     if inversion.statistics and not has_moments(network.backbone, image_shape):
         raise UserError(
@@ -202,7 +209,7 @@ def autoencoder(settings: Settings, dataset: Dataset) -> AutoEncoder:
             "0..1; set it to False"
         )
     channels, latents = settings.autoencoder.channels, settings.autoencoder.latents
-    image_shape = dataset.train_images.shape[1:]
+    image_shape = dataset.image_shape
     return make_autoencoder(image_shape, channels, latents, compute_dtype(settings))
 
 

@@ -58,6 +58,12 @@ class Problem:
         """Class id of each label, for each seed: [seed][k]."""
         return [stream.class_order.tolist() for stream in self.streams]
 
+    @property
+    def class_names(self) -> list[list[str]]:
+        """Name of the class of each label, for each seed: [seed][k]."""
+        names = self.dataset.class_names
+        return [[names[label] for label in order] for order in self.class_orders]
+
     def tasks(self, index: int) -> list[Task]:
         """Makes task `index` (from 0) of each seed."""
         labels, joint = self.dataset.train_labels, self.method.is_joint
@@ -102,7 +108,7 @@ def make_problem(settings: Settings, dataset: Dataset | None = None) -> Problem:
     data, line = residence.place(
         dataset, settings.data.residence, settings.data.validation, build.make_mesh(settings)
     )
-    image_shape = dataset.train_images.shape[1:]
+    image_shape = dataset.image_shape
 
     # With all optimizations, a CPU would compile this for seconds to run it for milliseconds.
     options = {"xla_backend_optimization_level": 1} if jax.default_backend() == "cpu" else None
@@ -120,7 +126,8 @@ def _fingerprint(dataset):
     result = 0
     for split in ("train", "test"):
         for kind in ("images", "labels"):
-            array = getattr(dataset, f"{split}_{kind}")
+            values = getattr(dataset, f"{split}_{kind}")
+            array = values if isinstance(values, np.ndarray) else values.fingerprint()
             result = zlib.crc32(np.ascontiguousarray(array).data, result)
     return result
 

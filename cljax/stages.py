@@ -16,7 +16,7 @@ from cljax import losses, rng
 from cljax.compute.mesh import shard_batch
 from cljax.memory.ranking import class_counts
 from cljax.optimizer import SGD
-from cljax.state import Batch, Data, LearnerState, PyTree, Subset, Task, hyperparameters
+from cljax.state import Batch, Canvases, Data, LearnerState, PyTree, Subset, Task, hyperparameters
 
 
 class StepInput(NamedTuple):
@@ -193,7 +193,7 @@ class TrainStage(Stage):
         return batch, rng.key(state.streams.generator, f"observe {self.name}", *at)
 
     def take(self, inputs: StepInput, i: jax.Array):
-        """Takes batch `i` as stored: uint8 [B, H, W, C], labels and weights as in `Batch`."""
+        """Takes batch `i`: uint8 [B, H, W, C] or canvases, labels and weights as in `Batch`."""
         data, task, size = inputs.data, inputs.task, self.batch_size
         rows = shard_batch(jax.lax.dynamic_slice_in_dim(inputs.prepared.order, i * size, size))
         labels, weights = task.label_map[data.train_labels[rows]], None
@@ -206,12 +206,15 @@ class TrainStage(Stage):
         window = jax.lax.dynamic_index_in_dim(
             inputs.window, i % inputs.window.shape[0], keepdims=False
         )
-        return shard_batch(window), labels, weights
+        images = shard_batch(window)
+        if isinstance(data.train_images, Canvases):
+            images = Canvases(images, data.train_images.sizes[rows])
+        return images, labels, weights
 
     def preprocess(
-        self, inputs: StepInput, i: jax.Array, state: LearnerState, images: jax.Array
+        self, inputs: StepInput, i: jax.Array, state: LearnerState, images: jax.Array | Canvases
     ) -> jax.Array:
-        """Augments and standardizes the images of batch `i`: uint8 -> float [B, H, W, C]."""
+        """Augments and standardizes the stored images of batch `i`: float [B, H, W, C]."""
         at = inputs.task.index, inputs.epoch, i
         key = rng.key(state.streams.augmentation, f"augment {self.name}", *at)
         return inputs.method.preprocessing.train(key, images)

@@ -51,20 +51,44 @@ def hyperparameters(cls: type[T]) -> type[T]:
     return made
 
 
+class Canvases(struct.PyTreeNode):
+    """Holds images of different sizes, each in the top left corner of a square of one size.
+
+    Attributes:
+      pixels: uint8 [N, S, S, C], or what gives such arrays for rows.
+      sizes: int32 [N, 2], heights and widths of the images.
+    """
+
+    pixels: Any
+    sizes: jax.Array
+
+    def __getitem__(self, rows: jax.Array) -> "Canvases":
+        """Returns the images of rows int32 [B]."""
+        return Canvases(self.pixels[rows], self.sizes[rows])
+
+
 class Data(struct.PyTreeNode):
     """Holds the dataset, shared by all seeds: on the device, or with its images on the host.
 
     Attributes:
-      train_images: uint8 [N, H, W, C]; also from the host they are taken by `train_images[rows]`.
+      train_images: uint8 [N, H, W, C], or canvases; also from the host they are taken by
+        `train_images[rows]`.
       train_labels: int32 [N], class ids.
-      eval_images: uint8 [M, H, W, C], the test images (in validation mode the training images).
+      eval_images: uint8 [M, H, W, C], or canvases, the test images (in validation mode the training
+        images).
       eval_labels: int32 [M].
     """
 
-    train_images: jax.Array | HostImages
+    train_images: jax.Array | HostImages | Canvases
     train_labels: jax.Array
-    eval_images: jax.Array | HostImages
+    eval_images: jax.Array | HostImages | Canvases
     eval_labels: jax.Array
+
+    @property
+    def train_pixels(self) -> Any:
+        """Pixels of the training images, or of their canvases."""
+        images = self.train_images
+        return images.pixels if isinstance(images, Canvases) else images
 
 
 class Subset(struct.PyTreeNode):

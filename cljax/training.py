@@ -48,14 +48,14 @@ def run_epoch(
     else:
         states = learners.map(lambda one, new: EpochState(one, new.sums, new.step), start)
     orders = start.map(lambda begun: inputs.stage.image_rows(begun.prepared))
-    if isinstance(inputs.data.train_images, HostImages) and orders.groups[0] is not None:
+    if isinstance(inputs.data.train_pixels, HostImages) and orders.groups[0] is not None:
         return _run_windows(executor, inputs, states, orders, steps, stops, stopped)
     return executor.repeat(train_step, inputs, states, steps, stops, stopped)
 
 
 def _run_windows(executor, inputs, states, orders, steps, stops, stopped):
     """Runs the steps of an epoch on images that the host reads while the device computes."""
-    images, batch_size = inputs.data.train_images, inputs.stage.images_per_step
+    images, batch_size = inputs.data.train_pixels, inputs.stage.images_per_step
     orders = [np.asarray(order) for order in executor.collect(orders)]
     found = windows(executor, images, orders, batch_size, steps, stops)
     while window := executor.wait_for(found, states):

@@ -85,10 +85,10 @@ def cifar(config: ConfigDict, name: str) -> ConfigDict:
     """CIFAR with the network, schedule and augmentation of the ABD paper."""
     config.data = {
         "name": name,
-        "dir": "",  # of an archive of images, or of prepared TFDS sets; empty: see docs
+        "dir": "",  # of ImageNet, an archive of images, or prepared TFDS sets; empty: see docs
         "url": "",  # mirror of that archive; empty: its authors' site
         "path": "",  # of an .npz file, for data.name=npz, or of a folder, for data.name=folder
-        "image_size": 0,  # side that a folder's images are resized to; 0 for all other sources
+        "image_size": 0,  # side that images of a folder or ImageNet are resized to; else 0
         "residence": "auto",  # images on the "device", or "stream" from the host
         "per_class": 0,  # keep only so many training images of each class; 0: all
         "class_order": "shuffled",  # by seed, as the original; or a list, a file, "sequential"
@@ -101,6 +101,7 @@ def cifar(config: ConfigDict, name: str) -> ConfigDict:
             "contrast": 0.8,
             "flip": True,
             "crop_padding": 4,
+            "resized_crop": False,  # a random part of an image of ImageNet
         },
     }
     config.model = {
@@ -124,6 +125,34 @@ def tiny_imagenet(config: ConfigDict) -> ConfigDict:
     return config
 
 
+def imagenet(config: ConfigDict, name: str) -> ConfigDict:
+    """ImageNet, or classes of it, with images of 224 pixels in the order of seed 1993."""
+    cifar(config, name)
+    config.data.image_size = 224
+    config.data.class_order = "numpy:1993"  # the same for every seed
+    config.data.augmentation = {
+        "brightness": 0.0,
+        "contrast": 0.0,
+        "flip": True,
+        "crop_padding": 0,
+        "resized_crop": True,
+    }
+    config.optimizer.weight_decay = 1e-4
+    return config
+
+
+def imagenet50(config: ConfigDict) -> ConfigDict:
+    """5 tasks of 10 of 1000 classes, as in the script of the ABD reference code."""
+    imagenet(config, "imagenet50")
+    config.task_sizes = (10,) * 5
+    config.model.name = "resnet14"  # its "resnet18"; the head has 1000 columns
+    config.epochs = 100
+    config.milestones = (30, 60, 80, 90)
+    config.batch_size = 256
+    config.eval.top_k = 5
+    return config
+
+
 def digits(config: ConfigDict) -> ConfigDict:
     """scikit-learn's scanned digits, 8x8: two classes a task, a network for two CPU cores."""
     cifar(config, "digits")
@@ -132,6 +161,7 @@ def digits(config: ConfigDict) -> ConfigDict:
         "contrast": 0.0,
         "flip": False,  # a mirrored digit is another sign
         "crop_padding": 1,
+        "resized_crop": False,
     }
     config.model.name = "resnet8"
     config.epochs = 60
@@ -148,6 +178,19 @@ def lucir(config: ConfigDict) -> ConfigDict:
     config.drop_last = False
     config.eval.read_outs = ("nme", "ncm")
     return exemplars(config, per_class=20, strategy="herding_lucir", replay="all")
+
+
+def lucir_imagenet(name: str, first_task_size: int, **settings) -> ConfigDict:
+    """LUCIR on ImageNet as published, with 5 phases; `settings` are the method's own."""
+    method = experiment("lucir", **LUCIR | {"lamda": 10.0} | settings)
+    imagenet(method, name).model.name = "resnet18_imagenet"
+    config = lucir(method)
+    config.optimizer.weight_decay = 1e-4
+    config.first_task_size = first_task_size
+    config.num_tasks = 6
+    config.epochs = 90
+    config.milestones = (30, 60)
+    return config
 
 
 def exemplars(

@@ -14,6 +14,7 @@ import pytest
 from jax.experimental.compilation_cache import compilation_cache
 
 from cljax import build, training
+from cljax.compute import executor
 from cljax.output import plots
 from tests.helpers import compact, golden_updates, tiny_runs
 from tests.helpers.goldens import GOLDENS, PRECISIONS, SHARED
@@ -21,6 +22,9 @@ from tests.helpers.goldens import GOLDENS, PRECISIONS, SHARED
 TFDS = Path(os.environ.get("CLJAX_TFDS", SHARED / "tfds"))
 TINY_IMAGENET = Path(
     os.environ.get("CLJAX_TINY_IMAGENET", SHARED / "tiny-imagenet-200.zip")
+).absolute()
+IMAGENET_SAMPLES = Path(
+    os.environ.get("CLJAX_IMAGENET_SAMPLES", SHARED / "imagenet_samples")
 ).absolute()
 
 # Orbax leaves tasks behind whose failure asyncio would tell after the tests of damaged files.
@@ -101,6 +105,23 @@ def tiny_imagenet_dir():
     if not TINY_IMAGENET.is_file():
         pytest.skip(f"no file {TINY_IMAGENET}; set CLJAX_TINY_IMAGENET to tiny-imagenet-200.zip")
     return TINY_IMAGENET.parent
+
+
+@pytest.fixture
+def as_users_compile(monkeypatch):
+    """The tests' cheapest compilation makes other sums of programs that differ in their inputs."""
+    usual = executor.compiler_options
+    faster = {"xla_backend_optimization_level": 1, "xla_cpu_use_fusion_emitters": True}
+    monkeypatch.setattr(executor, "compiler_options", lambda *args: (usual(*args) or {}) | faster)
+    monkeypatch.setattr(plots, "write_plots", lambda *args: [])
+
+
+@pytest.fixture(scope="session")
+def imagenet_samples():
+    """A folder with a folder of images for each of some classes of ImageNet."""
+    if not IMAGENET_SAMPLES.is_dir():
+        pytest.skip(f"no images at {IMAGENET_SAMPLES}; set CLJAX_IMAGENET_SAMPLES to their folder")
+    return IMAGENET_SAMPLES
 
 
 @pytest.fixture(scope="module", autouse=True)

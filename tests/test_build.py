@@ -3,25 +3,18 @@
 import importlib
 import json
 from pathlib import Path
-from types import SimpleNamespace
 
 import jax.numpy as jnp
-import numpy as np
 import pytest
 
 from cljax import build, settings
 from cljax.errors import UserError
 from cljax.methods import METHODS
-from tests.helpers.tiny_runs import make_method
+from tests.helpers.tiny_runs import empty_dataset, make_method
 
 PATHS = (Path(__file__).parents[1] / "configs").glob("[a-z]*_*.py")
 CONFIGS = sorted(path.stem for path in PATHS if not path.stem.startswith("table_"))
-CIFAR = SimpleNamespace(
-    num_classes=100,
-    mean=(0.5,) * 3,
-    std=(0.25,) * 3,
-    train_images=np.zeros((1, 32, 32, 3), np.uint8),
-)
+CIFAR = empty_dataset(32, 32, 3, num_classes=100)
 
 
 def load(name):
@@ -33,9 +26,10 @@ def load(name):
 @pytest.mark.parametrize("name", CONFIGS)
 def test_a_config_builds_its_method(name):
     config = load(name)
-    shapes = {"digits": (1, 8, 8, 1), "imagenet": (1, 64, 64, 3)}
-    shape = shapes.get(name.rpartition("_")[2], (1, 32, 32, 3))
-    dataset = SimpleNamespace(**vars(CIFAR) | {"train_images": np.zeros(shape, np.uint8)})
+    shapes = {"digits": (8, 8, 1), "tiny_imagenet": (64, 64, 3)}
+    dataset = empty_dataset(
+        *shapes.get(config.data.name, (32, 32, 3)), input_size=config.data.image_size
+    )
     assert type(make_method(config, dataset)).__name__ == METHODS[config.method.name][1]
 
 
@@ -55,14 +49,22 @@ ORIGINAL = {  # our name: the run in the original scripts
 }
 
 
-SCRIPTS = {"cifar100": ("cifar100-fivetask", 100), "tiny_imagenet": ("tinyimnet-twentytask", 200)}
-GENERATORS = {"CIFAR_GEN": "cifar", "TINYIMNET_GEN": "tiny_imagenet"}
+SCRIPTS = {
+    "cifar100": ("cifar100-fivetask", 100),
+    "tiny_imagenet": ("tinyimnet-twentytask", 200),
+    "imagenet50": ("imnet-fivetask", 50),
+}
+# our names of the script's networks: one without projections has 6n+2 layers
+MODELS = {"resnet18": "resnet14"}
+GENERATORS = {"CIFAR_GEN": "cifar", "TINYIMNET_GEN": "tiny_imagenet", "IMNET_GEN": "imagenet"}
+ON_IMAGENET = ("abd", "base", "lwf", "lwf_mc", "oracle", "rehearsal", "lwf_rehearsal")
 
 
 @pytest.mark.parametrize(
     ("data", "name"),
     [("cifar100", name) for name in ORIGINAL]
-    + [("tiny_imagenet", name) for name in ORIGINAL if name != "dgr"],  # the script has no DGR
+    + [("tiny_imagenet", name) for name in ORIGINAL if name != "dgr"]  # the script has no DGR
+    + [("imagenet50", name) for name in ON_IMAGENET],
 )
 def test_configs_hold_the_values_of_the_original_scripts(goldens, data, name):
     hparams = json.loads((goldens.folder / "hparams.json").read_text())
@@ -70,10 +72,17 @@ def test_configs_hold_the_values_of_the_original_scripts(goldens, data, name):
     original = hparams["experiments"][script][ORIGINAL[name]]
     config = load(f"{name}_{data}")
     assert config.data.name == data
-    assert config.num_tasks == num_classes // original["first_split_size"]
+    first, later = original["first_split_size"], original["other_split_size"]
+    assert config.num_tasks == num_classes // first and first == later
+    if original["max_task"] > 0:
+        assert config.task_sizes == (first,) * original["max_task"]
     assert [*config.milestones, config.epochs] == original["schedule"]
     assert config.batch_size == original["batch_size"]
-    assert config.model.name == original["model_name"]
+    assert config.model.name == MODELS.get(original["model_name"], original["model_name"])
+    # Their loader of ImageNet gets its order from NumPy, and `main` counts its top-5 accuracy.
+    is_imagenet = original["dataset"] == "ImageNet"
+    assert config.eval.top_k == (5 if is_imagenet else 1)
+    assert config.data.class_order == ("numpy:1993" if is_imagenet else "shuffled")
     optimizer = config.optimizer
     found = optimizer.lr, optimizer.momentum, optimizer.weight_decay
     assert found == (original["lr"], original["momentum"], original["weight_decay"])

@@ -21,7 +21,7 @@ from cljax.compute import device
 from cljax.compute import mesh as mesh_lib
 from cljax.compute.executor import Executor
 from cljax.compute.host_images import HostImages, windows
-from cljax.data import sources
+from cljax.data import residence, sources
 from cljax.data.sources import Dataset
 from cljax.settings import Settings
 from cljax.stages import InversionStage, Stage, StepInput
@@ -232,7 +232,8 @@ class Bench:
         (executor, data), count = self._executor(settings), len(settings.seeds)
         method = self.problem.method
         if streams:
-            data = data.replace(train_images=HostImages(self.problem.dataset.train_images))
+            placed, _ = residence.place(self.problem.dataset, "stream", False, executor.mesh)
+            data = data.replace(train_images=placed.train_images)
         states, tasks = self._distributed(executor, index, count)
         if not stage.first_task_differs:
             tasks = tasks.map(lambda task: task.replace(is_first=False))

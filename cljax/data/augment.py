@@ -14,7 +14,7 @@ from jax.typing import ArrayLike, DTypeLike
 
 from cljax.errors import UserError
 
-_BRIGHTNESS, _CONTRAST, _ORDER, _FLIP, _CROP = range(5)  # each draws from its own key
+_BRIGHTNESS, _CONTRAST, _ORDER, _FLIP, _CROP, RESIZED_CROP = range(6)  # each has its own key
 Moments = ArrayLike | Sequence[float]
 _GREY_WEIGHTS = (19595, 38470, 7471)  # of R, G, B in 1/65536, as Pillow converts to grey
 
@@ -29,6 +29,8 @@ class Augmentation:
       contrast: spread of the contrast factors, in the same way; 0 (default): off.
       flip: whether images are mirrored left to right with probability 1/2.
       crop_padding: pixels of black border on each side before a random crop; 0 (default): off.
+      resized_crop: whether a random part of an image with a size of its own is resized, before all
+        else, as `resample.draw_boxes` draws it; False (default): its center is, as for test images.
 
     Raises:
       UserError: a number is negative.
@@ -38,6 +40,7 @@ class Augmentation:
     contrast: float = 0.0
     flip: bool = False
     crop_padding: int = 0
+    resized_crop: bool = False
 
     def __post_init__(self) -> None:
         for name in ("brightness", "contrast", "crop_padding"):

@@ -11,22 +11,16 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
-from PIL.TiffImagePlugin import TiffImageFile
+from PIL import Image, ImageOps
 
 from cljax.data import Splits, cache
+from cljax.data.decode import read_rgb
 from cljax.errors import UserError, note
 
-# Pillow reads more, some of it by starting other programs (EPS) or in some builds only (AVIF).
-FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
 _CACHE_FORMAT = 2  # raise it when the same files would give other pixels
 _BLOCK = 10_000  # images between two notes of progress
 _BLOCK_BYTES = 2**26  # most bytes of the images that are in memory at one time
 _NAMES_SHOWN = 5
-# Tags of TIFF, each of which is 1 where it is absent, and what they say of signed numbers.
-_BITS, _PHOTOMETRIC, _SAMPLE_FORMAT, _SIGNED = 258, 262, 339, 2
-# Pillow gives the 16 bits of these formats 32, some versions those of PNG.
-_SIXTEEN_BITS_IN_32 = ("PNG", "PPM")
 
 
 class ImageFile(NamedTuple):
@@ -122,25 +116,40 @@ def _list_classes(folder: Path, where: str) -> dict[str, list[ImageFile]]:
             raise UserError(f"{where}/{entry.name} is not a folder; use one folder for each class")
         if not entry.name.isprintable():  # it could not be written into results and plots
             raise UserError(f"{where}/{entry.name!a}: the name of a class must be printable")
-        classes[entry.name] = files = []
-        for file in _visible(entry.path):
-            if file.is_dir():
-                raise UserError(
-                    f"{where}/{entry.name}/{file.name} is a folder; put images directly into the "
-                    "folder of their class"
-                )
-            status = file.stat()
-            if not stat.S_ISREG(status.st_mode):
-                raise UserError(
-                    f"{where}/{entry.name}/{file.name} is a pipe, a socket or a device; put only "
-                    "images into the folder of a class"
-                )
-            files.append(ImageFile(file.name, status.st_size, status.st_mtime_ns))
-        if not files:
-            raise UserError(f"{where}/{entry.name} is empty; each class needs an image")
+        classes[entry.name] = list_images(entry.path, f"{where}/{entry.name}")
     if not classes:
         raise UserError(f"{where} is empty; it must have one folder of images for each class")
     return classes
+
+
+def list_images(folder: str | Path, where: str) -> list[ImageFile]:
+    """Lists the files in the folder of a class, sorted by name, without hidden ones.
+
+    Args:
+      folder: the folder.
+      where: the folder, for errors.
+
+    Raises:
+      UserError: the folder is empty, or holds something else than plain files.
+      OSError: it cannot be read.
+    """
+    files = []
+    for file in _visible(folder):
+        if file.is_dir():
+            raise UserError(
+                f"{where}/{file.name} is a folder; put images directly into the folder of their "
+                "class"
+            )
+        status = file.stat()
+        if not stat.S_ISREG(status.st_mode):
+            raise UserError(
+                f"{where}/{file.name} is a pipe, a socket or a device; put only images into the "
+                "folder of a class"
+            )
+        files.append(ImageFile(file.name, status.st_size, status.st_mtime_ns))
+    if not files:
+        raise UserError(f"{where} is empty; each class needs an image")
+    return files
 
 
 def _visible(folder) -> list[os.DirEntry]:
@@ -208,58 +217,5 @@ def read_images(
 
 
 def _read_image(path: Path, size: int) -> np.ndarray:
-    try:
-        with Image.open(path, formats=FORMATS) as image:
-            _check_scale(image)
-            is_inverted = isinstance(image, TiffImageFile) and _tag(image, _PHOTOMETRIC) == 0
-            image = _to_rgb(ImageOps.exif_transpose(image), is_inverted)
-            return np.asarray(ImageOps.fit(image, (size, size), Image.Resampling.BILINEAR))
-    except UnidentifiedImageError as error:
-        reason = f"its format is not one of {', '.join(FORMATS)}"
-        raise UserError(f"{path}: cannot read it as an image: {reason}") from error
-    except Exception as error:  # Pillow's readers share no error class
-        reason = (str(error) or type(error).__name__).split("\n")[0]
-        raise UserError(f"{path}: cannot read it as an image: {reason}") from error
-
-
-def _check_scale(image: Image.Image) -> None:
-    """Raises ValueError unless the file says which value is white, whatever its pixels are."""
-    if image.mode == "F":
-        raise ValueError("its pixels are floating-point numbers; expected 8 or 16 bits")
-    if isinstance(image, TiffImageFile):
-        bits, formats = (np.atleast_1d(_tag(image, tag)) for tag in (_BITS, _SAMPLE_FORMAT))
-        if bits.max() > 8 and (bits != 16).any():
-            raise ValueError(f"its pixels have {bits.max()} bits; expected 8 or 16")
-        if _SIGNED in formats:
-            raise ValueError("its pixels are signed numbers; expected unsigned ones")
-    elif image.mode == "I" and image.format not in _SIXTEEN_BITS_IN_32:
-        raise ValueError("its pixels have 32 bits; expected 8 or 16")
-    transparent = image.info.get("transparency")
-    if isinstance(transparent, tuple) and max(transparent) > 255:
-        # Pillow reads the colors with 8 bits, so that it finds no transparent pixel.
-        raise ValueError("it has a transparent color of 16 bits; expected one of 8, or alpha")
-
-
-def _tag(image: TiffImageFile, tag: int) -> Any:
-    """Returns a tag of a TIFF file, or TIFF's default of each tag that is read here."""
-    return image.tag_v2.get(tag, 1)
-
-
-def _to_rgb(image: Image.Image, is_inverted: bool = False) -> Image.Image:
-    """RGB with 8 bits, white where transparent.
-
-    Args:
-      image: with 8 or 16 bits.
-      is_inverted: whether zero is white; Pillow inverts images of 8 bits itself.
-    """
-    if image.mode.startswith("I"):  # Pillow would clip 16 bits to 8
-        values = np.asarray(image)
-        values = 2**16 - 1 - values if is_inverted else values
-        pixels = (values >> 8).astype(np.uint8)
-        if (transparent := image.info.get("transparency")) is not None:
-            pixels[values == transparent] = 255
-        image = Image.fromarray(pixels)
-    elif image.mode[-1] in "Aa" or "transparency" in image.info:
-        white = Image.new("RGBA", image.size, "white")
-        image = Image.alpha_composite(white, image.convert("RGBA"))
-    return image.convert("RGB")
+    image = read_rgb(path, path)
+    return np.asarray(ImageOps.fit(image, (size, size), Image.Resampling.BILINEAR))

@@ -5,7 +5,9 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 
-from cljax.data.augment import Augmentation, augment, normalise
+from cljax.data import resample
+from cljax.data.augment import RESIZED_CROP, Augmentation, augment, normalise
+from cljax.state import Canvases
 
 
 @dataclasses.dataclass(frozen=True)
@@ -16,20 +18,47 @@ class Preprocessing:
       augmentation: random changes of training images.
       mean, std: one float per channel, moments of pixels scaled to 0..1.
       dtype: floating type of the result.
+      input_size: side in pixels of the squares that canvases become; 0: there are no canvases.
     """
 
     augmentation: Augmentation
     mean: tuple[float, ...]
     std: tuple[float, ...]
     dtype: jnp.dtype = jnp.float32
+    input_size: int = 0
 
-    def train(self, key: jax.Array, images: jax.Array) -> jax.Array:
-        """Augments and normalizes uint8 [B, H, W, C] -> `dtype` [B, H, W, C]; consumes the key."""
-        return self.test(augment(key, images, self.augmentation))
+    def train(self, key: jax.Array, images: jax.Array | Canvases) -> jax.Array:
+        """Augments and normalizes images; consumes the key.
 
-    def test(self, images: jax.Array) -> jax.Array:
-        """Normalizes uint8 [B, H, W, C] -> `dtype` [B, H, W, C]."""
-        return normalise(images, self.mean, self.std, self.dtype)
+        Args:
+          key: random key of this batch.
+          images: uint8 [B, H, W, C], or canvases.
+
+        Returns:
+          `dtype` [B, H, W, C]; of canvases [B, input_size, input_size, C].
+        """
+        if isinstance(images, Canvases) and self.augmentation.resized_crop:
+            boxes = resample.draw_boxes(jax.random.fold_in(key, RESIZED_CROP), images.sizes)
+            images = resample.resized_crop(images.pixels, boxes, self.input_size)
+        return self.test(augment(key, self.center(images), self.augmentation))
+
+    def test(self, images: jax.Array | Canvases) -> jax.Array:
+        """Normalizes images, or the centers of canvases; argument and result as in `train`."""
+        return normalise(self.center(images), self.mean, self.std, self.dtype)
+
+    def center(self, images: jax.Array | Canvases) -> jax.Array:
+        """Cuts the center out of canvases: with `input_size` 224 after a resize to 256 pixels.
+
+        Args:
+          images: uint8 [B, H, W, C], which are returned as they are, or canvases.
+
+        Returns:
+          uint8 [B, H, W, C]; of canvases [B, input_size, input_size, C].
+        """
+        if not isinstance(images, Canvases):
+            return images
+        short = self.input_size * 8 // 7
+        return resample.resize_and_centre_crop(images.pixels, images.sizes, short, self.input_size)
 
     def to_pixels(self, images: jax.Array) -> jax.Array:
         """Inverts `test`: float [B, H, W, C] -> uint8 pixels, clipped to 0..255."""

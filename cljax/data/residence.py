@@ -9,7 +9,7 @@ from jax.sharding import Mesh
 from cljax.compute import device, mesh
 from cljax.compute.host_images import HostImages
 from cljax.data.sources import Dataset
-from cljax.state import Data
+from cljax.state import Canvases, Data
 
 _SHARE = 0.5  # of the device's memory for images; the rest is for networks and activations
 
@@ -39,6 +39,12 @@ def place(
         placed = [HostImages(of_split) for of_split in images]
     else:
         placed = mesh.replicate(devices, [np.asarray(of_split) for of_split in images])
+    placed = [
+        pixels
+        if isinstance(of_split, np.ndarray)
+        else Canvases(pixels, mesh.replicate(devices, of_split.sizes))
+        for pixels, of_split in zip(placed, images, strict=True)
+    ]
     labels = mesh.replicate(devices, [getattr(dataset, f"{split}_labels") for split in splits])
     where = "host" if on_host else "device"
     line = f"config.data.residence={residence}: images stay on the {where}; {reason}"

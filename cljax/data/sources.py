@@ -1,4 +1,4 @@
-"""Loads datasets into memory: digits, CIFAR, Tiny-ImageNet, .npz files, folders, TFDS, your own."""
+"""Loads datasets: digits, CIFAR, Tiny-ImageNet, ImageNet, .npz files, folders, TFDS, your own."""
 
 import os
 import zipfile
@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.lib import format as npy
 
-from cljax.data import Splits
+from cljax.data import Images, Splits
 from cljax.errors import UserError
 from cljax.files import read_array
 from cljax.settings import DataSettings
@@ -26,16 +26,20 @@ _CIFAR100 = (
 )
 _TINY_IMAGENET = ((0.4389, 0.4114, 0.3682), (0.2402, 0.2350, 0.2268))
 _IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+CHOSEN_CLASSES = ("imagenet50", "imagenet_subset")  # some of ImageNet's
+IMAGENET = (*CHOSEN_CLASSES, "imagenet1000")
 PUBLISHED_MOMENTS = {
     "cifar10": _CIFAR10,
     "cifar100": _CIFAR100,
     "tiny_imagenet": _TINY_IMAGENET,
     "imagenet_resized": _IMAGENET,
     "imagenet2012": _IMAGENET,
+    **dict.fromkeys(IMAGENET, _IMAGENET),
 }
 _DOWNLOADED = ("cifar10", "cifar100", "tiny_imagenet")  # from a mirror, if one is named
 _NPZ_KEYS = ("x_train", "y_train", "x_test", "y_test")
 _DIGITS_TEST_PERIOD = 5
+_SMALLEST_RESIZED = 8  # pixels
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,22 +48,31 @@ class Dataset:
 
     Attributes:
       name: value of config.data.name.
-      train_images, test_images: uint8 [N, H, W, C], C 1 or 3, in file order.
+      train_images, test_images: uint8 [N, H, W, C], C 1 or 3, in file order; `StoredImages`
+        have different sizes and are read when they are used.
       train_labels, test_labels: int32 [N], class ids 0..num_classes-1.
       num_classes: K.
       class_names: K names, by class id.
       mean, std: C floats, moments of the training pixels scaled to 0..1.
+      input_size: side in pixels of the squares that networks see; 0: they see images as they are.
     """
 
     name: str
-    train_images: np.ndarray
+    train_images: Images
     train_labels: np.ndarray
-    test_images: np.ndarray
+    test_images: Images
     test_labels: np.ndarray
     num_classes: int
     class_names: tuple[str, ...]
     mean: tuple[float, ...]
     std: tuple[float, ...]
+    input_size: int = 0
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """Height, width and channels of the images that networks see."""
+        height, width, channels = self.train_images.shape[1:]
+        return (self.input_size or height, self.input_size or width, channels)
 
 
 def load(settings: DataSettings) -> Dataset:
@@ -70,13 +83,25 @@ def load(settings: DataSettings) -> Dataset:
     """
     _check_mirror(settings)
     train, test, class_names = SOURCES.get(settings.name, _load_tfds)(settings)
-    _check_image_size(settings, train[0])
+    is_array = isinstance(train[0], np.ndarray)
+    if is_array:
+        _check_image_size(settings, train[0].shape[1:3])
     base_name = settings.name.partition("/")[0].partition(":")[0]
-    mean, std = PUBLISHED_MOMENTS.get(base_name) or _pixel_moments(train[0])
+    mean, std = PUBLISHED_MOMENTS.get(base_name) or _pixel_moments(np.asarray(train[0]))
     if settings.per_class:
-        kept = _rank_in_class(train[1]) < settings.per_class
-        train = train[0][kept], train[1][kept]
-    return Dataset(settings.name, *train, *test, len(class_names), class_names, mean, std)
+        kept = np.flatnonzero(_rank_in_class(train[1]) < settings.per_class)
+        images = train[0][kept] if is_array else train[0].take(kept)
+        train = images, train[1][kept]
+    return Dataset(
+        settings.name,
+        *train,
+        *test,
+        len(class_names),
+        class_names,
+        mean,
+        std,
+        0 if is_array else settings.image_size,
+    )
 
 
 def _check_mirror(settings: DataSettings) -> None:
@@ -87,13 +112,13 @@ def _check_mirror(settings: DataSettings) -> None:
         )
 
 
-def _check_image_size(settings: DataSettings, images: np.ndarray) -> None:
+def _check_image_size(settings: DataSettings, sides: tuple[int, int]) -> None:
     size = settings.image_size
-    if size and images.shape[1:3] != (size, size):
-        height, width = images.shape[1:3]
+    if size and sides != (size, size):
+        height, width = sides
         raise UserError(
             f"config.data.image_size={size}: the images of {settings.name} are {height}x{width}, "
-            "and only those of config.data.name=folder are resized; set it to 0"
+            "and only those of config.data.name=folder or imagenet... are resized; set it to 0"
         )
 
 
@@ -153,6 +178,17 @@ def _load_tiny_imagenet(settings: DataSettings) -> Splits:
     from cljax.data.tiny_imagenet import load_tiny_imagenet  # Imports Pillow and the download.
 
     return load_tiny_imagenet(settings.dir, settings.url)
+
+
+def _load_imagenet(settings: DataSettings) -> Splits:
+    from cljax.data.imagenet import load_imagenet  # A run on arrays does not need Pillow.
+
+    if settings.image_size < _SMALLEST_RESIZED:
+        raise UserError(
+            f"config.data.image_size={settings.image_size}: the images of {settings.name} have "
+            f"different sizes and are resized; use 224, or {_SMALLEST_RESIZED} or more"
+        )
+    return load_imagenet(settings.name, settings.dir)
 
 
 def _load_tfds(settings: DataSettings) -> Splits:
@@ -261,4 +297,5 @@ SOURCES: dict[str, Callable[[DataSettings], Splits]] = {
     "cifar10": _load_cifar,
     "cifar100": _load_cifar,
     "tiny_imagenet": _load_tiny_imagenet,
+    **dict.fromkeys(IMAGENET, _load_imagenet),
 }

@@ -47,10 +47,10 @@ def load_tfds(name: str, directory: str, order_by: str = "") -> Splits:
     """
     if not directory and not os.environ.get("TFDS_DATA_DIR"):
         expand("~")  # raises where TFDS would make a folder of this name
-    with _importing_nothing():
-        builder = _make_builder(name, directory)
+    with importing_nothing():
+        builder = make_builder(name, directory)
         _prepare(builder, name)
-        files = _list_files(builder.data_dir)
+        files = list_files(builder.data_dir)
         key = name, os.path.realpath(builder.data_dir), order_by, files
         if not files or key not in _last_read:
             _last_read.clear()  # before reading: two large datasets may not fit in memory
@@ -59,7 +59,7 @@ def load_tfds(name: str, directory: str, order_by: str = "") -> Splits:
 
 
 @contextmanager
-def _importing_nothing():
+def importing_nothing():
     """Keeps TFDS from importing modules that a dataset's features.json names.
 
     Modules of TFDS, and those that are imported already, for example by the config, may be named.
@@ -127,7 +127,7 @@ def _is_set(arrays: cache.Arrays, num_classes: int) -> bool:
     )
 
 
-def _list_files(folder) -> tuple[tuple[str, int, int], ...]:
+def list_files(folder) -> tuple[tuple[str, int, int], ...]:
     """Names, sizes and times of a dataset's files; empty where they are unknown (gs://...)."""
     try:
         with os.scandir(folder) as entries:
@@ -157,7 +157,7 @@ def _read(builder, name: str, label_feature, order_by: str):
 
 
 @contextmanager
-def _reported(what: str):
+def reported(what: str):
     """Turns whatever TFDS and its readers raise into one line: they share no error class."""
     try:
         yield
@@ -168,8 +168,13 @@ def _reported(what: str):
         raise UserError(f"{what}: {reason}") from error
 
 
-def _make_builder(name: str, directory: str):
-    with _reported(f"config.data.name={name}: TFDS cannot open it"):
+def make_builder(name: str, directory: str) -> Any:
+    """Returns TFDS's builder of a dataset.
+
+    Raises:
+      UserError: the dataset is unknown or cannot be opened.
+    """
+    with reported(f"config.data.name={name}: TFDS cannot open it"):
         try:
             return tfds.builder(name, data_dir=directory or None)
         except tfds.core.DatasetNotFoundError as error:
@@ -193,7 +198,7 @@ def _prepare(builder, name: str) -> None:
             f"directory that holds {builder.info.full_name} in ArrayRecord form, or pip install "
             "tensorflow and run once to prepare it"
         )
-    with _reported(f"config.data.name={name}: TFDS cannot prepare it under {parent}"):
+    with reported(f"config.data.name={name}: TFDS cannot prepare it under {parent}"):
         builder.download_and_prepare(file_format="array_record")
 
 
@@ -215,7 +220,7 @@ def _check_features(features: Any, name: str) -> Any:
 def _read_split(builder, split: str, num_classes: int, name: str, order_by: str):
     """uint8 images [N, H, W, C] and int32 labels [N] of a split, sorted by a text feature."""
     where = f"config.data.name={name}: cannot read {split} in {builder.data_dir}"
-    with _reported(where):
+    with reported(where):
         try:
             source = builder.as_data_source(split=split)
         except NotImplementedError as error:

@@ -198,7 +198,7 @@ class Finetune:
 
         def batch(i):
             rows = shard_batch(jax.lax.dynamic_slice_in_dim(padded, i * size, size))
-            images = data.train_images[rows]
+            images = self.preprocessing.center(data.train_images[rows])
             images = self.preprocessing.test(images if transform is None else transform(images))
             return self.classifier.apply(state.variables, images).features.astype(jnp.float32)
 

@@ -2,6 +2,9 @@
 
 from typing import ClassVar
 
+import jax
+import jax.numpy as jnp
+
 from cljax.methods.base import Finetune
 from cljax.state import hyperparameters
 
@@ -21,6 +24,7 @@ class JointTraining(Finetune):
         """Initializes the state again in later tasks."""
         if task.is_first:
             return state
-        height, width, channels = data.train_images.shape[1:]
-        fresh = self.init(state.streams, (height, width, channels))
+        one = jnp.zeros(1, jnp.int32)
+        seen = jax.eval_shape(lambda: self.preprocessing.center(data.train_images[one]))
+        fresh = self.init(state.streams, seen.shape[1:])
         return fresh.replace(opt_state=state.opt_state)

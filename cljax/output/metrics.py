@@ -126,6 +126,7 @@ def build_results(
     dataset: str,
     seeds: Sequence[int],
     class_orders: Sequence[Sequence[int]],
+    class_names: Sequence[Sequence[str]],
     task_sizes: Sequence[int],
     test_images: Sequence[Sequence[int]],
     correct: Sequence[Counts],
@@ -142,6 +143,7 @@ def build_results(
       method, dataset: their names.
       seeds: the seeds.
       class_orders: [seed][k], class id of label k.
+      class_names: [seed][k], name of that class in the dataset.
       task_sizes: [T], number of classes of each task, unfinished tasks included.
       test_images: [seed][j], number of test images of task j.
       correct: [seed][t][j], correct predictions on images of task j, j <= t, after task t, with
@@ -176,6 +178,7 @@ def build_results(
         **own,
         "task_sizes": list(task_sizes),
         "class_orders": [list(order) for order in class_orders],
+        "class_names": [list(names) for names in class_names],
         "test_images": [list(images) for images in test_images],
         "top_k": top_k,
         "accuracy_within_task": within,

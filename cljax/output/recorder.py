@@ -14,7 +14,8 @@ from cljax import files
 from cljax import problem as problem_lib
 from cljax.compute import device, processes
 from cljax.compute.executor import Executor
-from cljax.errors import UserError, note
+from cljax.data.sources import CHOSEN_CLASSES
+from cljax.errors import NOTE, UserError, note
 from cljax.output import logs, metrics, plots
 from cljax.output.progress import Progress, describe_metrics
 from cljax.settings import Settings
@@ -214,6 +215,7 @@ class Recorder:
             dataset=self.problem.dataset.name,
             seeds=list(self.settings.seeds),
             class_orders=self.problem.class_orders,
+            class_names=self.problem.class_names,
             task_sizes=list(streams[0].task_sizes),
             test_images=[stream.eval_counts.tolist() for stream in streams],
             correct=self.correct["own"]["seen"],
@@ -261,6 +263,10 @@ class Recorder:
         logger.info("%s", self.problem.residence)
         for stream, order in zip(streams, self.problem.class_orders, strict=True):
             logger.info("seed %d: class order %s, sizes %s", stream.seed, order, stream.task_sizes)
+        # Of a dataset that chooses classes, the user sees which; log.txt has all names of any.
+        level = NOTE if settings.data.name in CHOSEN_CLASSES else logging.INFO
+        for seed, names in zip(settings.seeds, self.problem.class_names, strict=True):
+            logger.log(level, "seed %d: classes in this order: %s", seed, ", ".join(names))
         late = tuple(m for m in settings.milestones if m >= settings.epochs)
         if late:
             logger.warning(

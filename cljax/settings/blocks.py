@@ -161,6 +161,11 @@ class AugmentationSettings(Block):
     crop_padding: Annotated[int, Field(ge=0, le=1024)] = _setting(
         4, "pixels of padding before a random crop; 0: no crop"
     )
+    resized_crop: bool = _setting(
+        False,
+        "resizes a random part of each image of ImageNet, 8 to 100 % of its area, instead of its "
+        "center",
+    )
 
 
 class DataSettings(Block):
@@ -168,14 +173,15 @@ class DataSettings(Block):
 
     name: str = _setting(
         "cifar100",
-        "`digits`, `cifar10`, `cifar100`, `tiny_imagenet`, `npz`, `folder`, or another TFDS name "
-        "such as `imagenet_resized/64x64`",
+        "`digits`, `cifar10`, `cifar100`, `tiny_imagenet`, `imagenet50`, `imagenet_subset`, "
+        "`imagenet1000`, `npz`, `folder`, or another TFDS name such as `imagenet_resized/64x64`",
         min_length=1,
     )
     dir: PathText = _setting(
         "",
-        "directory of archives of CIFAR and Tiny-ImageNet, which are downloaded to it if it has "
-        "none, or of sets prepared by TFDS; empty: TFDS's default, then the user's cache",
+        "directory of ImageNet's `train` and `val` or its archives; of archives of CIFAR and "
+        "Tiny-ImageNet, which are downloaded to it if it has none; or of sets prepared by TFDS; "
+        "empty: TFDS's default, then the user's cache",
         True,
     )
     url: str = _setting(
@@ -187,8 +193,8 @@ class DataSettings(Block):
     path: PathText = _setting("", "file of `data.name=npz`, or folder of `data.name=folder`", True)
     image_size: Annotated[int, Field(ge=0, le=4096)] = _setting(
         0,
-        "side in pixels of the squares that the images of `data.name=folder` are resized to; 0 for "
-        "all other sources",
+        "side in pixels of the squares that the images of ImageNet and of `data.name=folder` are "
+        "resized to; 0 for all other sources",
     )
     residence: Literal["auto", "device", "stream"] = _setting(
         "auto",

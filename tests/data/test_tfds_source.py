@@ -62,7 +62,7 @@ def test_a_set_that_has_changed_is_read_again(prepared, tmp_path):
 
 def test_sets_elsewhere_are_read_anew(prepared, monkeypatch):
     # As in a bucket: whether such files have changed cannot be seen.
-    monkeypatch.setattr(tfds_source, "_list_files", lambda folder: ())
+    monkeypatch.setattr(tfds_source, "list_files", lambda folder: ())
     load_tfds("pets", "")
     load_tfds("pets", "")
     assert prepared == ["train", "test"] * 2

@@ -5,24 +5,20 @@ import inspect
 import re
 import shlex
 import sys
-from types import SimpleNamespace
 
-import numpy as np
 import pytest
 
 from cljax.errors import UserError
 from cljax.methods.base import Finetune
 from configs import base_digits, lucir_cifar100, lucir_cifar100_libcontinual
 from tests.helpers import tiny_runs
-from tests.helpers.tiny_runs import make_method
+from tests.helpers.tiny_runs import empty_dataset, make_method
 
 DOCS = tiny_runs.ROOT / "docs"
 GUIDE = (DOCS / "adding_a_method.md").read_text()
 KEYS = (DOCS / "libcontinual_keys.md").read_text()
 BLOCKS = re.findall(r"```(\w+)\n(.*?)```", GUIDE, re.DOTALL)
-DIGITS = SimpleNamespace(
-    num_classes=10, mean=(0.5,), std=(0.25,), train_images=np.zeros((1, 8, 8, 1), np.uint8)
-)
+DIGITS = empty_dataset(8, 8, 1)
 METHOD = """
 from cljax.methods.base import Finetune
 from cljax.state import hyperparameters

@@ -21,6 +21,7 @@ def results(tasks, seeds, done=None, method="lwf", dataset="digits", size=2):
         dataset=dataset,
         seeds=list(range(seeds)),
         class_orders=[list(range(size * tasks))] * seeds,
+        class_names=[[str(label) for label in range(size * tasks)]] * seeds,
         task_sizes=[size] * tasks,
         test_images=[[100] * tasks] * seeds,
         correct=correct,

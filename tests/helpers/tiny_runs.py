@@ -16,6 +16,7 @@ from rich.console import Console
 
 from cljax import build, experiment, problem
 from cljax import settings as settings_lib
+from cljax.data.sources import Dataset
 from cljax.output import checkpoints
 from cljax.output.checkpoints import Checkpoints
 from tests import FAST_COMPILE
@@ -61,6 +62,16 @@ def _tiny(config):
 def make_problem(config):
     """The problem of a config."""
     return problem.make_problem(settings_lib.read(config))
+
+
+def empty_dataset(*image_shape: int, num_classes: int = 10, input_size: int = 0) -> Dataset:
+    """A dataset of one black image, for what needs to know shapes only."""
+    images, labels = np.zeros((1, *image_shape), np.uint8), np.zeros(1, np.int32)
+    names = tuple(map(str, range(num_classes)))
+    moments = [(value,) * image_shape[-1] for value in (0.5, 0.25)]
+    return Dataset(
+        "empty", images, labels, images, labels, num_classes, names, *moments, input_size
+    )
 
 
 def make_method(config, dataset):

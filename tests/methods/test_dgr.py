@@ -1,7 +1,6 @@
 """What the parts of deep generative replay do, on small networks."""
 
 import importlib
-from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -16,7 +15,7 @@ from cljax.rng import Streams
 from cljax.stages import TrainStage
 from cljax.state import Batch
 from tests.helpers import tiny
-from tests.helpers.tiny_runs import make_method
+from tests.helpers.tiny_runs import empty_dataset, make_method
 
 AUTOENCODER = AutoEncoder(image_size=8, channels=(3, 4, 6), latent_size=5)
 METHOD = DeepGenerativeReplay(
@@ -145,16 +144,11 @@ def digits_config():
     return importlib.import_module("configs.dgr_digits").get_config()
 
 
-def dataset(*shape):
-    images = np.zeros((1, *shape), np.uint8)
-    return SimpleNamespace(num_classes=10, mean=(0.5,), std=(0.25,), train_images=images)
-
-
 def test_made_from_a_config():
     config = digits_config()
     config.autoencoder = {"channels": (4, 6, 8), "latents": 7}
     config.method.mu = 0.5
-    method = make_method(config, dataset(16, 16, 1))
+    method = make_method(config, empty_dataset(16, 16, 1))
     assert method.autoencoder == AutoEncoder(16, 1, (4, 6, 8), 7)
     assert (method.mu, method.temperature) == (0.5, 2.0)
     images = np.uint8(np.arange(256)).reshape(1, 16, 16, 1)
@@ -164,10 +158,10 @@ def test_made_from_a_config():
 def test_configs_that_do_not_fit():
     config = digits_config()
     with pytest.raises(UserError, match=r"config\.autoencoder: .* multiple of 8, not 28x28"):
-        make_method(config, dataset(28, 28, 1))
+        make_method(config, empty_dataset(28, 28, 1))
     config.data.standardise = True
     with pytest.raises(UserError, match=r"0\.\.1; set it to False"):
-        make_method(config, dataset(8, 8, 1))
+        make_method(config, empty_dataset(8, 8, 1))
     del config.autoencoder
     with pytest.raises(UserError, match=r"config\.autoencoder is missing"):
-        make_method(config, dataset(8, 8, 1))
+        make_method(config, empty_dataset(8, 8, 1))

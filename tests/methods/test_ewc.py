@@ -2,7 +2,6 @@
 
 import functools
 import importlib
-from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -13,11 +12,9 @@ from cljax import losses
 from cljax.errors import UserError
 from cljax.methods.ewc import EWC, FisherStage, PastTasks, add_penalties, penalty
 from tests.helpers import libcontinual, tiny
-from tests.helpers.tiny_runs import make_method
+from tests.helpers.tiny_runs import empty_dataset, make_method
 
-DIGITS = SimpleNamespace(
-    num_classes=10, mean=(0.5,), std=(0.25,), train_images=np.zeros((1, 8, 8, 1), np.uint8)
-)
+DIGITS = empty_dataset(8, 8, 1)
 
 
 def config_with(**changes):

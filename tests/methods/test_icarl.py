@@ -1,7 +1,6 @@
 """iCaRL in the paper's form; LibContinual's is proven by its golden numbers."""
 
 import importlib
-from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -13,12 +12,10 @@ from cljax.memory.policy import MemoryPolicy
 from cljax.methods.icarl import ICaRL, MultiClassLwF
 from cljax.state import Batch
 from tests.helpers import libcontinual, tiny
-from tests.helpers.tiny_runs import make_method
+from tests.helpers.tiny_runs import empty_dataset, make_method
 
 MEMORY = MemoryPolicy(12, "herding", "all", False)
-DIGITS = SimpleNamespace(
-    num_classes=10, mean=(0.5,), std=(0.25,), train_images=np.zeros((1, 8, 8, 1), np.uint8)
-)
+DIGITS = empty_dataset(8, 8, 1)
 
 
 def test_the_loss_is_that_of_lwf_mc():

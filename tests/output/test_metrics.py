@@ -98,6 +98,7 @@ def build(correct, **changes):
         "dataset": "digits",
         "seeds": [3, 7],
         "class_orders": [[2, 0, 1], [1, 0, 2]],
+        "class_names": [["two", "zero", "one"], ["one", "zero", "two"]],
         "task_sizes": [2, 1],
         "test_images": [[10, 20], [20, 10]],
         "correct": correct,

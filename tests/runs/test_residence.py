@@ -8,19 +8,10 @@ import sys
 import pytest
 
 from cljax import experiment
-from cljax.compute import executor
 from cljax.compute.host_images import HostImages
-from cljax.output import plots
 from tests.helpers import tiny_runs
 
-
-@pytest.fixture(autouse=True)
-def as_users_compile(monkeypatch):
-    """The tests' cheapest compilation makes other sums of programs that differ in their inputs."""
-    usual = executor.compiler_options
-    faster = {"xla_backend_optimization_level": 1, "xla_cpu_use_fusion_emitters": True}
-    monkeypatch.setattr(executor, "compiler_options", lambda *args: (usual(*args) or {}) | faster)
-    monkeypatch.setattr(plots, "write_plots", lambda *args: [])
+pytestmark = pytest.mark.usefixtures("as_users_compile")
 
 
 def run_both(tmp_path, name, **settings):

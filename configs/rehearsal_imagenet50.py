@@ -1,0 +1,15 @@
+"""Naive rehearsal with 2,000 exemplars on ImageNet-50, 5 tasks of 10 of 1000 classes.
+
+    python main.py --config=configs/rehearsal_imagenet50.py --config.data.dir=IMAGENET
+
+The settings are those of the ABD reference code's script for ImageNet. Accuracies are top-5. No
+results of it are published, and the authors' class ids depended on the order in which their disk
+listed folders.
+"""
+
+from configs import common
+
+
+def get_config():
+    config = common.imagenet50(common.experiment("base"))
+    return common.exemplars(config, 2_000)
