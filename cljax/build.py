@@ -136,8 +136,10 @@ def train_stage(
     )
 
 
-def inversion_stage(settings: Settings, dataset: Dataset) -> InversionStage:
-    """Builds the stage that trains the generator after a task.
+def inversion_stage(
+    settings: Settings, dataset: Dataset, cls: type[InversionStage]
+) -> InversionStage:
+    """Builds the stage that trains the generator.
 
     Raises:
       UserError: the config has no block `inversion`, or the generator does not fit the images.
@@ -151,7 +153,7 @@ def inversion_stage(settings: Settings, dataset: Dataset) -> InversionStage:
     steps = settings.scaled(inversion.steps)
     steps_per_epoch = min(inversion.steps_per_epoch, steps)
     image_shape = dataset.train_images.shape[1:]
-    return InversionStage(
+    return cls(
         name="invert",
         epochs=-(-steps // steps_per_epoch),
         save_every=-(-settings.checkpoint.every_inversion_steps // steps_per_epoch),

@@ -224,6 +224,8 @@ class TrainStage(Stage):
             grads, state.opt_state, state.params, trained, inputs.epoch
         )
         state = state.replace(params=params, batch_stats=seen.batch_stats, opt_state=opt_state)
+        if seen.extras is not None:
+            state = state.replace(extras=seen.extras)
         return state, {"loss": seen.loss, **seen.terms, "accuracy": seen.accuracy}
 
     def log_scalars(self, epoch):
@@ -255,6 +257,10 @@ class InversionStage(Stage):
         """Copies the classifier, as the task left it, as the teacher."""
         return state.with_teacher()
 
+    def known_classes(self, task: Task) -> jax.Array:
+        """Returns the number int32 [] of classes that the teacher knows."""
+        return task.seen
+
     def num_steps(self, epoch, count):
         """Returns `steps_per_epoch`, or the steps that are left."""
         return min(self.steps_per_epoch, self.inversion.steps - epoch * self.steps_per_epoch)
@@ -277,7 +283,7 @@ class InversionStage(Stage):
             inputs.method.classifier,
             state.generator,
             state.teacher,
-            inputs.task.seen,
+            self.known_classes(inputs.task),
             drawn,
         )
         return state.replace(generator=generator), metrics
@@ -292,5 +298,5 @@ class InversionStage(Stage):
         key = rng.key(state.streams.generator, "pictures", task.index)
         images = inversion_lib.sample(self.inversion, state.generator, key, 1024)
         logits = method.classifier.apply(state.teacher, images).logits
-        valid = losses.class_range(logits.shape[-1], 0, task.seen)
+        valid = losses.class_range(logits.shape[-1], 0, self.known_classes(task))
         return method.preprocessing.to_pixels(images), losses.masked_argmax(logits, valid)

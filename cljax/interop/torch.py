@@ -6,6 +6,7 @@ of each tensor in the Flax variables and the order of its axes. Both directions 
 this table.
 """
 
+import itertools
 import math
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
@@ -22,6 +23,7 @@ from cljax.state import PyTree
 _CONV = (2, 3, 1, 0)  # OIHW read as HWIO
 _LINEAR = (1, 0)
 Shapes = dict[tuple[str, ...], tuple[int, ...]]  # of variables by path
+_RDFCIL_HEAD = "head.classifiers"
 _LISTED = 5  # names shown per kind of mismatch
 
 
@@ -59,7 +61,8 @@ def classifier_from_torch(
       module: classifier with the same architecture, depth, width and number of classes.
       state_dict: named as in the reference code (`conv1.weight`, `layer1.0.bn1.running_var`, ...,
         ABD's `last.bias` or LUCIR's `fc.sigma`). `num_batches_tracked` is ignored. The old and the
-        new half of LUCIR's split head, `fc.fc1` and `fc.fc2`, are joined.
+        new half of LUCIR's split head, `fc.fc1` and `fc.fc2`, are joined, and so are the heads of
+        R-DFCIL's tasks, `head.classifiers.0`, `.1`, ...
       image_channels: C of the images.
 
     Returns:
@@ -78,7 +81,7 @@ def classifier_to_torch(
     """Converts variables of `module` to a state dict for PyTorch's `load_state_dict`.
 
     This is the inverse of `classifier_from_torch`. `num_batches_tracked` is left out, and PyTorch
-    fills it in. LUCIR's head is not split.
+    fills it in. The heads of LUCIR and R-DFCIL are not split.
 
     Args:
       module: the classifier.
@@ -145,6 +148,9 @@ def autoencoder_to_torch(module: AutoEncoder, variables: PyTree) -> dict[str, np
 
 
 def _classifier_entries(module: Classifier) -> Iterator[Entry]:
+    if module.backbone.shortcut == "append":
+        yield from _rdfcil_entries(module)
+        return
     backbone, has_projections = ("backbone",), module.backbone.shortcut == "projection"
     yield from _conv("conv1", (*backbone, "conv1"))
     yield from _batch_norm("bn1", (*backbone, "bn1"))
@@ -165,15 +171,34 @@ def _classifier_entries(module: Classifier) -> Iterator[Entry]:
         yield Entry(f"{head}.bias", ("params", "head", "bias"))
 
 
+def _rdfcil_entries(module: Classifier) -> Iterator[Entry]:
+    yield from _conv("backbone.conv_1_3x3", ("backbone", "conv1"))
+    yield from _batch_norm("backbone.bn_1", ("backbone", "bn1"))
+    blocks = (module.backbone.depth - 2) // 6
+    for stage, block in itertools.product((1, 2, 3), range(blocks)):
+        # The last block of all is a stage of its own.
+        is_last = (stage, block) == (3, blocks - 1)
+        name = "backbone.stage_4" if is_last else f"backbone.stage_{stage}.blocks.{block}"
+        for i, letter in ((1, "a"), (2, "b")):
+            path = ("backbone", f"stage{stage}_block{block}")
+            yield from _conv(f"{name}.conv_{letter}", (*path, f"conv{i}"))
+            yield from _batch_norm(f"{name}.bn_{letter}", (*path, f"bn{i}"))
+    yield Entry(f"{_RDFCIL_HEAD}.0.weight", ("params", "head", "kernel"), _LINEAR)
+
+
 def _with_whole_head(state_dict: Mapping[str, np.ndarray]) -> Mapping[str, np.ndarray]:
-    halves = "fc.fc1.weight", "fc.fc2.weight"
-    if not all(name in state_dict for name in halves):
-        return state_dict
-    rows = _arrays({name: state_dict[name] for name in halves}, "state dict").values()
-    if not all(array.ndim for array in rows) or len({array.shape[1:] for array in rows}) > 1:
-        return state_dict  # told as two tensors that the network does not have
-    whole = {name: array for name, array in state_dict.items() if name not in halves}
-    return whole | {"fc.weight": np.concatenate(list(rows))}
+    lucir = ["fc.fc1.weight", "fc.fc2.weight"]
+    names = (f"{_RDFCIL_HEAD}.{task}.weight" for task in itertools.count())
+    rdfcil = list(itertools.takewhile(lambda name: name in state_dict, names))
+    for whole, parts in (("fc.weight", lucir), (f"{_RDFCIL_HEAD}.0.weight", rdfcil)):
+        if not (parts and all(name in state_dict for name in parts)):
+            continue
+        rows = _arrays({name: state_dict[name] for name in parts}, "state dict").values()
+        if not all(array.ndim for array in rows) or len({array.shape[1:] for array in rows}) > 1:
+            continue  # told as tensors that the network does not have
+        others = {name: array for name, array in state_dict.items() if name not in parts}
+        state_dict = others | {whole: np.concatenate(list(rows))}
+    return state_dict
 
 
 def _generator_entries(module: Generator) -> Iterator[Entry]:

@@ -4,10 +4,18 @@ import re
 from typing import Literal
 
 import jax.numpy as jnp
+from flax import linen as nn
 
 from cljax.errors import UserError
 from cljax.models.autoencoder import SHRINKAGE, AutoEncoder
-from cljax.models.classifier import Classifier, CosineHead, LinearHead, Outputs, imprint
+from cljax.models.classifier import (
+    Classifier,
+    CosineHead,
+    LinearHead,
+    Outputs,
+    Projection,
+    imprint,
+)
 from cljax.models.generator import LATENT_SIZE, Generator, torch_uniform
 from cljax.models.resnet import CifarResNet, he_normal_fan_out
 
@@ -20,6 +28,7 @@ __all__ = [
     "Generator",
     "LinearHead",
     "Outputs",
+    "Projection",
     "imprint",
     "make_autoencoder",
     "make_classifier",
@@ -33,6 +42,15 @@ _RESNETS = {
     "": ({}, {}),
     "_projection": (_PROJECTION, {"kernel_init": torch_uniform}),
     "_lucir": (_PROJECTION | {"last_relu": False}, {"kernel_init": torch_uniform}),
+    "_rdfcil": (
+        {
+            "shortcut": "append",
+            "kernel_init": he_normal_fan_out,
+            "block_relu": False,
+            "last_scale_init": nn.initializers.zeros,
+        },
+        {"kernel_init": nn.initializers.normal(1e-3), "use_bias": False},
+    ),
 }
 # name: (shrinkage of the image to the first map, map channels, output channels of the stages)
 GENERATORS = {
@@ -56,7 +74,9 @@ def make_classifier(
       name: "resnetN", with depth N = 6n+2, is the network of the ABD reference code: parameter-free
         shortcuts. "resnetN_projection" is that of the LUCIR reference code's baseline: convolutions
         as shortcuts where the shape changes, and other initial values. "resnetN_lucir" is the
-        latter without its very last ReLU, made for cosine heads.
+        latter without its very last ReLU, made for cosine heads. "resnetN_rdfcil" is that of the
+        R-DFCIL reference code: no ReLU after the sums, shortcuts without parameters, other initial
+        values, a linear head without bias.
       num_classes: K.
       width: channels of the first network stage.
       dtype: floating type of the computation.
@@ -65,11 +85,11 @@ def make_classifier(
     Raises:
       UserError: there is no such network or head.
     """
-    match = re.fullmatch(r"resnet(\d{1,4})(|_projection|_lucir)", name)
+    match = re.fullmatch(r"resnet(\d{1,4})(|_projection|_lucir|_rdfcil)", name)
     if not match or not 8 <= int(match[1]) <= _DEEPEST or int(match[1]) % 6 != 2:
         raise UserError(
-            f"config.model.name={name!r}: unknown network; use resnetN, resnetN_projection or "
-            f"resnetN_lucir with N = 6n+2 up to {_DEEPEST}, for example resnet32 or resnet32_lucir"
+            f"config.model.name={name!r}: unknown network; use resnetN, resnetN_projection, "
+            f"resnetN_lucir or resnetN_rdfcil with N = 6n+2 up to {_DEEPEST}, for example resnet32 or resnet32_lucir"
         )
     backbone_options, linear_options = _RESNETS[match[2]]
     if head == "linear":

@@ -218,8 +218,8 @@ class ModelSettings(Block):
 
     name: str = _setting(
         "resnet32",
-        "`resnetN` with N = 6n+2, up to 1202; `resnetN_projection` (convolutions as shortcuts) or "
-        "`resnetN_lucir` (also without the last ReLU)",
+        "`resnetN` with N = 6n+2, up to 1202; `resnetN_projection` (convolutions as shortcuts), "
+        "`resnetN_lucir` (also without the last ReLU) or `resnetN_rdfcil` (no ReLU after a block)",
         min_length=1,
     )
     width: Annotated[int, Field(ge=1, le=4096)] = _setting(
