@@ -10,8 +10,8 @@ from types import SimpleNamespace
 import jax
 import numpy as np
 
-from cljax.inversion import Inversion
 from cljax.interop import torch
+from cljax.inversion import Inversion
 from cljax.methods.rdfcil import RDFCIL, HeadFinetuning, InversionOfOld
 from cljax.models import make_classifier
 from cljax.optimizer import SGD

@@ -11,8 +11,7 @@ from cljax.errors import UserError
 from cljax.interop import torch
 from cljax.models import Projection, make_classifier
 from tests.helpers import rdfcil, tiny
-from tests.helpers.goldens import PRECISIONS, Expected, channels_last
-from tests.helpers.goldens import enable, state_dict
+from tests.helpers.goldens import PRECISIONS, Expected, channels_last, enable, state_dict
 from tests.helpers.rdfcil import OLD, SEEN, outputs_of
 
 precisions = pytest.mark.parametrize("precision", PRECISIONS)
