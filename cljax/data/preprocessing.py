@@ -5,7 +5,7 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 
-from cljax.data.augment import Augmentation, augment, normalise
+from cljax.data.augment import Augmentation, crop, draw, jitter, normalise
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,7 +25,11 @@ class Preprocessing:
 
     def train(self, key: jax.Array, images: jax.Array) -> jax.Array:
         """Augments and normalizes uint8 [B, H, W, C] -> `dtype` [B, H, W, C]; consumes the key."""
-        return self.test(augment(key, images, self.augmentation))
+        draws = draw(key, len(images), self.augmentation)
+        images = jitter(images, draws)
+        if self.augmentation.crop_fill == "mean":
+            return crop(self.test(images), draws, self.augmentation)
+        return self.test(crop(images, draws, self.augmentation))
 
     def test(self, images: jax.Array) -> jax.Array:
         """Normalizes uint8 [B, H, W, C] -> `dtype` [B, H, W, C]."""

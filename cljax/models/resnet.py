@@ -44,8 +44,8 @@ class BasicBlock(nn.Module):
       shortcut: shortcut where the shape changes, see `CifarResNet`.
       last_relu: whether a ReLU follows the sum of convolutions and shortcut.
       kernel_init: initial values of the kernels.
-      last_scale_init: initial values of the scales of the second batch norm.
       dtype: floating type of the computation; parameters are float32.
+      last_scale_init: initial values of the scales of the second batch norm.
     """
 
     channels: int
@@ -53,8 +53,8 @@ class BasicBlock(nn.Module):
     shortcut: Shortcut
     last_relu: bool
     kernel_init: nn.initializers.Initializer
-    last_scale_init: nn.initializers.Initializer
     dtype: jnp.dtype
+    last_scale_init: nn.initializers.Initializer = nn.initializers.ones
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool, weights: jax.Array | None) -> jax.Array:

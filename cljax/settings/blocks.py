@@ -161,6 +161,10 @@ class AugmentationSettings(Block):
     crop_padding: Annotated[int, Field(ge=0, le=1024)] = _setting(
         4, "pixels of padding before a random crop; 0: no crop"
     )
+    crop_fill: Literal["black", "mean"] = _setting(
+        "black",
+        "color of the padding; `mean` is 0 after standardizing, as in the R-DFCIL code",
+    )
 
 
 class DataSettings(Block):
@@ -243,7 +247,7 @@ class InversionSettings(Block):
     generator: Literal["cifar", "tiny_imagenet", "imagenet", "digits"] = _setting(
         "cifar", "network that makes the images"
     )
-    steps: Positive = _setting(10_000, "Adam steps after each task but the last")
+    steps: Positive = _setting(10_000, "Adam steps of each inversion")
     steps_per_epoch: Positive = _setting(500, "steps between two lines of metrics")
     lr: Rate = _setting(1e-3, "learning rate of Adam")
     content: Weight = _setting(1.0, "weight of the confidence term")
