@@ -97,8 +97,15 @@ class Stage(abc.ABC):
         """Returns what is fixed for an epoch and belongs into its line of metrics."""
         return {}
 
-    def samples(self, method, state: LearnerState, task: Task) -> tuple[jax.Array, jax.Array]:
-        """Returns images uint8 [B, H, W, C] and labels int32 [B] to show, if `has_samples`."""
+    def samples(
+        self, method, state: LearnerState, task: Task
+    ) -> tuple[jax.Array, jax.Array, jax.Array]:
+        """Returns what to show, if `has_samples`.
+
+        Returns:
+          Images uint8 [B, H, W, C], their labels int32 [B], and int32 [], how many classes the
+          labels are of.
+        """
         raise TypeError(f"stage {self.name!r} has no samples")
 
 
@@ -293,10 +300,11 @@ class InversionStage(Stage):
         return {"step": min((epoch + 1) * self.steps_per_epoch, self.inversion.steps)}
 
     def samples(self, method, state, task):
-        """Dreams 1,024 images, with the labels that the teacher gives them."""
+        """Dreams 1,024 images, with the labels that the teacher gives them and what it knows."""
         assert state.generator is not None
         key = rng.key(state.streams.generator, "pictures", task.index)
         images = inversion_lib.sample(self.inversion, state.generator, key, 1024)
         logits = method.classifier.apply(state.teacher, images).logits
-        valid = losses.class_range(logits.shape[-1], 0, self.known_classes(task))
-        return method.preprocessing.to_pixels(images), losses.masked_argmax(logits, valid)
+        known = self.known_classes(task)
+        labels = losses.masked_argmax(logits, losses.class_range(logits.shape[-1], 0, known))
+        return method.preprocessing.to_pixels(images), labels, known

@@ -104,6 +104,10 @@ def imprint(
 class Projection(nn.Module):
     """Maps features linearly to twice as many values; the initial values are PyTorch's."""
 
+    if TYPE_CHECKING:  # Flax says that the result is a tuple or not
+
+        def apply(self, *args: Any, **kwargs: Any) -> Any: ...
+
     @nn.compact
     def __call__(self, features: jax.Array) -> jax.Array:
         """Maps features [B, D] -> [B, 2 D]."""
