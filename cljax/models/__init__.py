@@ -89,7 +89,7 @@ def make_classifier(
     if not match or not 8 <= int(match[1]) <= _DEEPEST or int(match[1]) % 6 != 2:
         raise UserError(
             f"config.model.name={name!r}: unknown network; use resnetN, resnetN_projection, "
-            f"resnetN_lucir or resnetN_rdfcil with N = 6n+2 up to {_DEEPEST}, for example resnet32 "
+            f"resnetN_rdfcil or resnetN_lucir with N = 6n+2 up to {_DEEPEST}, for example resnet32 "
             "or resnet32_lucir"
         )
     backbone_options, linear_options = _RESNETS[match[2]]
