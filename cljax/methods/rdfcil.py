@@ -248,4 +248,8 @@ class RDFCIL(Dreaming):
         features = jnp.zeros((1, head["kernel"].shape[0]))
         new = self.classes(task.old, task.seen)
         drawn = self.classifier.head.init(key, features)["params"]
-        return jax.tree.map(lambda old, fresh: jnp.where(new, fresh, old), head, drawn)
+
+        def replace(kept, fresh):
+            return jnp.where(new, fresh, kept) if kept.ndim else kept  # a cosine head has a scale
+
+        return jax.tree.map(replace, head, drawn)
