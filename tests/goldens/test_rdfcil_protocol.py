@@ -9,6 +9,7 @@ import jax
 import numpy as np
 import pytest
 
+from cljax import inversion as inversion_lib
 from cljax.data.streams import class_order, split_sizes
 from cljax.interop import torch
 from cljax.inversion import Inversion
@@ -179,6 +180,7 @@ def test_boundary_of_tasks_is_the_originals(rdfcil_goldens, small):
         state = jax.tree.map(lambda leaf: leaf + 1, after).replace(streams=after.streams)
 
 
+@pytest.mark.slow
 def test_steps_of_a_run_are_the_originals(rdfcil_goldens, small):
     """What moves in each step, at which rate; the first task's idle epochs are left out."""
     events = read(rdfcil_goldens, "trace")
@@ -245,10 +247,15 @@ def inverted(rdfcil_goldens, request):
             variables, rdfcil_goldens("inputs")["z"].astype(precision)
         )
         labels = jit(lambda images: module.apply(teacher, images).logits[:, :OLD].argmax(-1))
+        _, collected = jit(lambda x: module.apply(teacher, x, mutable=["moments"]))(images)
+        divergences = inversion_lib.statistics_divergence(
+            teacher["batch_stats"], collected["moments"]
+        )
         return SimpleNamespace(
             expected=expected,
             precision=precision,
             images=images,
+            divergences={name: np.asarray(value) for name, value in divergences.items()},
             metrics={name: np.stack([m[name] for m in history]) for name in history[0]},
             grads=torch.generator_to_torch(generator, grads),
             tensors=torch.generator_to_torch(generator, variables),
@@ -263,6 +270,10 @@ def test_inversion_is_the_originals(inverted):
     expected, metrics = inverted.expected, inverted.metrics
     expected.forward("images_step0", channels_first(inverted.images)[:4])
     terms = {"content": "content", "balance": "balance", "statistics": "feature", "prior": "prior"}
+    layers = [f"stage{i}_block{j}/bn{k}" for i in (1, 2, 3) for j in range(5) for k in (1, 2)]
+    divergences = [inverted.divergences[f"backbone/{layer}"] for layer in ("bn1", *layers)]
+    assert len(divergences) == len(inverted.divergences)
+    expected.forward("term_feature_raw", np.stack(divergences))
     expected.forward("total", metrics["loss"][0])
     for name, golden in terms.items():
         expected.forward(f"term_{golden}", metrics[name][0])
@@ -280,4 +291,4 @@ def test_inversion_is_the_originals(inverted):
         expected.forward("sample_channel_mean", inverted.sampled.mean((0, 1, 2)))
         np.testing.assert_array_equal(inverted.labels, expected["sample_y_float64"])
         given = ("sample_y", "sample_y_float64", "sample_margin", "z", "grad_names")
-        expected.all_compared(*given, "term_feature_raw")
+        expected.all_compared(*given)
