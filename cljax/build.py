@@ -151,8 +151,10 @@ def train_stage(
     )
 
 
-def inversion_stage(settings: Settings, dataset: Dataset) -> InversionStage:
-    """Builds the stage that trains the generator after a task.
+def inversion_stage(
+    settings: Settings, dataset: Dataset, cls: type[InversionStage]
+) -> InversionStage:
+    """Builds the stage that trains the generator.
 
     Raises:
       UserError: the config has no block `inversion`, the generator does not fit the images, or the
@@ -174,7 +176,7 @@ def inversion_stage(settings: Settings, dataset: Dataset) -> InversionStage:
             "has no batch norm (that of cljax.models.norm) whose statistics dreamed images can "
             "match; set it to 0, or use another network"
         )
-    return InversionStage(
+    return cls(
         name="invert",
         epochs=-(-steps // steps_per_epoch),
         save_every=-(-settings.checkpoint.every_inversion_steps // steps_per_epoch),

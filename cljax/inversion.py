@@ -29,7 +29,7 @@ class Inversion:
 
     Attributes:
       generator: network that maps latents [B, LATENT_SIZE] to images [B, H, W, C].
-      steps: Adam steps after each task.
+      steps: Adam steps of each inversion.
       batch_size: images per step.
       learning_rate: learning rate of Adam.
       content: weight of the confidence term.

@@ -296,6 +296,53 @@ def score_distance(
     return _mean(jnp.where(valid, squares, 0.0).sum(-1), weights)
 
 
+def logit_distance(logits: jax.Array, teacher_logits: jax.Array, valid: jax.Array) -> jax.Array:
+    """Computes `mean_b (1/|valid|) sum_k |logits_bk - teacher_logits_bk|` over valid k.
+
+    This is the hard distillation of R-DFCIL (Gao et al., ECCV 2022): no softmax, no temperature.
+
+    Args:
+      logits, teacher_logits: float [B, K]; no gradient flows into the latter.
+      valid: bool [K], the old classes.
+
+    Returns:
+      float [].
+    """
+    differences = jnp.abs(logits - jax.lax.stop_gradient(teacher_logits))
+    return (jnp.where(valid, differences, 0.0).sum(-1) / valid.sum()).mean()
+
+
+def angles(features: jax.Array) -> jax.Array:
+    """Computes the cosine at i between the directions to j and k, for all rows i, j, k.
+
+    A row that is equal to row i has no direction: its cosines are 0.
+
+    Args:
+      features: float [B, D].
+
+    Returns:
+      float [B, B, B] in -1..1, with [i, j, k], at least float32.
+    """
+    features = _at_least_float32(features)
+    directions = unit_vectors(features[None] - features[:, None])
+    return jnp.einsum("ijd,ikd->ijk", directions, directions, precision=jax.lax.Precision.HIGHEST)
+
+
+def angle_distance(features: jax.Array, teacher_features: jax.Array) -> jax.Array:
+    """Computes the mean over all triples (i, j, k) of the absolute difference of `angles`.
+
+    This is the relational distillation of R-DFCIL (Gao et al., ECCV 2022, after Park et al., CVPR
+    2019), with an L1 distance in place of a smooth one. Triples with equal entries count as well.
+
+    Args:
+      features, teacher_features: float [B, D]; gradients flow into both.
+
+    Returns:
+      float [].
+    """
+    return jnp.abs(angles(features) - angles(teacher_features)).mean()
+
+
 def _mean(rows, weights):
     return (rows if weights is None else weights * rows).mean()
 

@@ -107,8 +107,15 @@ class Stage(abc.ABC):
         """Returns what is fixed for an epoch and belongs into its line of metrics."""
         return {}
 
-    def samples(self, method, state: LearnerState, task: Task) -> tuple[jax.Array, jax.Array]:
-        """Returns images uint8 [B, H, W, C] and labels int32 [B] to show, if `has_samples`."""
+    def samples(
+        self, method, state: LearnerState, task: Task
+    ) -> tuple[jax.Array, jax.Array, jax.Array]:
+        """Returns what to show, if `has_samples`.
+
+        Returns:
+          Images uint8 [B, H, W, C], their labels int32 [B], and int32 [], how many classes the
+          labels are of.
+        """
         raise TypeError(f"stage {self.name!r} has no samples")
 
 
@@ -246,6 +253,8 @@ class TrainStage(Stage):
             grads, state.opt_state, state.params, trained, inputs.epoch
         )
         state = state.replace(params=params, batch_stats=seen.batch_stats, opt_state=opt_state)
+        if seen.extras is not None:
+            state = state.replace(extras=seen.extras)
         return state, {"loss": seen.loss, **seen.terms, "accuracy": seen.accuracy}
 
     def log_scalars(self, epoch):
@@ -277,6 +286,10 @@ class InversionStage(Stage):
         """Copies the classifier, as the task left it, as the teacher."""
         return state.with_teacher()
 
+    def known_classes(self, task: Task) -> jax.Array:
+        """Returns the number int32 [] of classes that the teacher knows."""
+        return task.seen
+
     def num_steps(self, epoch, count):
         """Returns `steps_per_epoch`, or the steps that are left."""
         return min(self.steps_per_epoch, self.inversion.steps - epoch * self.steps_per_epoch)
@@ -299,7 +312,7 @@ class InversionStage(Stage):
             inputs.method.classifier,
             state.generator,
             state.teacher,
-            inputs.task.seen,
+            self.known_classes(inputs.task),
             drawn,
         )
         return state.replace(generator=generator), metrics
@@ -309,10 +322,11 @@ class InversionStage(Stage):
         return {"step": min((epoch + 1) * self.steps_per_epoch, self.inversion.steps)}
 
     def samples(self, method, state, task):
-        """Dreams 1,024 images, with the labels that the teacher gives them."""
+        """Dreams 1,024 images, with the labels that the teacher gives them and what it knows."""
         assert state.generator is not None
         key = rng.key(state.streams.generator, "pictures", task.index)
         images = inversion_lib.sample(self.inversion, state.generator, key, 1024)
         logits = method.classifier.apply(state.teacher, images).logits
-        valid = losses.class_range(logits.shape[-1], 0, task.seen)
-        return method.preprocessing.to_pixels(images), losses.masked_argmax(logits, valid)
+        known = self.known_classes(task)
+        labels = losses.masked_argmax(logits, losses.class_range(logits.shape[-1], 0, known))
+        return method.preprocessing.to_pixels(images), labels, known

@@ -21,6 +21,20 @@ LEARNERS = (
     "bic",
 )
 
+# The settings of R-DFCIL, as its reference code has them.
+RDFCIL = {
+    "lambda_ce": 0.5,  # both cross entropies
+    "lambda_hkd": 0.15,  # hard distillation of logits
+    "lambda_rkd": 0.5,  # relational distillation of angles
+    "finetuning_epochs": 40,  # of the head alone, besides config.epochs
+    "finetuning_lr": 0.005,
+}
+# Mean and deviation of pixels in the reference code of R-DFCIL.
+RDFCIL_MOMENTS = {
+    "cifar100": ((0.5071, 0.4867, 0.4408), (0.2675, 0.2565, 0.2761)),
+    "tiny_imagenet": ((0.4803, 0.4481, 0.3976), (0.2764, 0.2688, 0.2816)),
+}
+
 # The settings of LUCIR, as published.
 LUCIR = {
     "lamda": 5.0,  # less-forget distillation, times the root of old over new classes
@@ -101,6 +115,7 @@ def cifar(config: ConfigDict, name: str) -> ConfigDict:
             "contrast": 0.8,
             "flip": True,
             "crop_padding": 4,
+            "crop_fill": "black",  # or "mean": 0 after standardising
             "resized_crop": False,  # a random part of an image of ImageNet
         },
     }
@@ -161,6 +176,7 @@ def digits(config: ConfigDict) -> ConfigDict:
         "contrast": 0.0,
         "flip": False,  # a mirrored digit is another sign
         "crop_padding": 1,
+        "crop_fill": "black",
         "resized_crop": False,
     }
     config.model.name = "resnet8"
@@ -193,6 +209,19 @@ def lucir_imagenet(name: str, first_task_size: int, **settings) -> ConfigDict:
     return config
 
 
+def rdfcil_ground(config: ConfigDict, epochs: int = 160) -> ConfigDict:
+    """Network, augmentation, schedule and length of inversion of R-DFCIL, for any method."""
+    config.model.name = f"{config.model.name}_rdfcil"
+    config.optimizer.weight_decay = 5e-4
+    config.epochs = epochs  # R-DFCIL's own 40 epochs of the head come on top
+    config.milestones = (80, 120)
+    config.data.augmentation.update(brightness=0.0, contrast=0.0, crop_fill="mean")
+    if config.data.name in RDFCIL_MOMENTS:
+        config.data.mean, config.data.std = RDFCIL_MOMENTS[config.data.name]
+    config.inversion.steps = 5000
+    return config
+
+
 def exemplars(
     config: ConfigDict,
     total: int = 0,
@@ -218,7 +247,7 @@ def inversion(config: ConfigDict, generator: str, steps: int = 10_000) -> Config
     """Adds generator inversion with the published weights."""
     config.inversion = {
         "generator": generator,
-        "steps": steps,  # after each task but the last
+        "steps": steps,  # of each inversion
         "steps_per_epoch": 500,  # between two lines of metrics
         "lr": 1e-3,  # of Adam
         "content": 1.0,

@@ -66,6 +66,14 @@ def lucir_goldens(tmp_path_factory):
     return _golden_folder("lucir", tmp_path_factory)
 
 
+@pytest.fixture(scope="session")
+def rdfcil_goldens(tmp_path_factory):
+    """The same for `rdfcil/NAME.npz`, which is not in the compact set."""
+    if not (GOLDENS / "rdfcil").is_dir():
+        pytest.skip(f"no golden numbers of R-DFCIL at {GOLDENS}; set CLJAX_GOLDENS")
+    return _golden_folder("rdfcil", tmp_path_factory)
+
+
 def _golden_folder(name, tmp_path_factory):
     folder, archive = GOLDENS / name, GOLDENS / f"{name}.zip"
     if archive.is_file():

@@ -175,9 +175,10 @@ def test_seeds_together_are_the_seeds_alone(fast_runs, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("name", "max_tasks"), [("base", 1), ("rehearsal", 2)])
+@pytest.mark.parametrize(("name", "max_tasks"), [("base", 1), ("rehearsal", 2), ("rdfcil", 2)])
 def test_vmapped_seeds_are_the_seeds_alone(fast_runs, tmp_path, name, max_tasks):
     settings = {"max_tasks": max_tasks, "epochs": 1, "seeds": (3, 1)}
+    settings |= tiny_runs.STABLE if name == "rdfcil" else {}
     tiny_runs.run(
         tiny_runs.make_config(name, execution__seeds="vmap", **settings), tmp_path / "vmap"
     )
@@ -382,6 +383,17 @@ def test_bias_layers_start_anew_after_the_first_task_of_another_method(
     )
     alpha = tiny_runs.arrays(tmp_path)["seed0.params['bias_layers']['alpha']"]
     np.testing.assert_array_equal(alpha, np.ones(10))
+
+
+@pytest.mark.slow
+def test_rdfcil_goes_on_from_the_first_task_of_abd(fast_runs, reference, tmp_path):
+    """On ABD's network: its projections are its own, and its head is drawn anew for new classes."""
+    config = tiny_runs.make_config("rdfcil", first_task_from=str(reference), model__name="resnet8")
+    tiny_runs.run(config, tmp_path)
+    found, other = tiny_runs.results(tmp_path), tiny_runs.results(reference)
+    assert found["accuracy"][0][0] == other["accuracy"][0][0]
+    stages = {(row["task"], row["stage"]) for row in tiny_runs.metrics(tmp_path)}
+    assert stages == {(2, "invert"), (2, "train"), (2, "heads")}
 
 
 @pytest.mark.parametrize(

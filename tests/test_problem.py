@@ -84,6 +84,7 @@ def test_few_images_are_trained_on_in_an_incomplete_batch(fast_runs, tmp_path):
         ("icarl", "icarl", None),
         ("ewc", "ewc", "1, 2, 4"),
         ("abd", "abd", "2, 4"),
+        ("rdfcil", "rdfcil", "1"),
         ("ewc", "libcontinual_ewc", "1, 2, 4"),
         ("lwf", "libcontinual_lwf", "1, 2, 4"),
         ("icarl", "libcontinual_icarl", "1"),

@@ -8,7 +8,7 @@ from rich.console import Console
 
 from cljax import experiment, table
 from cljax.errors import UserError
-from configs import common
+from configs import common, table_datafree_cifar100
 from tests.helpers import tiny_runs
 
 TINY = {
@@ -46,6 +46,23 @@ def test_a_plan_is_every_learner_in_every_split():
     assert (bic.num_tasks, bic.epochs, bic.method.name) == (2, 1, "bic")
     assert bic.exemplars.total == 77 and bic.data.per_class == 10
     assert bic.optimizer.momentum == 0.9, "what the table leaves open stays"
+
+
+def test_abd_and_rdfcil_meet_on_both_grounds():
+    """On one ground they differ by the method alone, and in a later task train as long."""
+    plan = dict(table.make_plan(table_datafree_cifar100.get_config()))
+    assert len(plan) == 12
+
+    def ground(name):
+        settings = plan[f"{name}_10tasks"].to_dict()
+        epochs = settings.pop("epochs") + settings.pop("method").get("finetuning_epochs", 0)
+        return settings | {"epochs": epochs}
+
+    assert ground("abd") == ground("rdfcil_on_abd")
+    assert ground("rdfcil") == ground("abd_on_rdfcil")
+    different = {key for key, value in ground("abd").items() if value != ground("rdfcil").get(key)}
+    assert different == {"data", "epochs", "inversion", "milestones", "model", "optimizer"}
+    assert plan["abd_on_rdfcil_5tasks"].method == plan["abd_5tasks"].method
 
 
 @pytest.mark.parametrize("data", ["cifar100", "cifar10", "digits"])

@@ -6,7 +6,7 @@ torchvision's to 8-bit Pillow images. The jitter reproduces Pillow bit for bit.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -28,7 +28,8 @@ class Augmentation:
         [max(0, 1 - brightness), 1 + brightness]; 0 (default): off.
       contrast: spread of the contrast factors, in the same way; 0 (default): off.
       flip: whether images are mirrored left to right with probability 1/2.
-      crop_padding: pixels of black border on each side before a random crop; 0 (default): off.
+      crop_padding: pixels of border on each side before a random crop; 0 (default): off.
+      crop_fill: color of this border: "black", or "mean", which is 0 after normalization.
       resized_crop: whether a random part of an image with a size of its own is resized, before all
         else, as `resample.draw_boxes` draws it; False (default): its center is, as for test images.
 
@@ -40,6 +41,7 @@ class Augmentation:
     contrast: float = 0.0
     flip: bool = False
     crop_padding: int = 0
+    crop_fill: Literal["black", "mean"] = "black"
     resized_crop: bool = False
 
     def __post_init__(self) -> None:
@@ -107,8 +109,11 @@ def adjust_contrast(images: jax.Array, factors: jax.Array) -> jax.Array:
     return _blend(images, _per_image(mean.astype(jnp.float32)), _per_image(factors))
 
 
-def _crop(images, mirrored, offsets, padding):
-    """Flips, pads with black and crops in one gather; `mirrored` or `offsets` may be None."""
+def crop(images: jax.Array, draws: Draws, augmentation: Augmentation) -> jax.Array:
+    """Flips, pads with zeros and crops in one gather: [B, H, W, C] -> the same shape and dtype."""
+    mirrored, offsets, padding = draws.mirrored, draws.offsets, augmentation.crop_padding
+    if mirrored is None and offsets is None:
+        return images
     batch, height, width, _ = images.shape
     rows, columns = jnp.arange(height)[None, :], jnp.arange(width)[None, :]
     if offsets is not None:
@@ -172,19 +177,22 @@ def augment(key: jax.Array, images: jax.Array, augmentation: Augmentation) -> ja
       uint8 [B, H, W, C].
     """
     draws = draw(key, len(images), augmentation)
+    return crop(jitter(images, draws), draws, augmentation)
+
+
+def jitter(images: jax.Array, draws: Draws) -> jax.Array:
+    """Changes brightness and contrast: uint8 [B, H, W, C], C 1 or 3 -> the same."""
     if draws.brightness_first is not None:
         assert draws.brightness is not None and draws.contrast is not None
         # A factor of 1 changes no pixel, so brightness can run before or after contrast.
         images = adjust_brightness(images, jnp.where(draws.brightness_first, draws.brightness, 1))
         images = adjust_contrast(images, draws.contrast)
-        images = adjust_brightness(images, jnp.where(draws.brightness_first, 1, draws.brightness))
-    elif draws.brightness is not None:
-        images = adjust_brightness(images, draws.brightness)
-    elif draws.contrast is not None:
-        images = adjust_contrast(images, draws.contrast)
-    if draws.mirrored is None and draws.offsets is None:
-        return images
-    return _crop(images, draws.mirrored, draws.offsets, augmentation.crop_padding)
+        return adjust_brightness(images, jnp.where(draws.brightness_first, 1, draws.brightness))
+    if draws.brightness is not None:
+        return adjust_brightness(images, draws.brightness)
+    if draws.contrast is not None:
+        return adjust_contrast(images, draws.contrast)
+    return images
 
 
 def normalise(

@@ -1,5 +1,6 @@
 """Lists the tensors of networks: names in a PyTorch state dict, paths in the Flax variables."""
 
+import itertools
 import math
 from collections.abc import Iterator
 from typing import NamedTuple
@@ -19,6 +20,7 @@ from cljax.models import (
 
 _CONV = (2, 3, 1, 0)  # OIHW read as HWIO
 _LINEAR = (1, 0)
+RDFCIL_HEAD = "head.classifiers"  # of R-DFCIL's code, which has one for each task
 
 
 class Entry(NamedTuple):
@@ -58,6 +60,9 @@ def classifier_entries(module: Classifier) -> Iterator[Entry]:
             f"a network of class {type(backbone).__name__} has no names in PyTorch; only the "
             "ResNets of cljax have"
         )
+    if isinstance(backbone, CifarResNet) and backbone.shortcut == "append":
+        yield from _rdfcil_entries(module, backbone)
+        return
     yield from _conv("conv1", ("backbone", "conv1"))
     yield from _batch_norm("bn1", ("backbone", "bn1"))
     if isinstance(backbone, ResNet):
@@ -81,6 +86,21 @@ def classifier_entries(module: Classifier) -> Iterator[Entry]:
         yield Entry(f"{head}.sigma", ("params", "head", "scale"), view=(1,))
     else:
         yield Entry(f"{head}.bias", ("params", "head", "bias"))
+
+
+def _rdfcil_entries(module: Classifier, backbone: CifarResNet) -> Iterator[Entry]:
+    yield from _conv("backbone.conv_1_3x3", ("backbone", "conv1"))
+    yield from _batch_norm("backbone.bn_1", ("backbone", "bn1"))
+    blocks = (backbone.depth - 2) // 6
+    for stage, block in itertools.product((1, 2, 3), range(blocks)):
+        # The last block of all is a stage of its own.
+        is_last = (stage, block) == (3, blocks - 1)
+        name = "backbone.stage_4" if is_last else f"backbone.stage_{stage}.blocks.{block}"
+        for i, letter in ((1, "a"), (2, "b")):
+            path = ("backbone", f"stage{stage}_block{block}")
+            yield from _conv(f"{name}.conv_{letter}", (*path, f"conv{i}"))
+            yield from _batch_norm(f"{name}.bn_{letter}", (*path, f"bn{i}"))
+    yield Entry(f"{RDFCIL_HEAD}.0.weight", ("params", "head", "kernel"), _LINEAR)
 
 
 def generator_entries(module: Generator) -> Iterator[Entry]:

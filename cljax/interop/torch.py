@@ -6,6 +6,7 @@ network, which gives the path of each tensor in the Flax variables and the order
 directions and all checks use this table.
 """
 
+import itertools
 import re
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -17,6 +18,7 @@ from flax import traverse_util
 
 from cljax.errors import UserError
 from cljax.interop.entries import (
+    RDFCIL_HEAD,
     Entry,
     autoencoder_entries,
     classifier_entries,
@@ -40,7 +42,8 @@ def classifier_from_torch(
         `layer1.0.bn1.running_var`, `layer2.0.downsample.0.weight`, ..., ABD's `last.bias`,
         torchvision's `fc.bias` or LUCIR's `fc.sigma`), or with LibContinual's stem (`conv1.0`,
         `conv1.1`). `num_batches_tracked` is ignored. The old and the new half of LUCIR's split
-        head, `fc.fc1` and `fc.fc2`, are joined.
+        head, `fc.fc1` and `fc.fc2`, are joined, and so are the heads of R-DFCIL's tasks,
+        `head.classifiers.0`, `.1`, ...
       image_channels: C of the images.
 
     Returns:
@@ -60,7 +63,7 @@ def classifier_to_torch(
     """Converts variables of `module` to a state dict for PyTorch's `load_state_dict`.
 
     This is the inverse of `classifier_from_torch`. `num_batches_tracked` is left out, and PyTorch
-    fills it in. LUCIR's head is not split.
+    fills it in. The heads of LUCIR and R-DFCIL are not split.
 
     Args:
       module: the classifier.
@@ -134,14 +137,18 @@ def layer_name(name: str) -> str:
 
 
 def _with_whole_head(state_dict: Mapping[str, np.ndarray]) -> Mapping[str, np.ndarray]:
-    halves = "fc.fc1.weight", "fc.fc2.weight"
-    if not all(name in state_dict for name in halves):
-        return state_dict
-    rows = finite_arrays({name: state_dict[name] for name in halves}, "state dict").values()
-    if not all(array.ndim for array in rows) or len({array.shape[1:] for array in rows}) > 1:
-        return state_dict  # told as two tensors that the network does not have
-    whole = {name: array for name, array in state_dict.items() if name not in halves}
-    return whole | {"fc.weight": np.concatenate(list(rows))}
+    lucir = ["fc.fc1.weight", "fc.fc2.weight"]
+    names = (f"{RDFCIL_HEAD}.{task}.weight" for task in itertools.count())
+    rdfcil = list(itertools.takewhile(lambda name: name in state_dict, names))
+    for whole, parts in (("fc.weight", lucir), (f"{RDFCIL_HEAD}.0.weight", rdfcil)):
+        if not (parts and all(name in state_dict for name in parts)):
+            continue
+        rows = finite_arrays({name: state_dict[name] for name in parts}, "state dict").values()
+        if not all(array.ndim for array in rows) or len({array.shape[1:] for array in rows}) > 1:
+            continue  # told as tensors that the network does not have
+        others = {name: array for name, array in state_dict.items() if name not in parts}
+        state_dict = others | {whole: np.concatenate(list(rows))}
+    return state_dict
 
 
 def classifier_shapes(module: Classifier, image_channels: int) -> Shapes:

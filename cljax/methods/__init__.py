@@ -22,6 +22,7 @@ METHODS = {
     "ewc": ("cljax.methods.ewc", "EWC"),
     "lucir": ("cljax.methods.lucir", "LUCIR"),
     "abd": ("cljax.methods.abd", "AlwaysBeDreaming"),
+    "rdfcil": ("cljax.methods.rdfcil", "RDFCIL"),
     "libcontinual_lucir": ("cljax.methods.libcontinual", "LibContinualLUCIR"),
     "libcontinual_lwf": ("cljax.methods.libcontinual", "LibContinualLwF"),
     "libcontinual_icarl": ("cljax.methods.libcontinual", "LibContinualICaRL"),

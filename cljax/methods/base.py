@@ -28,6 +28,7 @@ class Observed(NamedTuple):
       accuracy: float [], fraction of correct predictions.
       terms: float [] by name, the terms whose sum is the loss.
       batch_stats: the classifier's running statistics after the batch.
+      extras: the method's own values after the batch; None: as before.
     """
 
     loss: jax.Array
@@ -35,6 +36,7 @@ class Observed(NamedTuple):
     accuracy: jax.Array
     terms: dict[str, jax.Array]
     batch_stats: PyTree
+    extras: PyTree = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,7 +47,7 @@ class Parts:
       classifier, preprocessing, training, memory: see `Finetune`.
       stage: (class, name, lr_scale=1.0) -> a further training stage with the run's schedule, whose
         learning rate is multiplied by `lr_scale`.
-      inversion_stage: () -> the stage that trains the generator.
+      inversion_stage: class -> the stage that trains the generator.
       autoencoder: () -> the variational auto-encoder of generative replay.
       scaled: a number of epochs -> the number under the run's schedule_scale.
     """
@@ -55,7 +57,7 @@ class Parts:
     training: TrainStage
     memory: MemoryPolicy
     stage: Callable[..., TrainStage]
-    inversion_stage: Callable[[], InversionStage]
+    inversion_stage: Callable[[type[InversionStage]], InversionStage]
     autoencoder: Callable[[], AutoEncoder]
     scaled: Callable[[int], int]
 

@@ -1,4 +1,4 @@
-"""Defines the base of methods that replay dreamed images of old classes (ABD, section 4)."""
+"""Defines the base of methods that replay dreamed images of old classes."""
 
 from typing import ClassVar, NamedTuple
 
@@ -29,7 +29,9 @@ class Replay(NamedTuple):
 
 @hyperparameters
 class Dreaming(Finetune):
-    """Trains a generator of dreamed images against the teacher, after each task but the last.
+    """Trains a generator of dreamed images against the teacher (ABD, section 4).
+
+    One generator is trained on after each task but the last, unless a subclass says otherwise.
 
     Attributes:
       inversion_stage: stage `invert`, which trains the generator.
@@ -37,16 +39,19 @@ class Dreaming(Finetune):
 
     supports_partial_batches: ClassVar[bool] = False
     supports_exemplars: ClassVar[bool] = False
+    # Class of stage `invert`: whether the generator is new, and which classes the teacher knows.
+    inversion_class: ClassVar[type[InversionStage]] = InversionStage
 
     inversion_stage: InversionStage
 
     @classmethod
     def from_parts(cls, parts, **fields):
         """Adds stage `invert`."""
-        return super().from_parts(parts, inversion_stage=parts.inversion_stage(), **fields)
+        stage = parts.inversion_stage(cls.inversion_class)
+        return super().from_parts(parts, inversion_stage=stage, **fields)
 
     def init(self, streams, image_shape):
-        """Adds a teacher that the first task does not use, and a generator; it is never reset."""
+        """Adds a teacher that the first task does not use, and a generator."""
         state = super().init(streams, image_shape).with_teacher()
         key = rng.key(streams.generator, "generator")
         return state.replace(

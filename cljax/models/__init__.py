@@ -8,7 +8,14 @@ from flax import linen as nn
 
 from cljax.errors import UserError
 from cljax.models.autoencoder import SHRINKAGE, AutoEncoder
-from cljax.models.classifier import Classifier, CosineHead, LinearHead, Outputs, imprint
+from cljax.models.classifier import (
+    Classifier,
+    CosineHead,
+    LinearHead,
+    Outputs,
+    Projection,
+    imprint,
+)
 from cljax.models.generator import LATENT_SIZE, Generator, torch_uniform
 from cljax.models.own import make_own_backbone
 from cljax.models.resnet import CifarResNet, ResNet, he_normal_fan_out
@@ -22,6 +29,7 @@ __all__ = [
     "Generator",
     "LinearHead",
     "Outputs",
+    "Projection",
     "ResNet",
     "imprint",
     "make_autoencoder",
@@ -36,6 +44,15 @@ _CIFAR_RESNETS = {
     "": ({}, {}),
     "_projection": (_PROJECTION, {"kernel_init": torch_uniform}),
     "_lucir": (_PROJECTION | {"last_relu": False}, {"kernel_init": torch_uniform}),
+    "_rdfcil": (
+        {
+            "shortcut": "append",
+            "kernel_init": he_normal_fan_out,
+            "block_relu": False,
+            "last_scale_init": nn.initializers.zeros,
+        },
+        {"kernel_init": nn.initializers.normal(1e-3), "use_bias": False},
+    ),
 }
 # N: arguments of the backbone of "resnetN"; no CIFAR network has these names
 _RESNETS = {
@@ -110,9 +127,9 @@ def _make_backbone(name: str, width: int, dtype: jnp.dtype) -> tuple[nn.Module, 
         return CifarResNet(int(depth), width, dtype, **backbone_options), linear_options
     raise UserError(
         f"config.model.name={name!r}: unknown network; use resnet18, resnet34 or resnet50, each "
-        "also with _lucir, _imagenet or _imagenet_lucir; resnetN, resnetN_projection or "
-        f"resnetN_lucir with N = 6n+2 up to {_DEEPEST} but 50, for example resnet32; or your own "
-        "class as MODULE:CLASS"
+        "also with _lucir, _imagenet or _imagenet_lucir; resnetN, resnetN_projection, "
+        f"resnetN_lucir or resnetN_rdfcil with N = 6n+2 up to {_DEEPEST} but 50, for example "
+        "resnet32; or your own class as MODULE:CLASS"
     )
 
 

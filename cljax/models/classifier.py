@@ -32,18 +32,22 @@ class LinearHead(nn.Module):
     Attributes:
       num_classes: K.
       kernel_init: initial values of W; by default those of the ABD reference code.
+      use_bias: whether there is a bias b.
     """
 
     num_classes: int
     kernel_init: nn.initializers.Initializer = he_normal_fan_in
+    use_bias: bool = True
 
     @nn.compact
     def __call__(self, features: jax.Array) -> tuple[jax.Array, jax.Array]:
         """Maps features [B, D] -> logits [B, K], given twice: as logits and as scores."""
         size = features.shape[-1]
         kernel = self.param("kernel", self.kernel_init, (size, self.num_classes))
-        bias_init = functools.partial(torch_uniform, fan_in=size)
-        logits = features @ kernel + self.param("bias", bias_init, (self.num_classes,))
+        logits = features @ kernel
+        if self.use_bias:
+            bias_init = functools.partial(torch_uniform, fan_in=size)
+            logits += self.param("bias", bias_init, (self.num_classes,))
         return logits, logits
 
 
@@ -95,6 +99,21 @@ def imprint(
     labels = jnp.where(counts > 0, old + jnp.arange(counts.shape[0]), size)
     columns = (length * directions.T).astype(kernel.dtype)
     return kernel.at[:, labels].set(columns, mode="drop")
+
+
+class Projection(nn.Module):
+    """Maps features linearly to twice as many values; the initial values are PyTorch's."""
+
+    if TYPE_CHECKING:  # Flax says that the result is a tuple or not
+
+        def apply(self, *args: Any, **kwargs: Any) -> Any: ...
+
+    @nn.compact
+    def __call__(self, features: jax.Array) -> jax.Array:
+        """Maps features [B, D] -> [B, 2 D]."""
+        size = features.shape[-1]
+        bias_init = functools.partial(torch_uniform, fan_in=size)
+        return nn.Dense(2 * size, kernel_init=torch_uniform, bias_init=bias_init)(features)
 
 
 class Classifier(nn.Module):

@@ -24,11 +24,13 @@ class BatchNorm(nn.Module):
       epsilon: added to the variance (default 1e-5).
       affine: whether a scale and a shift per channel are learned (default True).
       dtype: floating type of the output; statistics are computed in at least float32.
+      scale_init: initial values of the scales (default 1).
     """
 
     epsilon: float = 1e-5
     affine: bool = True
     dtype: jnp.dtype = jnp.float32
+    scale_init: nn.initializers.Initializer = nn.initializers.ones
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool, weights: jax.Array | None = None) -> jax.Array:
@@ -40,7 +42,7 @@ class BatchNorm(nn.Module):
         collect = self.is_mutable_collection("moments")
         scale, bias = jnp.ones(()), jnp.zeros(())
         if self.affine:
-            scale = self.param("scale", nn.initializers.ones, (channels,))
+            scale = self.param("scale", self.scale_init, (channels,))
             bias = self.param("bias", nn.initializers.zeros, (channels,))
         shares = 1.0 if weights is None else weights.reshape(-1, *[1] * (x.ndim - 1))
         if train:

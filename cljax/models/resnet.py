@@ -1,4 +1,4 @@
-"""Defines residual networks (He et al. 2016): for CIFAR, of ABD and LUCIR, and ResNet-18 to 50.
+"""Defines residual networks (He et al. 2016): for CIFAR, and ResNet-18 to 50.
 
 The CIFAR networks (section 4.2) have three network stages, the others (section 4.1) have four.
 """
@@ -13,27 +13,31 @@ from flax import linen as nn
 from cljax.models.conv import Conv
 from cljax.models.norm import BatchNorm
 
+Shortcut = Literal["pad", "append", "projection"]
+_SHARES_BEFORE = {"pad": 0.5, "append": 0.0}
+
 he_normal_fan_in = nn.initializers.variance_scaling(2.0, "fan_in", "normal")
 he_normal_fan_out = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
 
 EXPANSION = 4  # output channels of a bottleneck block over those of its 3x3 convolution
 
 
-def pad_shortcut(x: jax.Array, channels: int, stride: int) -> jax.Array:
+def pad_shortcut(x: jax.Array, channels: int, stride: int, share_before: float = 0.5) -> jax.Array:
     """Makes the parameter-free shortcut ("option A"): each `stride`-th pixel, channels of zeros.
 
     Args:
       x: float [B, H, W, C].
       channels: number of output channels, C or more.
       stride: of both axes.
+      share_before: share of the zeros that come before the channels of x; the others come after.
 
     Returns:
-      float [B, ceil(H/stride), ceil(W/stride), channels]; half of the zeros come before the
-      channels of x, half after.
+      float [B, ceil(H/stride), ceil(W/stride), channels].
     """
     missing = channels - x.shape[-1]
+    before = int(share_before * missing)
     x = x[:, ::stride, ::stride]
-    return jnp.pad(x, ((0, 0), (0, 0), (0, 0), (missing // 2, missing - missing // 2)))
+    return jnp.pad(x, ((0, 0), (0, 0), (0, 0), (before, missing - before)))
 
 
 def max_pool(x: jax.Array) -> jax.Array:
@@ -96,14 +100,16 @@ class BasicBlock(nn.Module):
       last_relu: whether a ReLU follows the sum of convolutions and shortcut.
       kernel_init: initial values of the kernels.
       dtype: floating type of the computation; parameters are float32.
+      last_scale_init: initial values of the scales of the second batch norm.
     """
 
     channels: int
     stride: int
-    shortcut: Literal["pad", "projection"]
+    shortcut: Shortcut
     last_relu: bool
     kernel_init: nn.initializers.Initializer
     dtype: jnp.dtype
+    last_scale_init: nn.initializers.Initializer = nn.initializers.ones
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool, weights: jax.Array | None) -> jax.Array:
@@ -114,14 +120,15 @@ class BasicBlock(nn.Module):
         y = conv(stride=self.stride, name="conv1")(x)
         y = nn.relu(BatchNorm(dtype=self.dtype, name="bn1")(y, train, weights))
         y = conv(name="conv2")(y)
-        y = BatchNorm(dtype=self.dtype, name="bn2")(y, train, weights)
+        last = BatchNorm(dtype=self.dtype, scale_init=self.last_scale_init, name="bn2")
+        y = last(y, train, weights)
         if self.stride != 1 or x.shape[-1] != self.channels:
             if self.shortcut == "projection":
                 x = project_shortcut(
                     x, self.channels, self.stride, self.kernel_init, train, weights
                 )
             else:
-                x = pad_shortcut(x, self.channels, self.stride)
+                x = pad_shortcut(x, self.channels, self.stride, _SHARES_BEFORE[self.shortcut])
         return nn.relu(x + y) if self.last_relu else x + y
 
 
@@ -170,18 +177,24 @@ class CifarResNet(nn.Module):
         depth 14.
       width: channels of the first network stage (default 16); each later stage doubles them.
       dtype: floating type of the computation; parameters are float32.
-      shortcut: shortcut of the blocks that change the shape: "pad" is `pad_shortcut`, "projection"
-        a 1x1 convolution with batch norm (options A and B of He et al.).
+      shortcut: shortcut of the blocks that change the shape: "pad" is `pad_shortcut` with zeros on
+        both sides, "append" with zeros behind, "projection" a 1x1 convolution with batch norm
+        (options A, A and B of He et al.).
       last_relu: False leaves out the very last ReLU, so that features may be negative (LUCIR).
       kernel_init: initial values of the kernels.
+      block_relu: False leaves out the ReLU after the sum of every block (R-DFCIL).
+      last_scale_init: initial values of the scales of the second batch norm of every block; with
+        zeros a block starts as its shortcut.
     """
 
     depth: int = 32
     width: int = 16
     dtype: jnp.dtype = jnp.float32
-    shortcut: Literal["pad", "projection"] = "pad"
+    shortcut: Shortcut = "pad"
     last_relu: bool = True
     kernel_init: nn.initializers.Initializer = he_normal_fan_in
+    block_relu: bool = True
+    last_scale_init: nn.initializers.Initializer = nn.initializers.ones
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool, weights: jax.Array | None = None) -> jax.Array:
@@ -191,12 +204,14 @@ class CifarResNet(nn.Module):
         blocks = (self.depth - 2) // 6
         for stage in range(3):
             for block in range(blocks):
+                is_last = (stage, block) == (2, blocks - 1)
                 x = BasicBlock(
                     self.width * 2**stage,
                     stride=2 if stage > 0 and block == 0 else 1,
                     shortcut=self.shortcut,
-                    last_relu=self.last_relu or (stage, block) != (2, blocks - 1),
+                    last_relu=self.block_relu and (self.last_relu or not is_last),
                     kernel_init=self.kernel_init,
+                    last_scale_init=self.last_scale_init,
                     dtype=self.dtype,
                     name=f"stage{stage + 1}_block{block}",
                 )(x, train, weights)

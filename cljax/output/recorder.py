@@ -196,15 +196,15 @@ class Recorder:
                 kinds["within_task"][seed].append(rows[1])
 
     def write_samples(self, task: int, drawn: list) -> None:
-        """Writes the samples of a stage: of each seed, images uint8 [B, H, W, C] and labels [B]."""
+        """Writes the samples of a stage: what `Stage.samples` returns, of each seed."""
         names = self.problem.dataset.class_names
         for stream, pictures in zip(self.problem.streams, drawn, strict=True):
-            images, labels = map(np.asarray, pictures)
+            images, labels, known = map(np.asarray, pictures)
             path = self._samples_path(task, stream.seed)
-            title = f"dreamed after task {task + 1}, seed {stream.seed}"
-            seen = [names[c] for c in stream.class_order[: stream.seen(task)]]
+            title = f"dreamed in task {task + 1}, seed {stream.seed}"
+            known = [names[c] for c in stream.class_order[:known]]
             why = "Short rows: the teacher labels few dreamed images as this class."
-            plots.write_class_grid(images, labels, seen, path, title, why)
+            plots.write_class_grid(images, labels, known, path, title, why)
 
     def results(self) -> dict:
         """Returns the content of results.json."""

@@ -59,7 +59,8 @@ def mean_std(value: MeanStd | None, seeds: int) -> str:
     """Formats with one decimal, as in the paper's tables; a single seed gets no deviation."""
     if value is None:
         return "-"
-    return f"{value.mean:.1f}" + (f" ± {value.std:.1f}" if seeds > 1 else "")
+    has_deviation = seeds > 1 and value.std is not None
+    return f"{value.mean:.1f}" + (f" ± {value.std:.1f}" if has_deviation else "")
 
 
 def clock(seconds: float | None) -> str:

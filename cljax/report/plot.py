@@ -50,7 +50,7 @@ def draw(runs: Sequence[RunRecord]) -> bytes | None:
 def _draw_panel(axes, runs, looks):
     last = max(run.classes[-1] for run in runs)
     if any(run.published for run in runs):
-        last = published.CLASSES
+        last = published.CLASSES[runs[0].dataset]
     for n, run in enumerate(runs):
         _draw_run(axes, run, looks[run.name], n / len(runs), last)
     handles = axes.get_legend_handles_labels()[0]

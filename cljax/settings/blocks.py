@@ -161,6 +161,10 @@ class AugmentationSettings(Block):
     crop_padding: Annotated[int, Field(ge=0, le=1024)] = _setting(
         4, "pixels of padding before a random crop; 0: no crop"
     )
+    crop_fill: Literal["black", "mean"] = _setting(
+        "black",
+        "color of the padding; `mean` is 0 after standardizing, as in the R-DFCIL code",
+    )
     resized_crop: bool = _setting(
         False,
         "resizes a random part of each image of ImageNet, 8 to 100 % of its area, instead of its "
@@ -230,10 +234,11 @@ class ModelSettings(Block):
     name: str = _setting(
         "resnet32",
         "network for small images: `resnetN` with N = 6n+2 up to 1202, but 50 (ABD's, with 64 "
-        "features), `resnetN_projection` (convolutions as shortcuts) or `resnetN_lucir` (also "
-        "without the last ReLU); `resnet18`, `resnet34` (512 features) or `resnet50` (2048), each "
-        "also `_lucir`, and with ImageNet's stem `_imagenet` or `_imagenet_lucir`; or a class of "
-        "your own as `MODULE:CLASS`, see docs/adding_a_network.md",
+        "features), `resnetN_projection` (convolutions as shortcuts), `resnetN_lucir` (also "
+        "without the last ReLU) or `resnetN_rdfcil` (no ReLU after a block); `resnet18`, "
+        "`resnet34` (512 features) or `resnet50` (2048), each also `_lucir`, and with ImageNet's "
+        "stem `_imagenet` or `_imagenet_lucir`; or a class of your own as `MODULE:CLASS`, see "
+        "docs/adding_a_network.md",
         min_length=1,
     )
     width: Annotated[int, Field(ge=1, le=4096)] = _setting(
@@ -264,7 +269,7 @@ class InversionSettings(Block):
     generator: Literal["cifar", "tiny_imagenet", "imagenet", "digits"] = _setting(
         "cifar", "network that makes the images"
     )
-    steps: Positive = _setting(10_000, "Adam steps after each task but the last")
+    steps: Positive = _setting(10_000, "Adam steps of each inversion")
     steps_per_epoch: Positive = _setting(500, "steps between two lines of metrics")
     lr: Rate = _setting(1e-3, "learning rate of Adam")
     content: Weight = _setting(1.0, "weight of the confidence term")

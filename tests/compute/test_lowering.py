@@ -47,7 +47,7 @@ def check(text: str) -> None:
     ("seeds", "dtype"),
     [("sequential", "float32"), ("sequential", "bfloat16"), ("vmap", "float32")],
 )
-@pytest.mark.parametrize("name", ["abd", "lucir"])
+@pytest.mark.parametrize("name", ["abd", "lucir", "rdfcil"])
 def test_programs_lower_for_accelerators(compiled, monkeypatch, tmp_path, name, seeds, dtype):
     settings = {"epochs": 1, "milestones": (), "execution__seeds": seeds, "dtype": dtype}
     config = tiny_runs.make_config(name, seeds=(0, 1), **settings)

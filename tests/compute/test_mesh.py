@@ -79,7 +79,7 @@ def test_eight_devices(tests):
         env=environment,
         capture_output=True,
         text=True,
-        timeout=600,
+        timeout=900,
     )
     assert done.returncode == 0, done.stdout[-5000:]
     assert " passed" in done.stdout, done.stdout

@@ -1,5 +1,6 @@
 """Augmentation: bit for bit as Pillow, and as a plain loop over images that makes no shortcuts."""
 
+import dataclasses
 from functools import partial
 
 import jax
@@ -16,6 +17,7 @@ from cljax.data.augment import (
     draw,
     normalise,
 )
+from cljax.data.preprocessing import Preprocessing
 from cljax.errors import UserError
 
 FULL = Augmentation(brightness=63 / 255, contrast=0.8, flip=True, crop_padding=4)
@@ -236,6 +238,26 @@ def test_padding_is_minus_mean_over_std_after_normalisation():
     assert black.any()
     want = -np.float32(mean) / np.float32(std)
     np.testing.assert_array_equal(got[black], np.broadcast_to(want, got[black].shape))
+
+
+def test_padding_with_the_mean_is_zero_after_normalisation():
+    """Inside the images nothing changes."""
+    images = np.random.default_rng(0).integers(0, 256, (16, 6, 6, 3), np.uint8)
+    images = np.maximum(images, 1)  # so that black is outside only
+    black = Preprocessing(Augmentation(flip=True, crop_padding=2), (0.4,) * 3, (0.2,) * 3)
+    mean = dataclasses.replace(
+        black, augmentation=dataclasses.replace(black.augmentation, crop_fill="mean")
+    )
+    key = jax.random.key(0)
+    one, other = (np.asarray(jax.jit(p.train)(key, images)) for p in (black, mean))
+    outside = np.isclose(one, -2)
+    assert 0 < outside.sum() < outside.size
+    np.testing.assert_array_equal(other[outside], 0)
+    np.testing.assert_allclose(other[~outside], one[~outside], rtol=1e-6)
+    jittered = dataclasses.replace(
+        mean, augmentation=dataclasses.replace(mean.augmentation, brightness=0.2)
+    )
+    assert not np.allclose(jax.jit(jittered.train)(key, images), other)
 
 
 @pytest.mark.parametrize("channels", [1, 3])

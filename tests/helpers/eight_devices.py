@@ -72,13 +72,14 @@ def test_rows_share_seeds_and_batches(shape, vmap):
         ("abd", (2, 4), "auto"),
         ("lucir", (2, 2), "auto"),
         ("bic", (1, 4), "vmap"),
+        ("rdfcil", (2, 4), "auto"),
     ],
 )
 def test_run(name, shape, execution, tmp_path, monkeypatch):
     monkeypatch.setattr(plots, "write_plots", lambda *args: None)
     settings = {"seeds": (0, 1), "mesh__seeds": shape[0], "mesh__data": shape[1]}
     settings |= {"compilation_cache": "", "execution__seeds": execution}
-    settings |= tiny_runs.STABLE if name == "abd" else {}
+    settings |= tiny_runs.STABLE if name in ("abd", "rdfcil") else {}
     residence = {"data__residence": "stream"} if name == "lucir" else {}
     tiny_runs.run(tiny_runs.make_config(name, **settings, **residence), tmp_path / "many")
     settings |= {"mesh__seeds": 1, "mesh__data": 1, "execution__seeds": "sequential"}

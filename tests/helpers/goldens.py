@@ -31,7 +31,8 @@ from cljax.models import make_classifier, make_generator
 COMPACT = Path(__file__).resolve().parents[1] / "goldens" / "compact"
 SHARED = Path(__file__).resolve().parents[3] / "shared"
 FULL = SHARED / "goldens"
-# The directory of the golden sets: `dfcil/` and `lucir/`, or `dfcil.zip` and `lucir.zip`.
+# The directory of the golden sets: `dfcil/`, `lucir/` and `rdfcil/`, or the archives of
+# the first two.
 GOLDENS = Path(os.environ.get("CLJAX_GOLDENS", FULL if FULL.is_dir() else COMPACT)).resolve()
 
 FORWARD = 10

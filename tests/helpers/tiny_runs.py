@@ -36,6 +36,7 @@ TINY = {
     "checkpoint.every_inversion_steps": 2,
 }
 TINY_INVERSION = {"inversion.steps": 4, "inversion.steps_per_epoch": 2}
+TINY_FINETUNING = {"method.finetuning_epochs": 2}
 STABLE = {"inversion__lr": 1e-5}  # for `assert_near_run`
 # Of 20 images a task, BiC holds out 2 x 2 of each class: a batch.
 TINY_MEMORY = {"exemplars.total": 40, "batch_size": 4}
@@ -56,6 +57,7 @@ def _digits(name):
 
 def _tiny(config):
     tiny = TINY | (TINY_INVERSION if "inversion" in config else {})
+    tiny |= TINY_FINETUNING if "finetuning_epochs" in config.method else {}
     return tiny | (TINY_MEMORY if config.exemplars.total else {})
 
 

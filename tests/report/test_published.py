@@ -162,6 +162,7 @@ def test_settings_are_those_of_the_original_scripts(goldens, learner, tasks, wor
 def test_the_augmentation_is_that_of_the_original(goldens):
     hparams = json.loads((goldens.folder / "hparams.json").read_text())
     steps = hparams["transforms"]["CIFAR100/train/dgr0"]
+    names = [step["name"] for step in steps]
     found = {name: value for step in steps for name, value in step["kwargs"].items()}
     wanted = {
         k.rpartition(".")[2]: v for k, v in published.SHARED_SETTINGS.items() if "augmentation" in k
@@ -171,4 +172,32 @@ def test_the_augmentation_is_that_of_the_original(goldens):
         "contrast": found["contrast"],
         "crop_padding": found["padding"],
         "flip": found["p"] == 0.5,
+        "crop_fill": "black" if names.index("RandomCrop") < names.index("Normalize") else "mean",
     }
+
+
+HALF_FIRST = [
+    (data, tasks, pair)
+    for (_, data), results in published.HALF_FIRST_RESULTS.items()
+    for tasks, pair in results.items()
+]
+
+
+@pytest.mark.parametrize(("data", "tasks", "pair"), HALF_FIRST)
+def test_the_config_of_rdfcil_holds_its_setting_with_half_of_the_classes_first(data, tasks, pair):
+    split = {"first_task_size": published.CLASSES[data] // 2, "num_tasks": tasks}
+    config = load(f"rdfcil_{data}", **split)
+    assert published.result(config) == pair
+    wanted = published.setting(config)
+    assert wanted.keys() > published.SHARED_SETTINGS.keys()
+    assert published.differences(config, wanted) == []
+    assert [key for key in wanted if published.lookup(config, key) is None] == []
+
+
+def test_rdfcil_has_no_figure_for_equal_tasks_or_on_another_ground():
+    config = load("rdfcil_cifar100")
+    assert published.result(config) is None
+    assert published.result(config | {"first_task_size": 50, "num_tasks": 7}) is None
+    other = load("rdfcil_cifar100", first_task_size=50, num_tasks=6, **{"model.name": "resnet32"})
+    found = published.differences(other, published.setting(other))
+    assert list(map(str, found)) == ["model.name resnet32 instead of resnet32_rdfcil"]

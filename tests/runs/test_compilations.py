@@ -39,10 +39,22 @@ BIC = {
     "after_task": 2,
     "score_batch": 1,
 }
+RDFCIL = {
+    "before_task": 2,
+    "begin": 4,  # training in two phases, inversion and the head in later tasks only
+    "training_set": 4,
+    "begin_epoch": 4,
+    "train_step": 4,
+    "samples": 1,
+    "after_task": 2,
+    "score_batch": 1,
+}
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("name", "programs"), [("abd", ABD), ("lucir", LUCIR), ("bic", BIC)])
+@pytest.mark.parametrize(
+    ("name", "programs"), [("abd", ABD), ("lucir", LUCIR), ("bic", BIC), ("rdfcil", RDFCIL)]
+)
 def test_programs_of_four_tasks_and_three_seeds(compiled, monkeypatch, tmp_path, name, programs):
     jax.clear_caches()
     for on_one_core in (False, True):

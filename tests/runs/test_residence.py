@@ -49,7 +49,7 @@ def test_a_stopped_run_goes_on_to_the_same_bits(interrupt, tmp_path):
 
 @pytest.mark.parametrize(
     ("memory", "where"),
-    [(None, "device"), (10**9, "device"), (10**5, "host")],
+    [(None, "device"), (10**9, "device"), (10**4, "host")],
 )
 def test_auto_tells_why(memory, where, monkeypatch):
     monkeypatch.setattr("cljax.compute.device.memory", lambda: memory)

@@ -17,7 +17,7 @@ LEARNERS = sorted(
     for path in (tiny_runs.ROOT / "configs").glob("*_digits.py")
     if not path.name.startswith("table")
 )
-MANY_STAGES = ("abd", "deep_inversion", "deep_inversion_lwf", "lucir")  # are killed twice
+MANY_STAGES = ("abd", "deep_inversion", "deep_inversion_lwf", "lucir", "rdfcil")  # are killed twice
 
 
 @pytest.fixture(scope="module")
@@ -43,6 +43,8 @@ def whole(fast_runs, tmp_path_factory):
         ("lucir", 3, 1, "train"),
         ("e2e", 5, 1, "balance"),
         ("bic", 5, 0, "correct"),  # whose epochs have one step
+        ("rdfcil", 5, 1, "train"),  # after the inversion that the task begins with
+        ("rdfcil", 7, 1, "heads"),
     ],
 )
 def test_learners_go_on_within_a_later_stage(whole, interrupt, tmp_path, name, epoch, step, stage):
@@ -54,8 +56,8 @@ def test_learners_go_on_within_a_later_stage(whole, interrupt, tmp_path, name, e
     assert len(tiny_runs.metrics(tmp_path / "stopped")) == epoch
     tiny_runs.run(config, tmp_path / "stopped")
     tiny_runs.assert_same_run(tmp_path / "stopped", reference)
-    last = tiny_runs.metrics(reference)[-1]
-    assert (last["task"], last["stage"], last["epoch"]) == (2, stage, 2)
+    row = tiny_runs.metrics(reference)[epoch]
+    assert (row["task"], row["stage"], row["epoch"]) == (2, stage, 2)
 
 
 def kill_at_a_random_moment(random, workdir, name, num_lines, cache):
