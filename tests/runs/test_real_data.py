@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests import FAST_RUN
+from tests.helpers import tiny_runs
 
 ROOT = Path(__file__).parents[2]
 SMALL = (
@@ -100,27 +101,43 @@ def test_two_phases_of_lucir_on_cifar100(tmp_path, tfds_dir):
         assert one["seen_accuracy"][0][1] > 8, "twenty classes: chance is 5 %"
 
 
-@pytest.mark.slow
-@pytest.mark.real_data
-def test_two_phases_of_lucir_on_tiny_imagenet(tmp_path, tiny_imagenet_dir):
-    """Ten classes, then ten more, of the archive."""
-    flags = [
-        "--config=configs/lucir_tiny_imagenet.py",
+TINY_IMAGENET = {
+    "abd": ("--config.model.name=resnet8", "--config.inversion.steps=8"),
+    "lucir": (
+        "--config.model.name=resnet8_lucir",
         "--config.first_task_size=10",
         "--config.num_tasks=20",
+        "--config.exemplars.per_class=4",
+    ),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.real_data
+@pytest.mark.parametrize("name", TINY_IMAGENET)
+def test_two_tasks_of_tiny_imagenet_on_the_device_and_from_the_host(
+    name, tmp_path, tiny_imagenet_dir
+):
+    """Ten classes, then ten more, of the archive; the same numbers wherever the images are."""
+    flags = [
+        f"--config=configs/{name}_tiny_imagenet.py",
+        *TINY_IMAGENET[name],
         "--config.max_tasks=2",
-        "--config.model.name=resnet8_lucir",
         "--config.model.width=4",
         "--config.data.per_class=8",
-        "--config.exemplars.per_class=4",
         "--config.batch_size=8",
         "--config.epochs=3",
         "--config.milestones=()",
         f"--config.data.dir={tiny_imagenet_dir}",
     ]
-    results = run_to_the_end(flags, tmp_path / "run")
+    for residence in ("device", "stream"):
+        run_to_the_end([*flags, f"--config.data.residence={residence}"], tmp_path / residence)
+    results = tiny_runs.results(tmp_path / "stream")
+    assert results == tiny_runs.results(tmp_path / "device")
+    rows = tiny_runs.metrics(tmp_path / "stream")
+    assert rows == tiny_runs.metrics(tmp_path / "device")
     assert results["complete"] and results["task_sizes"] == [10, 10]
-    assert results["class_orders"][0][:3] == [168, 136, 51]
-    rows = map(json.loads, (tmp_path / "run" / "metrics.jsonl").read_text().splitlines())
-    losses = [row["loss"] for row in rows if row["task"] == 1]
+    if name == "lucir":
+        assert results["class_orders"][0][:3] == [168, 136, 51]
+    losses = [row["loss"] for row in rows if (row["task"], row["stage"]) == (1, "train")]
     assert losses[2] < losses[0]
