@@ -37,6 +37,7 @@ LONG = (
     "test_table.py",
     "goldens/test_staged_methods.py",
     "goldens/test_lucir_updates.py",
+    "goldens/test_rdfcil_updates.py",
     "runs/test_resume_learners.py",
     "runs/test_distributed.py",
     "compute/test_mesh.py",
