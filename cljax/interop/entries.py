@@ -84,7 +84,7 @@ def classifier_entries(module: Classifier) -> Iterator[Entry]:
     yield Entry(f"{head}.weight", ("params", "head", "kernel"), _LINEAR)
     if isinstance(module.head, CosineHead):
         yield Entry(f"{head}.sigma", ("params", "head", "scale"), view=(1,))
-    else:
+    elif module.head.use_bias:
         yield Entry(f"{head}.bias", ("params", "head", "bias"))
 
 

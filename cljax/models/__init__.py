@@ -39,19 +39,17 @@ __all__ = [
 
 _PROJECTION = {"shortcut": "projection", "kernel_init": he_normal_fan_out}
 _DEEPEST = 1202  # layers of the deepest network of the ResNet paper
+_TORCH_HEAD = {"kernel_init": torch_uniform}
+_RDFCIL = {"last_scale_init": nn.initializers.zeros}
+_RDFCIL_HEAD = {"kernel_init": nn.initializers.normal(1e-3), "use_bias": False}
 # what follows "resnetN", N = 6n+2: (arguments of the backbone, arguments of a linear head)
 _CIFAR_RESNETS = {
     "": ({}, {}),
-    "_projection": (_PROJECTION, {"kernel_init": torch_uniform}),
-    "_lucir": (_PROJECTION | {"last_relu": False}, {"kernel_init": torch_uniform}),
+    "_projection": (_PROJECTION, _TORCH_HEAD),
+    "_lucir": (_PROJECTION | {"last_relu": False}, _TORCH_HEAD),
     "_rdfcil": (
-        {
-            "shortcut": "append",
-            "kernel_init": he_normal_fan_out,
-            "block_relu": False,
-            "last_scale_init": nn.initializers.zeros,
-        },
-        {"kernel_init": nn.initializers.normal(1e-3), "use_bias": False},
+        _RDFCIL | {"shortcut": "append", "kernel_init": he_normal_fan_out, "block_relu": False},
+        _RDFCIL_HEAD,
     ),
 }
 # N: arguments of the backbone of "resnetN"; no CIFAR network has these names
@@ -62,12 +60,13 @@ _RESNETS = {
 }
 _IMAGENET_STEM = {"stem": "7x7", "max_pool": True}
 _LUCIR_RELUS = {"last_relus": (True, True, True, False)}
-# what follows "resnet18", "resnet34" or "resnet50": further arguments of the backbone
+# what follows "resnet18", "resnet34" or "resnet50": the same, in addition to those above
 _VARIANTS = {
-    "": {},
-    "_lucir": _LUCIR_RELUS,
-    "_imagenet": _IMAGENET_STEM,
-    "_imagenet_lucir": _IMAGENET_STEM | _LUCIR_RELUS,
+    "": ({}, _TORCH_HEAD),
+    "_lucir": (_LUCIR_RELUS, _TORCH_HEAD),
+    "_rdfcil": (_RDFCIL | {"max_pool": True, "last_relus": (False,) * 4}, _RDFCIL_HEAD),
+    "_imagenet": (_IMAGENET_STEM, _TORCH_HEAD),
+    "_imagenet_lucir": (_IMAGENET_STEM | _LUCIR_RELUS, _TORCH_HEAD),
 }
 _PUBLISHED_WIDTH = 16  # of the CIFAR networks, and of `width` for all
 # name: (shrinkage of the image to the first map, map channels, output channels of the stages)
@@ -113,21 +112,21 @@ def make_classifier(
 
 def _make_backbone(name: str, width: int, dtype: jnp.dtype) -> tuple[nn.Module, dict[str, Any]]:
     """Returns the backbone, and the arguments of a linear head for it."""
-    torch_head = {"kernel_init": torch_uniform}
     if ":" in name:
-        return make_own_backbone(name, width, dtype), torch_head
+        return make_own_backbone(name, width, dtype), _TORCH_HEAD
     match = re.fullmatch(r"resnet(\d{1,4})((?:_[a-z]+)*)", name)
     depth, variant = match.groups() if match else ("", "")
     if depth in _RESNETS and variant in _VARIANTS:
-        options = _RESNETS[depth] | _VARIANTS[variant]
-        return ResNet(width=64 * width // _PUBLISHED_WIDTH, dtype=dtype, **options), torch_head
+        options, linear_options = _VARIANTS[variant]
+        width = 64 * width // _PUBLISHED_WIDTH
+        return ResNet(width=width, dtype=dtype, **_RESNETS[depth] | options), linear_options
     is_cifar = depth not in {"", *_RESNETS} and 8 <= int(depth) <= _DEEPEST and int(depth) % 6 == 2
     if is_cifar and variant in _CIFAR_RESNETS:
         backbone_options, linear_options = _CIFAR_RESNETS[variant]
         return CifarResNet(int(depth), width, dtype, **backbone_options), linear_options
     raise UserError(
         f"config.model.name={name!r}: unknown network; use resnet18, resnet34 or resnet50, each "
-        "also with _lucir, _imagenet or _imagenet_lucir; resnetN, resnetN_projection, "
+        "also with _lucir, _rdfcil, _imagenet or _imagenet_lucir; resnetN, resnetN_projection, "
         f"resnetN_lucir or resnetN_rdfcil with N = 6n+2 up to {_DEEPEST} but 50, for example "
         "resnet32; or your own class as MODULE:CLASS"
     )

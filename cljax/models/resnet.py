@@ -145,6 +145,7 @@ class BottleneckBlock(nn.Module):
       last_relu: whether a ReLU follows the sum of convolutions and shortcut.
       kernel_init: initial values of the kernels.
       dtype: floating type of the computation; parameters are float32.
+      last_scale_init: initial values of the scales of the third batch norm.
     """
 
     channels: int
@@ -152,6 +153,7 @@ class BottleneckBlock(nn.Module):
     last_relu: bool
     kernel_init: nn.initializers.Initializer
     dtype: jnp.dtype
+    last_scale_init: nn.initializers.Initializer = nn.initializers.ones
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool, weights: jax.Array | None) -> jax.Array:
@@ -163,7 +165,8 @@ class BottleneckBlock(nn.Module):
         y = conv(self.channels, stride=self.stride, name="conv2")(y)
         y = nn.relu(BatchNorm(dtype=self.dtype, name="bn2")(y, train, weights))
         y = conv(outputs, size=1, padding=0, name="conv3")(y)
-        y = BatchNorm(dtype=self.dtype, name="bn3")(y, train, weights)
+        last = BatchNorm(dtype=self.dtype, scale_init=self.last_scale_init, name="bn3")
+        y = last(y, train, weights)
         if self.stride != 1 or x.shape[-1] != outputs:
             x = project_shortcut(x, outputs, self.stride, self.kernel_init, train, weights)
         return nn.relu(x + y) if self.last_relu else x + y
@@ -233,6 +236,8 @@ class ResNet(nn.Module):
         features may be negative (LUCIR).
       dtype: floating type of the computation; parameters are float32.
       kernel_init: initial values of the kernels.
+      last_scale_init: initial values of the scales of the last batch norm of every block, as in
+        `CifarResNet`.
     """
 
     blocks: tuple[int, int, int, int] = (2, 2, 2, 2)
@@ -243,6 +248,7 @@ class ResNet(nn.Module):
     last_relus: tuple[bool, bool, bool, bool] = (True, True, True, True)
     dtype: jnp.dtype = jnp.float32
     kernel_init: nn.initializers.Initializer = he_normal_fan_out
+    last_scale_init: nn.initializers.Initializer = nn.initializers.ones
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool, weights: jax.Array | None = None) -> jax.Array:
@@ -268,6 +274,7 @@ class ResNet(nn.Module):
                     stride=2 if stage > 0 and block == 0 else 1,
                     last_relu=self.last_relus[stage] or block < count - 1,
                     kernel_init=self.kernel_init,
+                    last_scale_init=self.last_scale_init,
                     dtype=self.dtype,
                     name=f"stage{stage + 1}_block{block}",
                 )(x, train, weights)

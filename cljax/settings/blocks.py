@@ -236,9 +236,9 @@ class ModelSettings(Block):
         "network for small images: `resnetN` with N = 6n+2 up to 1202, but 50 (ABD's, with 64 "
         "features), `resnetN_projection` (convolutions as shortcuts), `resnetN_lucir` (also "
         "without the last ReLU) or `resnetN_rdfcil` (no ReLU after a block); `resnet18`, "
-        "`resnet34` (512 features) or `resnet50` (2048), each also `_lucir`, and with ImageNet's "
-        "stem `_imagenet` or `_imagenet_lucir`; or a class of your own as `MODULE:CLASS`, see "
-        "docs/adding_a_network.md",
+        "`resnet34` (512 features) or `resnet50` (2048), each also `_lucir` or `_rdfcil`, and "
+        "with ImageNet's stem `_imagenet` or `_imagenet_lucir`; or a class of your own as "
+        "`MODULE:CLASS`, see docs/adding_a_network.md",
         min_length=1,
     )
     width: Annotated[int, Field(ge=1, le=4096)] = _setting(

@@ -9,12 +9,10 @@ import numpy as np
 import pytest
 
 from cljax.interop import torch
-from cljax.models import Classifier, LinearHead, ResNet, make_classifier
+from cljax.models import make_classifier
 from cljax.models.resnet import max_pool
-from tests.conftest import _golden_folder
 from tests.helpers import tiny, torch_resnet
 from tests.helpers.goldens import (
-    GOLDENS,
     PRECISIONS,
     Expected,
     channels_last,
@@ -24,15 +22,6 @@ from tests.helpers.goldens import (
     recipe,
     state_dict,
 )
-
-
-@pytest.fixture(scope="module")
-def rdfcil_goldens(tmp_path_factory):
-    """A function from a name to the arrays of `rdfcil/NAME.npz`."""
-    if not (GOLDENS / "rdfcil").is_dir():
-        pytest.skip(f"no golden numbers at {GOLDENS}/rdfcil; set CLJAX_GOLDENS")
-    return _golden_folder("rdfcil", tmp_path_factory)
-
 
 # name, features, parameters without head, tensors of a state dict without counters of batches.
 # The sizes with a 7x7 stem are torchvision's, less its head of 1000 classes.
@@ -72,9 +61,8 @@ def test_names_and_shapes_are_those_of_pytorch(rdfcil_goldens):
 def test_outputs_and_statistics_of_a_golden_resnet18(rdfcil_goldens, precision):
     """R-DFCIL's network: a small stem, max pooling, and no ReLU at the end of any stage."""
     expected = Expected(rdfcil_goldens, "resnet18_imagenet", precision)
-    backbone = ResNet(max_pool=True, last_relus=(False,) * 4, dtype=np.dtype(precision))
-    module = Classifier(backbone, LinearHead(1))
-    head = {"fc.weight": np.zeros((1, 512)), "fc.bias": np.zeros(1)}
+    module = make_classifier("resnet18_rdfcil", 1, dtype=np.dtype(precision))
+    head = {"fc.weight": np.zeros((1, 512))}
     state = state_dict(rdfcil_goldens, "net18") | head
     state = {name: values.astype(precision) for name, values in state.items()}
     images = channels_last(recipe(rdfcil_goldens, "net18/x"), precision)
@@ -147,6 +135,17 @@ def test_initial_values():
             assert (leaf == (path[-1].key == "scale")).all()
     for leaf in params["head"].values():
         assert 0.9 * 512**-0.5 < np.abs(leaf).max() <= 512**-0.5
+
+
+def test_initial_values_of_rdfcil():
+    """A block starts as its shortcut."""
+    module = make_classifier("resnet18_rdfcil", 400, width=4)
+    params = jit(module.init)(jax.random.key(0), jnp.zeros((1, 8, 8, 3)))["params"]
+    for name, block in params["backbone"].items():
+        if name.startswith("stage"):
+            assert not block["bn2"]["scale"].any() and (block["bn1"]["scale"] == 1).all()
+    assert set(params["head"]) == {"kernel"}
+    np.testing.assert_allclose(params["head"]["kernel"].std(), 1e-3, rtol=0.02)
 
 
 @pytest.mark.parametrize(("name", "layers"), [("resnet18", 20), ("resnet50_imagenet", 53)])
