@@ -233,8 +233,8 @@ class TrainStage(Stage):
           drawn: the batch, and a key, which is consumed.
 
         Returns:
-          The new state, and the loss, its terms and the batch's accuracy (a fraction) before the
-          step.
+          The new state, and the loss, its terms, the batch's accuracy (a fraction) and the method's
+          own metrics before the step.
         """
         (batch, key), task = drawn, inputs.task
         observe = getattr(inputs.method, self.observes)
@@ -255,7 +255,12 @@ class TrainStage(Stage):
         state = state.replace(params=params, batch_stats=seen.batch_stats, opt_state=opt_state)
         if seen.extras is not None:
             state = state.replace(extras=seen.extras)
-        return state, {"loss": seen.loss, **seen.terms, "accuracy": seen.accuracy}
+        return state, {
+            "loss": seen.loss,
+            **seen.terms,
+            "accuracy": seen.accuracy,
+            **(seen.metrics or {}),
+        }
 
     def log_scalars(self, epoch):
         """Returns the learning rate."""

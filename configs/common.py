@@ -150,6 +150,7 @@ def imagenet(config: ConfigDict, name: str) -> ConfigDict:
         "contrast": 0.0,
         "flip": True,
         "crop_padding": 0,
+        "crop_fill": "black",
         "resized_crop": True,
     }
     config.optimizer.weight_decay = 1e-4

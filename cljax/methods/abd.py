@@ -58,7 +58,7 @@ class AlwaysBeDreaming(Dreaming):
         }
         # The reference code passes the batch through the network twice, once for frozen features.
         batch_stats = repeat_statistics_update(state.batch_stats, batch_stats)
-        return self.observed(task, batch, outputs.logits[:num_real], terms, batch_stats)
+        return self.observed_with_dreams(task, batch, outputs.logits, labels, terms, batch_stats)
 
     def _observe_first(self, state, task, batch):
         outputs, batch_stats = self.train_forward(state, batch.images)

@@ -29,6 +29,7 @@ class Observed(NamedTuple):
       terms: float [] by name, the terms whose sum is the loss.
       batch_stats: the classifier's running statistics after the batch.
       extras: the method's own values after the batch; None: as before.
+      metrics: float [] by name, what else is averaged over an epoch for metrics.jsonl, or None.
     """
 
     loss: jax.Array
@@ -37,6 +38,7 @@ class Observed(NamedTuple):
     terms: dict[str, jax.Array]
     batch_stats: PyTree
     extras: PyTree = None
+    metrics: dict[str, jax.Array] | None = None
 
 
 @dataclasses.dataclass(frozen=True)

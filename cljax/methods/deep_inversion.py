@@ -27,7 +27,7 @@ class DeepInversion(Dreaming):
             return super().observe(state, task, batch, key)
         real = slice(None, batch.labels.shape[0])
         dreamed = slice(batch.labels.shape[0], None)
-        images, _, teacher = self.replay(state, task, batch, key)
+        images, labels, teacher = self.replay(state, task, batch, key)
         outputs, batch_stats = self.train_forward(state, images)
         old = self.classes(0, task.old)
         seen = self.classes(0, task.seen)
@@ -39,7 +39,7 @@ class DeepInversion(Dreaming):
             "dream_distillation": self.mu
             * losses.distillation(logits[dreamed], targets[dreamed], seen, old, self.temperature),
         }
-        return self.observed(task, batch, logits[real], terms, batch_stats)
+        return self.observed_with_dreams(task, batch, logits, labels, terms, batch_stats)
 
 
 @hyperparameters
@@ -58,7 +58,7 @@ class DeepInversionLwF(Dreaming):
         """Computes cross entropy on real images and distillation of old classes on all images."""
         if task.is_first:
             return super().observe(state, task, batch, key)
-        images, _, teacher = self.replay(state, task, batch, key)
+        images, labels, teacher = self.replay(state, task, batch, key)
         outputs, batch_stats = self.train_forward(state, images)
         old = self.classes(0, task.old)
         seen = self.classes(0, task.seen)
@@ -68,4 +68,4 @@ class DeepInversionLwF(Dreaming):
             "distillation": self.mu
             * losses.distillation(outputs.logits, teacher.logits, old, None, self.temperature),
         }
-        return self.observed(task, batch, logits, terms, batch_stats)
+        return self.observed_with_dreams(task, batch, outputs.logits, labels, terms, batch_stats)

@@ -7,10 +7,10 @@ import jax.numpy as jnp
 
 from cljax import inversion as inversion_lib
 from cljax import losses, rng
-from cljax.methods.base import Finetune
+from cljax.methods.base import Finetune, Observed
 from cljax.models import Outputs
 from cljax.stages import InversionStage
-from cljax.state import Batch, LearnerState, Task, hyperparameters
+from cljax.state import Batch, LearnerState, PyTree, Task, hyperparameters
 
 
 class Replay(NamedTuple):
@@ -77,3 +77,29 @@ class Dreaming(Finetune):
         old = self.classes(0, task.old)
         dreamed_labels = losses.masked_argmax(teacher.logits[num_real:], old)
         return Replay(images, jnp.concatenate([batch.labels, dreamed_labels]), teacher)
+
+    def observed_with_dreams(
+        self,
+        task: Task,
+        batch: Batch,
+        logits: jax.Array,
+        labels: jax.Array,
+        terms: dict[str, jax.Array],
+        batch_stats: PyTree,
+    ) -> Observed:
+        """Sums the terms, predicts the labels of the batch, and scores those of dreamed images.
+
+        Args:
+          logits: float [2B, K], of the images of a `Replay`.
+          labels: int32 [2B], those of the `Replay`.
+          task, batch, terms, batch_stats: as of `observed`.
+
+        Returns:
+          With the metric `dreamed_accuracy`, the fraction of dreamed images whose label, predicted
+          among the seen classes, is the teacher's.
+        """
+        num_real = batch.labels.shape[0]
+        observed = self.observed(task, batch, logits[:num_real], terms, batch_stats)
+        predictions = losses.masked_argmax(logits[num_real:], self.classes(0, task.seen))
+        accuracy = (predictions == labels[num_real:]).mean()
+        return observed._replace(metrics={"dreamed_accuracy": accuracy})

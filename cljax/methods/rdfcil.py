@@ -180,7 +180,8 @@ class RDFCIL(Dreaming):
                 Projection().apply({"params": projections["teacher"]}, teacher.features[:num_real]),
             ),
         }
-        observed = self.observed(task, batch, real.logits, terms, batch_stats)
+        logits = jnp.concatenate([real.logits, dreamed.logits])
+        observed = self.observed_with_dreams(task, batch, logits, labels, terms, batch_stats)
         return observed._replace(extras=self.count(state.extras, labels))
 
     def observe_head(
@@ -203,7 +204,7 @@ class RDFCIL(Dreaming):
                 logits[num_real:], teacher.logits[num_real:], self.classes(0, task.old)
             ),
         }
-        observed = self.observed(task, batch, logits[:num_real], terms, state.batch_stats)
+        observed = self.observed_with_dreams(task, batch, logits, labels, terms, state.batch_stats)
         return observed._replace(extras=self.count(state.extras, labels))
 
     def factors(self, task: Task) -> Factors:

@@ -20,7 +20,14 @@ from cljax.output.logs import LABELS, Row, epoch_axis
 from cljax.output.plot_style import COLOURS, DASHES, MARKERS, plot_text, png, styled
 
 # Keys of a row of metrics.jsonl that are not losses.
-NOT_LOSSES = {*LABELS, "learning_rate", "accuracy", "images_per_second", "seconds"}
+NOT_LOSSES = {
+    *LABELS,
+    "learning_rate",
+    "accuracy",
+    "dreamed_accuracy",
+    "images_per_second",
+    "seconds",
+}
 
 # What `write_plots` writes.
 PLOTS = ("accuracy_after_each_task.png", "accuracy_matrix.png", "loss_curves.png")

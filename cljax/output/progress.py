@@ -241,7 +241,7 @@ def describe_metrics(metrics: Mapping[str, float]) -> list[str]:
     """Formats metrics, such as ["loss 1.204", "accuracy 83.1 %", "local 0.3"], these two first."""
     first = {name: metrics[name] for name in ("loss", "accuracy") if name in metrics}
     return [
-        f"{name} {100 * value:.1f} %" if name == "accuracy" else f"{name} {value:.4g}"
+        f"{name} {100 * value:.1f} %" if name.endswith("accuracy") else f"{name} {value:.4g}"
         for name, value in {**first, **metrics}.items()
     ]
 

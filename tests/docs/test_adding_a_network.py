@@ -21,7 +21,7 @@ from tests.helpers.tiny_runs import make_method
 GUIDE = (tiny_runs.ROOT / "docs" / "adding_a_network.md").read_text()
 BLOCKS = re.findall(r"```(\w+)\n(.*?)```", GUIDE, re.DOTALL)
 DIGITS = SimpleNamespace(
-    num_classes=10, mean=(0.5,), std=(0.25,), train_images=np.zeros((1, 8, 8, 1), np.uint8)
+    num_classes=10, mean=(0.5,), std=(0.25,), image_shape=(8, 8, 1), input_size=0
 )
 NETWORKS = """
 import flax.linen as nn
@@ -209,7 +209,7 @@ def test_what_is_no_network(folder, name, words):
 
 def test_the_table_of_names():
     rows = re.findall(r"^\| (`resnet.*?) \| .* \| (.+?) \| (.+?) \|$", GUIDE, re.MULTILINE)
-    assert len(rows) == 6
+    assert len(rows) == 8
     for names, sizes, layers in rows:
         names = re.findall(r"`(\w+)`", names)
         sizes, layers = ((row.split(", ") * 3)[:3] for row in (sizes, layers))

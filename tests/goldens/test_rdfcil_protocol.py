@@ -63,6 +63,7 @@ def test_configs_hold_the_values_of_the_original(rdfcil_goldens, data):
         "flip": True,
         "crop_padding": crop["kwargs"]["padding"],
         "crop_fill": "mean",
+        "resized_crop": False,
     }
 
 

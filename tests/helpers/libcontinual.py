@@ -50,6 +50,10 @@ class Shift:
         """Shifted."""
         return images + self.by
 
+    def center(self, images):
+        """The images as they are."""
+        return images
+
     def test(self, images):
         """As they are."""
         return images

@@ -1,10 +1,12 @@
 """What the parts of a method do, on small networks."""
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from cljax import losses, rng
 from cljax.rng import Streams
@@ -69,6 +71,24 @@ def test_mu_weighs_the_distillation_alone():
     np.testing.assert_allclose(double["distillation"], 2 * base["distillation"], rtol=1e-6)
     assert base["distillation"] > 0
     assert (double["local"], double["head"]) == (base["local"], base["head"])
+
+
+@pytest.mark.parametrize("kind", ["given", "given_deep_inversion", "given_deep_inversion_lwf"])
+def test_dreamed_accuracy_compares_with_the_teacher_among_seen_classes(kind):
+    method = tiny.method(kind, tiny.classifier(), tiny.generator())
+    state, dreamed = small_state(method), tiny.images(12, 2)
+    teacher = tiny.variables(tiny.classifier(), seed=5)
+    state = state.replace(generator=dreamed, teacher=teacher)
+    labels = np.resize(np.int32([4, 5, 6]), 12)
+    batch, task = Batch(tiny.images(12, 3), labels, None), tiny.task(4, 7)
+    observed = jax.jit(method.observe)(state, task, batch, jax.random.key(0))
+    train = functools.partial(method.classifier.apply, train=True, mutable=["batch_stats"])
+    both = np.concatenate([batch.images, dreamed])
+    student = jax.jit(train)(state.variables, both)[0].logits[12:, :7].argmax(-1)
+    wanted = jax.jit(method.classifier.apply)(teacher, dreamed).logits[:, :4].argmax(-1)
+    accuracy = float(observed.metrics["dreamed_accuracy"])
+    np.testing.assert_allclose(accuracy, (student == wanted).mean(), rtol=1e-6)
+    assert 0 < accuracy < 1
 
 
 def test_streams_of_the_initial_state():

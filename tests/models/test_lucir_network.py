@@ -276,7 +276,7 @@ def test_inversion_matches_the_statistics_of_projections_too():
 
 
 def test_unknown_networks_and_heads():
-    with pytest.raises(UserError, match=r"resnetN_lucir with N = 6n\+2"):
+    with pytest.raises(UserError, match=r"resnetN_rdfcil with N = 6n\+2"):
         make_classifier("resnet33_lucir", 10)
     with pytest.raises(UserError, match="head='softmax': unknown head; choose linear or cosine"):
         make_classifier("resnet32_lucir", 10, head="softmax")
