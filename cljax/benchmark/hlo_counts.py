@@ -10,7 +10,10 @@ from collections import Counter
 from collections.abc import Iterator
 from typing import NamedTuple
 
-KINDS = ("convolutions", "products", "reductions", "fusions", "copies", "converts", "others")
+KINDS = (
+    *("convolutions", "products", "reductions", "fusions"),
+    *("copies", "converts", "collectives", "others"),
+)
 _COMPUTATION = re.compile(r"\s*(ENTRY )?%?([\w.\-]+) \(")
 _OPERATION = re.compile(
     r"^\s*(?:ROOT )?%?([\w.\-]+) = (\(.*?\)|\S+) ([\w\-]+)\((.*)$", re.MULTILINE
@@ -34,6 +37,8 @@ _COLLECTIVES = frozenset(
 _MOVES = frozenset(
     ["copy", "bitcast", "transpose", "reshape", "parameter", "slice", "broadcast", "constant"]
 )
+_ON_NUMBERS = frozenset({"fusion", "custom-call", "copy", "copy-start"})  # kernels in any shape
+_NUMBER = re.compile(r"\w+\[(1(,1)*)?\](\{|$)")
 _THUNK = re.compile(r"^( *)\d+: (k\w+)")
 LAUNCHES = ("graphs", "convolutions", "kernels")
 
@@ -88,18 +93,24 @@ class Module:
     def collectives(self) -> list[dict]:
         """Lists the collectives of a step: {"kind", "bytes" of one's result, "count"}."""
         found = Counter(
-            (kind, num_bytes(operation.type))
+            (kind, self._result_bytes(operation))
             for operation in self.step
             if (kind := operation.opcode.removesuffix("-start")) in _COLLECTIVES
         )
         return [{"kind": kind, "bytes": size, "count": n} for (kind, size), n in found.items()]
 
+    def _result_bytes(self, operation):
+        size = num_bytes(operation.type)
+        if operation.opcode.endswith("-start") and operation.opcode != "all-reduce-start":
+            size -= sum(num_bytes(self._types[name]) for name in operation.operands)  # kept along
+        return size
+
     def work(self) -> list[tuple[int, int]]:
         """Returns (FLOPs, bytes read and written) of each kernel of a step.
 
-        FLOPs are those of convolutions and matrix products. Bytes are the sizes of operands and
-        results: an operand of which a kernel reads a part counts as a whole, but at most as much
-        as the results, if it is larger than 16 times their size.
+        FLOPs are those of convolutions and matrix products as the compiler writes them. Bytes are
+        the sizes of operands and results; of an operand from which a fusion only takes slices or
+        gathers, those of what it takes.
         """
         return [(self._flops(o), self._bytes(o)) for o in self.step if _is_kernel(o)]
 
@@ -126,6 +137,8 @@ class Module:
         inside = self._inside(operation)
         opcodes = {o.opcode for o in inside}
         target = operation.target
+        if operation.opcode.removesuffix("-start") in _COLLECTIVES:
+            return "collectives"
         if "convolution" in opcodes or "$conv" in target:
             return "convolutions"
         if "dot" in opcodes or "gemm" in target or "matmul" in target:
@@ -162,7 +175,7 @@ class Module:
         return 2 * math.prod(output) * math.prod(kernel) // max(channels, 1)
 
     def _product_flops(self, operation):
-        """2 x the root of the product of the three arrays' sizes, batches counted once."""
+        """2 x outputs x contracted size; a library call without axes contracts the usual ones."""
         left, right = (_shape(self._types[name]) for name in operation.operands[:2])
         axes = re.search(
             r'lhs_contracting_dim(?:s=\{|ensions":\[)["\s]*([\d,"\s]*)', operation.rest
@@ -172,16 +185,35 @@ class Module:
         return 2 * math.prod(_shape(operation.type)) * depth
 
     def _bytes(self, operation):
-        result = num_bytes(operation.type)
-        sizes = [num_bytes(self._types.get(name, "")) for name in operation.operands]
-        # Of the images a step reads a batch only.
-        return result + sum(size if size <= 16 * result else result for size in sizes)
+        size = num_bytes(operation.type)
+        called = self._called(operation) if operation.opcode == "fusion" else ()
+        inside = [o for name in called for o in self.computations.get(name, ())]
+        places = {o.rest.partition(")")[0]: o.name for o in inside if o.opcode == "parameter"}
+        for place, name in enumerate(operation.operands):
+            whole = num_bytes(self._types.get(name, ""))
+            size += _bytes_read(inside, places[str(place)], whole) if inside else whole
+        return size
+
+
+def _bytes_read(operations, name, whole):
+    """Bytes of an array that operations read: all, or what they take of it."""
+    size = 0
+    for user in operations:
+        if name in user.operands[:1] and user.opcode in ("gather", "dynamic-slice", "slice"):
+            size += num_bytes(user.type)
+        elif name in user.operands and user.opcode in ("bitcast", "reshape"):
+            size += _bytes_read(operations, user.name, whole)
+        elif name in user.operands:
+            return whole
+    return min(size, whole)
 
 
 def _is_kernel(operation):
     if operation.opcode in _NO_KERNELS or operation.target in _NO_CALLS:
         return False
-    return not operation.opcode.endswith(("-done", "-update"))
+    # A TPU's compiler leaves arithmetic on numbers outside of fusions, for the scalar core.
+    is_number = _NUMBER.match(operation.type) and operation.opcode not in _ON_NUMBERS
+    return not is_number and not operation.opcode.endswith(("-done", "-update"))
 
 
 def num_bytes(text: str) -> int:
@@ -212,7 +244,7 @@ def launches(thunks: str) -> dict[str, int]:
         if indent > graph:  # in the graph that the line above begins
             continue
         graph = indent if kind == "kCommandBuffer" else math.inf
-        if kind not in ("kWhile", "kConditional", "kSequential"):
+        if kind not in ("kWhile", "kConditional", "kSequential") and not kind.endswith("Done"):
             kinds = {"kCommandBuffer": "graphs", "kConvolution": "convolutions"}
             counts[kinds.get(kind, "kernels")] += 1
     return {kind: counts[kind] for kind in LAUNCHES}
