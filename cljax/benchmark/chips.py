@@ -88,7 +88,7 @@ _ENVIRONMENT = {
     "TPU_WORKER_HOSTNAMES": "localhost",
     "CUDA_VISIBLE_DEVICES": "-1",
 }
-_PACKAGES = {"gpu": ("jax_cuda13_plugin",), "tpu": ("libtpu",)}
+PACKAGES = {"gpu": "jax_cuda13_plugin", "tpu": "libtpu"}  # with the compilers, as imported
 
 
 @dataclasses.dataclass(frozen=True)
@@ -125,7 +125,7 @@ def find(name: str) -> Target:
     if name.endswith(":") or not re.fullmatch(rf"[1-9]\d*(x[1-9]\d*){{{chip.axes - 1}}}", grid):
         example = "x".join("2" * chip.axes)
         raise UserError(f"--target={name}: wrong grid of chips; write it as in {kind}:{example}")
-    check_packages(name, chip.platform)
+    _check_package(name, chip.platform)
     for variable, value in _ENVIRONMENT.items():
         os.environ.setdefault(variable, value)
     try:
@@ -141,12 +141,10 @@ def find(name: str) -> Target:
 _INSTALL = "pip install -e '.[targets]'"
 
 
-def check_packages(name: str, platform: str) -> None:
-    """Raises UserError if the compiler of a platform is not installed."""
-    missing = [p for p in _PACKAGES[platform] if importlib.util.find_spec(p) is None]
-    if missing:
+def _check_package(name, platform):
+    if importlib.util.find_spec(PACKAGES[platform]) is None:
         raise UserError(
-            f"--target={name}: its compiler, package {missing[0]}, is not installed; install it "
+            f"--target={name}: its compiler, {PACKAGES[platform]}, is not installed; install it "
             f"in an environment of its own: {_INSTALL}"
         )
 

@@ -110,7 +110,7 @@ def _shard_bytes(tree):
 
 
 def _shape(x, sharding):
-    weak = getattr(x, "weak_type", False)
+    weak = getattr(x, "weak_type", type(x) in (int, float))
     return jax.ShapeDtypeStruct(
         np.shape(x), jax.dtypes.result_type(x), sharding=sharding, weak_type=weak
     )
