@@ -86,6 +86,7 @@ _ENVIRONMENT = {
     "TPU_SKIP_MDS_QUERY": "1",
     "TPU_ACCELERATOR_TYPE": "v5litepod-4",
     "TPU_WORKER_HOSTNAMES": "localhost",
+    "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",  # a compiler shares no device
     "CUDA_VISIBLE_DEVICES": "-1",
 }
 PACKAGES = {"gpu": "jax_cuda13_plugin", "tpu": "libtpu"}  # with the compilers, as imported
