@@ -218,7 +218,7 @@ def compiled(name, tmp_path, *flags):
         )
     path = tmp_path / "t.json"
     flags = [f"--target={name}", f"--json={path}", f"--dump={tmp_path / 'hlo'}", *flags]
-    status, _, err = command("--seeds=1", *flags, XLA_FLAGS="")
+    status, _, err = command("--seeds=1", *flags, timeout=1200, XLA_FLAGS="")
     assert status == 0, err
     return {row["name"]: row for row in target_table.read(path)["rows"]}
 
