@@ -3,6 +3,7 @@
 import functools
 import math
 import typing
+from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
 import jax.numpy as jnp
@@ -277,14 +278,15 @@ def make_executor(settings: Settings) -> Executor:
     )
 
 
-def make_mesh(settings: Settings) -> Mesh | None:
-    """Builds the mesh of config.mesh; None for a single device.
+def make_mesh(settings: Settings, devices: Sequence[Any] | None = None) -> Mesh | None:
+    """Builds the mesh of config.mesh of some devices, or of all; None for a single device.
 
     Raises:
       UserError: the devices for it are missing, or its axes do not divide seeds and batches.
     """
     divided = math.gcd(settings.batch_size, settings.eval.batch_size or evaluation.BATCH)
-    return mesh.make_mesh(settings.mesh.seeds, settings.mesh.data, len(settings.seeds), divided)
+    axes = settings.mesh.seeds, settings.mesh.data
+    return mesh.make_mesh(*axes, len(settings.seeds), divided, devices)
 
 
 def check(settings: Settings) -> None:

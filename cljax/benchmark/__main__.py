@@ -13,7 +13,9 @@ if TYPE_CHECKING:
 DESCRIPTION = """Measures steps, evaluation, herding and a small run: time, compilation and memory.
 
 usage: cljax-benchmark [--config=CONFIG] [--config.KEY=VALUE ...] [--FLAG=VALUE ...]
-       (or python -m cljax.benchmark ...)"""
+       (or python -m cljax.benchmark ...)
+
+With --target=CHIP nothing runs: the rows' programs are compiled for chips that are not here."""
 DEFAULT = "abd_cifar100"
 # Of these configs the rows that are measured when none is asked for.
 ROWS = {
@@ -37,11 +39,24 @@ def define_flags() -> "list[FlagHolder]":
         flags.DEFINE_string("json", None, "The file that the figures are written to."),
         flags.DEFINE_string("against", None, "A file written by --json, to compare with."),
         flags.DEFINE_string("profile", None, "A folder for traces of a few steps of each row."),
+        flags.DEFINE_string(
+            "target",
+            None,
+            "Chips to compile for, without having them: h100, h200, a100, v5e, v5p, v6e; a grid of "
+            "them is v5e:2x2 or h100:4.",
+        ),
+        flags.DEFINE_string("dump", None, "With --target, a folder for each row's optimized HLO."),
         flags.DEFINE_list("only", [], "The rows wanted, such as plain_step,abd_step."),
         flags.DEFINE_list(
-            "seeds", None, "How many seeds to train; default: 1, on GPU and TPU 1,2,4,8."
+            "seeds",
+            None,
+            "How many seeds to train; default: 1, on GPU and TPU 1,2,4,8, with --target 1,3.",
         ),
-        flags.DEFINE_list("dtypes", None, "Default: float32, on GPU float32,tf32,bfloat16."),
+        flags.DEFINE_list(
+            "dtypes",
+            None,
+            "Default: float32, on GPU float32,tf32,bfloat16, for a TPU target float32,bfloat16.",
+        ),
         flags.DEFINE_float("seconds", 3.0, "About how long the repetitions of a row take."),
     ]
 
@@ -66,6 +81,11 @@ def run(argv: list[str], is_default: bool) -> None:
     jax.config.update("jax_enable_compilation_cache", False)
     values = flags.FLAGS
     try:
+        if values.target is not None:
+            _count(values, is_default)
+            return
+        if values.dump:
+            raise UserError("--dump: only with --target=CHIP; use --profile to see what runs")
         device.check()
         other = table.read(Path(values.against)) if values.against else None
         options = plan.make_options(
@@ -80,6 +100,33 @@ def run(argv: list[str], is_default: bool) -> None:
             table.compare(record, other)
     except UserError as error:
         cli.fail(error)
+
+
+def _count(values, is_default):
+    """Compiles, shows, writes and compares the rows for `--target`."""
+    import jax
+
+    from cljax.benchmark import chips, plan, target, target_table
+    from cljax.compute import device
+    from cljax.errors import UserError
+
+    if values.profile:
+        raise UserError("--profile: nothing runs with --target; use --dump=DIR to see programs")
+    jax.config.update("jax_platforms", "cpu")  # arrays are here, whatever else the machine has
+    place = chips.find(values.target)
+    other = target_table.read(Path(values.against)) if values.against else None
+    with device.programs_for(place.chip.platform):
+        dtypes = values.dtypes or _own_dtype(values) or target.DTYPES[place.chip.platform]
+        options = plan.make_options(1.0, values.seeds or target.SEEDS, dtypes)
+        parts = [plan.ConfigRows(*part) for part in _choose(values, is_default)]
+        parts = [part for part in parts if not part.is_run]
+        dump = Path(values.dump) if values.dump else None
+        record = target.count_all(parts, set(values.only), options, place, dump)
+    target_table.show(record)
+    if values.json:
+        target_table.write(Path(values.json), record)
+    if other:
+        target_table.compare(record, other)
 
 
 def _own_dtype(values):

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import jax
+from ml_collections import ConfigDict
 from rich.console import Console
 
 from cljax import settings as settings_lib
@@ -47,7 +48,7 @@ def make_options(
     Raises:
       UserError: a flag is wrong.
     """
-    platform = jax.default_backend()
+    platform = device.platform()
     seeds = seeds or (("1",) if platform == "cpu" else ("1", "2", "4", "8"))
     if not all(n.isdecimal() and int(n) for n in seeds):
         raise UserError(f"--seeds={','.join(seeds)}: must be a list of numbers, such as 1,2,4,8")
@@ -74,7 +75,7 @@ class ConfigRows:
       is_run: whether the config is run from start to end, which is a row.
     """
 
-    config: object
+    config: ConfigDict
     names: tuple[str, ...] | None = None
     is_run: bool = False
 
@@ -99,8 +100,7 @@ def measure_all(
     start, console = time.perf_counter(), console or Console(stderr=True)
     names = [part.names or names_of_rows(part.config) for part in parts]
     known = [name for some in names for name in some]
-    if wrong := only - set(known):
-        raise UserError(f"--only={min(wrong)}: no such row; choose {', '.join(known)}")
+    check_names(only, known)
     seconds = min(options.seconds, 1.0)
     rates = {"copy": measure.copy_rate(seconds)}
     rates |= {dtype: measure.matrix_rate(dtype, seconds) for dtype in options.dtypes}
@@ -118,6 +118,12 @@ def measure_all(
             record["rows"].append(_with_shares(row, rates))
     record["seconds"] = time.perf_counter() - start
     return record
+
+
+def check_names(only: set[str], known: Sequence[str]) -> None:
+    """Raises UserError if a wanted row is unknown."""
+    if wrong := only - set(known):
+        raise UserError(f"--only={min(wrong)}: no such row; choose {', '.join(known)}")
 
 
 def names_of_rows(config) -> list[str]:

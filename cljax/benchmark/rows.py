@@ -7,6 +7,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -25,6 +26,7 @@ from cljax.data import residence, sources
 from cljax.data.sources import Dataset
 from cljax.settings import Settings
 from cljax.stages import InversionStage, Stage, StepInput
+from cljax.state import Data, LearnerState, Task
 
 # Data sets of 32x32x3 that are not read: (classes, training and test images of each).
 _CIFAR = {"cifar10": (10, 5000, 1000), "cifar100": (100, 500, 100)}
@@ -149,7 +151,7 @@ class Bench:
         seeds, sharing = len(settings.seeds), settings.execution.seeds
         if not work.max_steps:  # a stage without images
             return None
-        row = {"name": name, **_describe(settings), "sharing": sharing}
+        row = {"name": name, **describe(settings), "sharing": sharing}
         row |= self._time(work)
         if self.profile and seeds == 1:
             folder = self.profile / f"{name}_{settings.dtype}"
@@ -214,7 +216,7 @@ class Bench:
             state = self.problem.states[0]
             if index:
                 past = self.problem.tasks(index - 1)[0]
-                state = jax.jit(_remember)(method, state, past, data)
+                state = jax.jit(remember)(method, state, past, data)
             task = self.problem.tasks(index)[0]
             state = jax.jit(type(method).before_task)(method, state, task, data)
             self._learners[index] = jax.device_get((state, task))
@@ -253,10 +255,14 @@ class Bench:
             after = training.run_epoch(executor, inputs, states, [steps] * count)
             states = jax.block_until_ready(after.map(lambda state: state.learner))
 
-        [most, *_] = executor.collect(images.map(lambda found: found.count))
-        most = stage.num_steps(0, int(most))
+        most = self._most_steps(executor, stage, images)
         function, images = training.train_step, stage.images_per_step
         return Workload(run, most, images, executor, function, waits=streams)
+
+    def _most_steps(self, executor, stage, images):
+        """Counts the steps of an epoch on the first seed's images."""
+        [most, *_] = executor.collect(images.map(lambda found: found.count))
+        return stage.num_steps(0, int(most))
 
     def _input(self, settings, stage: Stage) -> Workload:
         """Makes the workload of bringing batches from the host to the device, without steps."""
@@ -305,7 +311,7 @@ class Bench:
         return Workload(run, 10, images, executor, choose, has_loops=True)
 
 
-def _remember(method, state, task, data):
+def remember(method: Any, state: LearnerState, task: Task, data: Data) -> LearnerState:
     """Returns the state with some images of a task as exemplars."""
 
     def features(indices, count):
@@ -314,7 +320,8 @@ def _remember(method, state, task, data):
     return method.memory.after_task(state, task, data, features)
 
 
-def _describe(settings):
+def describe(settings: Settings) -> dict:
+    """Returns what of the settings names a row."""
     return {
         "method": settings.method.name,
         "data": settings.data.name,
@@ -334,7 +341,7 @@ def whole_run(config: ConfigDict) -> dict:
     seconds = time.perf_counter() - start
     return {
         "name": "run",
-        **_describe(settings),
+        **describe(settings),
         "sharing": settings.execution.seeds,
         "seconds": seconds,
         "quartiles": [seconds, seconds],

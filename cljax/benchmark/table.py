@@ -18,19 +18,19 @@ from cljax.files import Record, check_record, read_json
 _WIDTH = 150  # of the table, where the console is no terminal
 # heading: a row's figure, as text
 COLUMNS = {
-    "ms/step": lambda row: _digits(1e3 * row["seconds"]),
+    "ms/step": lambda row: digits(1e3 * row["seconds"]),
     "spread": lambda row: f"{100 * _spread(row):.0f} %",
-    "ms/seed": lambda row: _digits(1e3 * row["seconds_per_seed"]),
-    "images/s": lambda row: _digits(row["images_per_second"]),
+    "ms/seed": lambda row: digits(1e3 * row["seconds_per_seed"]),
+    "images/s": lambda row: digits(row["images_per_second"]),
     "compile\ns": lambda row: f"{row['compile_seconds']:.1f}",
     "pro-\ngrams": lambda row: str(row["compilations"]),
-    "GFLOP": lambda row: _digits(row["flops"], 1e-9),
-    "GB": lambda row: _digits(row["bytes"], 1e-9),
+    "GFLOP": lambda row: digits(row["flops"], 1e-9),
+    "GB": lambda row: digits(row["bytes"], 1e-9),
     "of\nmatrix": lambda row: _percent(row["matrix_share"]),
     "of\ncopy": lambda row: _percent(row["copy_share"]),
     "waits": lambda row: _percent(row["wait_share"]),
-    "device\nMB": lambda row: _digits(row["device_memory"], 1e-6),
-    "host\nMB": lambda row: _digits(row["host_memory"], 1e-6),
+    "device\nMB": lambda row: digits(row["device_memory"], 1e-6),
+    "host\nMB": lambda row: digits(row["host_memory"], 1e-6),
 }
 LEFT_OUT_WHEN_NARROW = (
     "GB",
@@ -46,7 +46,9 @@ LEFT_OUT_WHEN_NARROW = (
 _COMPARED = ("name", "method", "data", "dtype", "seeds", "sharing", "images_per_step")
 
 
-class _Mesh(Record):
+class Mesh(Record):
+    """Numbers of devices along the axes of a mesh."""
+
     seeds: int
     data: int
 
@@ -61,7 +63,7 @@ class _Row(Record):
     seeds: int
     sharing: str | None
     images_per_step: int | None
-    mesh: _Mesh | None
+    mesh: Mesh | None
     seconds: Annotated[float, Field(gt=0)]
     quartiles: Annotated[list[float], Field(min_length=2, max_length=2)]
 
@@ -76,7 +78,7 @@ class _BenchmarkRecord(Record):
 
 def show(record: dict, console: Console | None = None) -> None:
     """Prints the record of a benchmark."""
-    console = console or _console()
+    console = console or make_console()
     hardware, rates = record["hardware"], record["rates"]
     devices = f"{hardware['devices']} x {hardware['device']}, {hardware['platform']}"
     host = f"{hardware['cores']} cores {hardware['processor']}"
@@ -87,9 +89,9 @@ def show(record: dict, console: Console | None = None) -> None:
     print_plain(console, f"matrix product: {', '.join(can)}; {copy}")
     for n in range(len(LEFT_OUT_WHEN_NARROW) + 1):
         columns = {k: v for k, v in COLUMNS.items() if k not in LEFT_OUT_WHEN_NARROW[:n]}
-        table = _table(["row", "dtype", "seeds"], columns)
+        table = make_table(["row", "dtype", "seeds"], columns)
         for row in record["rows"]:
-            table.add_row(*_texts(row), *(cell(row) for cell in columns.values()))
+            table.add_row(*label_texts(row), *(cell(row) for cell in columns.values()))
         unlimited = console.options.update(width=10_000)
         if console.measure(table, options=unlimited).maximum <= console.width:
             break
@@ -125,23 +127,23 @@ def read(path: Path) -> dict:
 
 def compare(record: dict, other: dict, console: Console | None = None) -> None:
     """Prints how much faster or slower each row is than the same row of another record."""
-    console = console or _console()
+    console = console or make_console()
     print_plain(console, f"\nagainst the benchmark of {other['date']}")
     if record["hardware"] != other["hardware"]:
         print_plain(console, "the machines differ", style="bold yellow")
-    table = _table(["row", "dtype", "seeds"], ["ms/step then", "ms/step now", "then/now", ""])
+    table = make_table(["row", "dtype", "seeds"], ["ms/step then", "ms/step now", "then/now", ""])
     earlier = {_key(row): row for row in other["rows"]}
     for row in record["rows"]:
         before = earlier.pop(_key(row), None)
         if before is None:
-            table.add_row(*_texts(row), "", _digits(1e3 * row["seconds"]), "", "new")
+            table.add_row(*label_texts(row), "", digits(1e3 * row["seconds"]), "", "new")
             continue
-        times = (_digits(1e3 * r["seconds"]) for r in (before, row))
+        times = (digits(1e3 * r["seconds"]) for r in (before, row))
         ratio = f"{before['seconds'] / row['seconds']:.2f}"
-        table.add_row(*_texts(row), *times, ratio, verdict(row, before))
+        table.add_row(*label_texts(row), *times, ratio, verdict(row, before))
     console.print(table)
     if earlier:
-        names = ", ".join(" ".join(_labels(row)) for row in earlier.values())
+        names = ", ".join(" ".join(labels_of(row)) for row in earlier.values())
         print_plain(console, f"not measured now: {names}")
 
 
@@ -153,12 +155,14 @@ def verdict(row: dict, before: dict) -> str:
     return "now is faster" if row["seconds"] < before["seconds"] else "now is slower"
 
 
-def _console():
+def make_console() -> Console:
+    """Returns the console of standard output, wide where it is not a terminal."""
     console = Console()
     return console if console.is_terminal else Console(width=_WIDTH)
 
 
-def _table(labels: Sequence[str], headings: Iterable[str]) -> Table:
+def make_table(labels: Sequence[str], headings: Iterable[str]) -> Table:
+    """Makes a table with columns of labels, and of figures to the right."""
     table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, collapse_padding=True)
     for label in labels:
         table.add_column(label, no_wrap=True, vertical="bottom")
@@ -167,15 +171,17 @@ def _table(labels: Sequence[str], headings: Iterable[str]) -> Table:
     return table
 
 
-def _labels(row):
+def labels_of(row: dict) -> tuple[str, str, str]:
+    """Returns a row's name, its dtype, and its seeds with how they share the devices."""
     seeds = str(row["seeds"]) if row["seeds"] == 1 else f"{row['seeds']} {row['sharing']}"
     if mesh := row["mesh"]:
         seeds += f" on {mesh['seeds']}x{mesh['data']}"
     return row["name"], row["dtype"], seeds
 
 
-def _texts(row):
-    return (Text(printable(label)) for label in _labels(row))
+def label_texts(row: dict) -> Iterable[Text]:
+    """Returns `labels_of` as cells of a table."""
+    return (Text(printable(label)) for label in labels_of(row))
 
 
 def _key(row):
@@ -188,8 +194,8 @@ def _spread(row):
     return (high - low) / row["seconds"]
 
 
-def _digits(value, unit=1.0):
-    """Three significant digits, or all before the point."""
+def digits(value: float | None, unit: float = 1.0) -> str:
+    """Writes three significant digits, or all before the point."""
     if value is None:
         return ""
     value *= unit

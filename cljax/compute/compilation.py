@@ -10,6 +10,7 @@ from jax.experimental.compilation_cache import compilation_cache
 from rich.console import Console
 
 from cljax import files
+from cljax.compute import device
 from cljax.errors import UserError, print_plain
 from cljax.files import writing
 
@@ -22,18 +23,20 @@ _ON_ALL_CORES = "LIBRARY_FUSION_TYPE_REDUCE,LIBRARY_FUSION_TYPE_INDIVIDUAL_DOT"
 _ON_ONE_CORE = f"{_ON_ALL_CORES},LIBRARY_FUSION_TYPE_INDIVIDUAL_CONVOLUTION"
 
 
-@functools.cache
 def compiler_options(on_one_core: bool) -> dict[str, str] | None:
-    """Returns the compiler options of `jax.jit` for the current backend.
+    """Returns the compiler options of `jax.jit` for the platform that programs are made for.
 
     Args:
       on_one_core: whether the program runs on one CPU core while other cores run other programs.
 
     Returns:
-      None if the backend is not CPU, or if this version of JAX does not know the options.
+      None if the platform is not CPU, or if this version of JAX does not know the options.
     """
-    if jax.default_backend() != "cpu":
-        return None
+    return _cpu_options(on_one_core) if device.platform() == "cpu" else None
+
+
+@functools.cache
+def _cpu_options(on_one_core):
     handed_over = _ON_ONE_CORE if on_one_core else _ON_ALL_CORES
     options = {"xla_cpu_experimental_ynn_fusion_type": handed_over}
     try:

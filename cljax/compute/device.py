@@ -1,10 +1,11 @@
 """Describes the hardware and software of a run: devices, cores, versions and precisions."""
 
 import contextlib
+import contextvars
 import errno
 import importlib.metadata
 import os
-import platform
+import platform as machine
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -43,6 +44,28 @@ _NO_MEMORY = re.compile(
     r"|cannot allocate memory",
     re.IGNORECASE,
 )
+
+
+_platform: contextvars.ContextVar[str | None] = contextvars.ContextVar("platform", default=None)
+
+
+def platform() -> str:
+    """Returns the platform that programs are made for: "cpu", "gpu" or "tpu"."""
+    return _platform.get() or jax.default_backend()
+
+
+@contextlib.contextmanager
+def programs_for(name: str) -> Iterator[None]:
+    """Makes programs for a platform that may be absent; they can be compiled, but not run.
+
+    Args:
+      name: "gpu" or "tpu".
+    """
+    token = _platform.set(name)
+    try:
+        yield
+    finally:
+        _platform.reset(token)
 
 
 @contextlib.contextmanager
@@ -127,7 +150,7 @@ def versions() -> dict[str, str]:
     The commit of `source.commit` is included if it is known.
     """
     packages = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
-    found = {"python": platform.python_version(), "cljax": __version__}
+    found = {"python": machine.python_version(), "cljax": __version__}
     if commit := source.commit():
         found["commit"] = commit
     return found | {name: importlib.metadata.version(name) for name in packages}
@@ -156,6 +179,6 @@ def _processor():
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     except OSError:
-        return platform.processor()
+        return machine.processor()
     names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.machine()
+    return names[0] if names else machine.machine()

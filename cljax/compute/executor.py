@@ -62,7 +62,7 @@ class Executor:
     ):
         """Takes what is fastest on the device at hand where `compiled_loop` is None."""
         self.vmap_seeds = vmap_seeds
-        on_cpu = jax.default_backend() == "cpu"
+        on_cpu = device.platform() == "cpu"
         self.compiled_loop = not on_cpu if compiled_loop is None else compiled_loop
         self.mesh = mesh
         self.cores = device.num_cores() if on_cpu and not self.compiled_loop and mesh is None else 0

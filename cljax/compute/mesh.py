@@ -5,7 +5,7 @@ divides a batch that `shard_batch` has marked, with whatever must then be summed
 as a batch's statistics and gradients.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -21,17 +21,24 @@ PyTree = Any
 SEEDS, DATA = "seeds", "data"
 
 
-def make_mesh(seeds: int, data: int, num_seeds: int, batch_size: int) -> Mesh | None:
+def make_mesh(
+    seeds: int,
+    data: int,
+    num_seeds: int,
+    batch_size: int,
+    devices: Sequence[Any] | None = None,
+) -> Mesh | None:
     """Makes the mesh of the devices of all processes; None for a single device.
 
     Args:
       seeds, data: wanted sizes of the axes SEEDS and DATA, as `mesh_shape` takes them.
       num_seeds, batch_size: numbers that the axes must divide.
+      devices: devices of the mesh; None: all.
 
     Raises:
       UserError: as `mesh_shape`; or a process would have no work.
     """
-    devices = jax.devices()
+    devices = jax.devices() if devices is None else devices
     shape = mesh_shape(len(devices), seeds, data, num_seeds, batch_size)
     # In their order, a row lies within one process where possible. Unlike `jax.make_mesh`, this
     # accepts any number of devices of a TPU's grid.

@@ -279,14 +279,14 @@ def test_random_images_stand_for_cifar():
     assert 120 < dataset.train_images.mean() < 135
 
 
-def command(*args, **environment):
+def command(*args, timeout=120, **environment):
     process = subprocess.run(
         [sys.executable, "-m", "cljax.benchmark", *args],
         capture_output=True,
         text=True,
         cwd=tiny_runs.ROOT,
         env=os.environ | {"JAX_PLATFORMS": "cpu"} | environment,
-        timeout=120,
+        timeout=timeout,
     )
     return process.returncode, process.stdout, process.stderr
 
