@@ -166,7 +166,7 @@ def test_what_rows_count(record):
     # Digits hold 36 or so test images of each class; a task has two classes of ten images.
     assert 60 < evaluation["images_per_step"] < 80
     assert herding["images_per_step"] == 20 and herding["has_loops"]
-    assert streamed["images_per_step"] == images["images_per_step"] == 4
+    assert streamed["images_per_step"] == images["images_per_step"] == 8
     assert 0 < streamed["wait_share"] < 1 and images["compilations"] == 0
     assert run["split"]["total"] <= run["seconds"] and run["compilations"] > 0
 
