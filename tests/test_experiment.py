@@ -362,6 +362,7 @@ def test_first_task_of_another_run(fast_runs, reference, tmp_path):
 def test_first_task_of_another_method_and_a_seed_of_many(fast_runs, reference, tmp_path):
     shutil.copytree(reference, tmp_path / "abd")
     config = tiny_runs.make_config("base", first_task_from=str(tmp_path / "abd"), max_tasks=1)
+    config.model.pretrained = "absent.npz"  # all its weights would be replaced
     tiny_runs.run(config, tmp_path / "base")
     content, other = tiny_runs.results(tmp_path / "base"), tiny_runs.results(reference)
     assert content["accuracy"][0][0] == other["accuracy"][0][0]

@@ -51,6 +51,14 @@ def test_absent_keys_are_differences():
     ]
 
 
+def test_a_run_of_an_earlier_version_started_with_random_weights():
+    model = {"name": "resnet8"}
+    before, random = {"model": model}, {"model": model | {"pretrained": ""}}
+    assert workdir.differences(before, random) == workdir.differences(random, before) == []
+    trained = {"model": model | {"pretrained": "a.npz"}}
+    assert workdir.differences(before, trained) == ["model.pretrained:  -> a.npz"]
+
+
 def test_places_and_checkpoints_are_free(tmp_path):
     claim(tmp_path)
     claim(tmp_path, data__dir="x", data__path="y", checkpoint__keep=5, checkpoint__every_epochs=9)
