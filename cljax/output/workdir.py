@@ -16,6 +16,13 @@ from cljax.settings import Settings, may_change
 _DIRECTORIES = ("checkpoints", "models", "plots", "tensorboard")
 _FILES = ("results.json", "metrics.jsonl", "log.txt", "config.json")
 
+# Keys that runs of earlier versions lack, and the value that says what these did.
+_ADDED = {
+    "model.pretrained": "",
+    "data.augmentation.crop_fill": "black",
+    "data.augmentation.resized_crop": False,
+}
+
 
 @contextlib.contextmanager
 def claim(workdir: Path, settings: Settings) -> Iterator[None]:
@@ -76,8 +83,7 @@ def differences(one: dict[str, Any], other: dict[str, Any]) -> list[str]:
     flat, other_flat = _flatten(one), _flatten(other)
     lines = []
     for key in sorted(flat.keys() | other_flat.keys()):
-        # Runs of earlier versions lack this key, and had random weights.
-        absent = "" if key == "model.pretrained" else "absent"
+        absent = _ADDED.get(key, "absent")
         before, now = flat.get(key, absent), other_flat.get(key, absent)
         if not may_change(key) and before != now:
             lines.append(f"{key}: {before} -> {now}")

@@ -204,6 +204,7 @@ class DataSettings(Block):
         "auto",
         "where images stay: `device`; `stream`, on the host, from which batches come ahead of the "
         "steps; `auto`: on the device if they take at most half of its memory. Results are equal",
+        True,
     )
     per_class: Count = _setting(
         0, "number of training images of each class, the first ones; 0: all"

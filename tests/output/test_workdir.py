@@ -51,12 +51,25 @@ def test_absent_keys_are_differences():
     ]
 
 
-def test_a_run_of_an_earlier_version_started_with_random_weights():
-    model = {"name": "resnet8"}
-    before, random = {"model": model}, {"model": model | {"pretrained": ""}}
-    assert workdir.differences(before, random) == workdir.differences(random, before) == []
-    trained = {"model": model | {"pretrained": "a.npz"}}
-    assert workdir.differences(before, trained) == ["model.pretrained:  -> a.npz"]
+@pytest.mark.parametrize(
+    ("block", "key", "as_before", "other"),
+    [
+        ("model", "pretrained", "", "a.npz"),
+        ("data", "augmentation", {"crop_fill": "black"}, {"crop_fill": "mean"}),
+        ("data", "augmentation", {"resized_crop": False}, {"resized_crop": True}),
+    ],
+)
+def test_a_run_of_an_earlier_version_lacks_later_keys(block, key, as_before, other):
+    before, same = {block: {"name": "x"}}, {block: {"name": "x", key: as_before}}
+    assert workdir.differences(before, same) == workdir.differences(same, before) == []
+    [line] = workdir.differences(before, {block: {"name": "x", key: other}})
+    assert line.startswith(f"{block}.{key}")
+
+
+def test_images_may_move_between_device_and_host():
+    config = {"data": {"residence": "device"}}
+    assert workdir.differences(config, {"data": {"residence": "stream"}}) == []
+    assert workdir.differences(config, {"data": {}}) == []
 
 
 def test_places_and_checkpoints_are_free(tmp_path):
