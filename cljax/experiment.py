@@ -18,7 +18,7 @@ from rich.console import Console
 from cljax import build, evaluation, files, first_task, training
 from cljax import problem as problem_lib
 from cljax import settings as settings_lib
-from cljax.compute import compilation, device, processes
+from cljax.compute import compilation, device, host_images, processes
 from cljax.compute.per_seed import PerSeed
 from cljax.compute.signals import StopRequest
 from cljax.errors import UserError, note, print_plain
@@ -75,7 +75,8 @@ def run(
         build.check(settings)
         compilation.enable_compilation_cache(settings.compilation_cache, console)
     fixed = device.fixed_settings(build.matmul_precision(settings))
-    with device.reporting_memory(), fixed, contextlib.ExitStack() as claims:
+    mistakes = host_images.reporting_mistakes()
+    with device.reporting_memory(), mistakes, fixed, contextlib.ExitStack() as claims:
         # Mistakes must show here, before anything is written or removed.
         with processes.raise_together():
             if processes.is_main():

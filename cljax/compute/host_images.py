@@ -5,6 +5,7 @@ steps of a training epoch need not wait, because the order of their images is kn
 `windows` reads them while the device computes.
 """
 
+import contextlib
 import math
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple, Protocol
@@ -16,10 +17,26 @@ from jax.sharding import PartitionSpec as P
 from cljax.compute import mesh
 from cljax.compute.executor import Executor
 from cljax.compute.per_seed import PerSeed
+from cljax.errors import UserError
 
 # A compiled loop takes up to so many steps at once, as long as their images are not larger.
 _WINDOW_STEPS, _WINDOW_BYTES = 16, 2**26
 _READERS = 4  # threads; as many windows wait for the device
+
+
+_mistakes: list[UserError] = []  # in images that compiled code asked for; JAX passes on a text
+
+
+@contextlib.contextmanager
+def reporting_mistakes() -> Iterator[None]:
+    """Raises the UserError of an image that compiled code could not get, instead of JAX's."""
+    _mistakes.clear()
+    try:
+        yield
+    except jax.errors.JaxRuntimeError as error:
+        if _mistakes:
+            raise _mistakes[0] from error
+        raise
 
 
 class ImageArray(Protocol):
@@ -71,8 +88,15 @@ class HostImages:
         )(rows)
 
     def _fetch(self, rows):
+        def read(rows):
+            try:
+                return self.read(rows)
+            except UserError as error:
+                _mistakes.append(error)
+                raise
+
         shape = jax.ShapeDtypeStruct((*rows.shape, *self.shape[1:]), self.dtype)
-        return jax.pure_callback(self.read, shape, rows, vmap_method="expand_dims")
+        return jax.pure_callback(read, shape, rows, vmap_method="expand_dims")
 
     def read(self, rows: np.ndarray) -> np.ndarray:
         """Reads images on the host: int [...] -> uint8 [..., H, W, C]."""

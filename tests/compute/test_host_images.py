@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from cljax.compute.executor import Executor
-from cljax.compute.host_images import HostImages, windows
+from cljax.compute.host_images import HostImages, reporting_mistakes, windows
+from cljax.errors import UserError
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (50, 4, 5, 3), np.uint8)
 
@@ -83,3 +84,17 @@ def test_an_error_of_a_reader_reaches_the_run():
 
     with pytest.raises(OSError, match="no such image"):
         next(windows(Executor(), HostImages(Broken()), [np.arange(50)], 10, [0], [5]))
+
+
+def test_a_bad_image_that_compiled_code_asks_for_is_one_line():
+    class Broken:
+        shape = IMAGES.shape
+
+        def __getitem__(self, rows):
+            raise UserError("a.jpg: cannot read it as an image")
+
+    take = jax.jit(lambda images, rows: images[rows])
+    with pytest.raises(UserError, match=r"^a.jpg: cannot read"), reporting_mistakes():
+        jax.block_until_ready(take(HostImages(Broken()), jnp.arange(3)))
+    with pytest.raises(jax.errors.JaxRuntimeError), reporting_mistakes():
+        raise jax.errors.JaxRuntimeError("another")
