@@ -201,7 +201,7 @@ def test_finetuning_is_the_originals(original):
             old = outputs_of(original.classifier, state.teacher, dreamed, False)[0].logits
             hard = method.factors(rdfcil.third_task()).hard
         state, metrics = step(original, method.head_stage, method, state, batch)
-        assert set(metrics) == {"loss", "class", "distillation", "accuracy"}
+        assert set(metrics) == {"loss", "class", "distillation", "accuracy", "dreamed_accuracy"}
         expected.update(f"step{number}/logits", logits[:, :SEEN])
         expected.forward(f"step{number}/old_logits_syn", old[:, :OLD])
         expected.update(f"step{number}/loss_total", metrics["loss"])
