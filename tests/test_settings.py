@@ -195,6 +195,7 @@ def test_what_may_change_when_a_run_resumes():
         "compilation_cache",
         "data.dir",
         "data.path",
+        "data.residence",
         "data.url",
         *(key for key in FIELDS if key.split(".")[0] in ("checkpoint", "execution", "mesh")),
     }
