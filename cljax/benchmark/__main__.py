@@ -106,7 +106,7 @@ def _count(values, is_default):
     """Compiles, shows, writes and compares the rows for `--target`."""
     import jax
 
-    from cljax.benchmark import chips, plan, target, target_table
+    from cljax.benchmark import chips, plan, table, target, target_table
     from cljax.compute import device
     from cljax.errors import UserError
 
@@ -124,7 +124,7 @@ def _count(values, is_default):
         record = target.count_all(parts, set(values.only), options, place, dump)
     target_table.show(record)
     if values.json:
-        target_table.write(Path(values.json), record)
+        table.write(Path(values.json), record)
     if other:
         target_table.compare(record, other)
 

@@ -88,7 +88,7 @@ def kinds_of_rows(settings: Settings, method) -> dict[str, tuple]:
     if method.memory.size:
         herds = method.memory.strategy.startswith("herding")
         kinds["herding" if herds else "exemplars"] = ("herding",)
-    kinds["streamed_step"] = ("stage", method.training, 0, True)
+    kinds["streamed_step"] = ("streamed", method.training)
     kinds["input"] = ("input", method.training)
     return kinds
 
@@ -129,7 +129,7 @@ class Bench:
         """
         self._sequential = None
         kind, *args = self.kinds[name]
-        more = [n for n in seeds if n > 1] if kind == "stage" and len(args) == 2 else []
+        more = [n for n in seeds if n > 1] if kind == "stage" else []
         forms = [(1, "sequential"), *itertools.product(more, ("sequential", "vmap"))]
         with device.fixed_settings(self.precision):
             rows = [self._row(name, kind, args, *form) for form in forms]
@@ -263,6 +263,10 @@ class Bench:
         """Counts the steps of an epoch on the first seed's images."""
         [most, *_] = executor.collect(images.map(lambda found: found.count))
         return stage.num_steps(0, int(most))
+
+    def _streamed(self, settings, stage: Stage) -> Workload:
+        """Makes the workload of steps of a stage in the first task, with images on the host."""
+        return self._stage(settings, stage, 0, streams=True)
 
     def _input(self, settings, stage: Stage) -> Workload:
         """Makes the workload of bringing batches from the host to the device, without steps."""

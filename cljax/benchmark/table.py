@@ -107,21 +107,36 @@ def show(record: dict, console: Console | None = None) -> None:
 
 
 def write(path: Path, record: dict) -> None:
-    """Writes the record of a benchmark; UserError if that fails."""
+    """Writes the record of a benchmark or of a target; UserError if that fails."""
     files.write_json_atomically(path, record)
 
 
 def read(path: Path) -> dict:
     """Reads a record that `write` wrote; UserError if the file is something else."""
+    advice = f"write one with --json={path}"
+    return read_record(path, FORMAT, _BenchmarkRecord, "a benchmark of this version", advice)
+
+
+def read_record(path: Path, form: str, kind: type[Record], what: str, advice: str) -> dict:
+    """Reads a record that `write` wrote.
+
+    Args:
+      path: the file.
+      form: its entry "format".
+      kind: what is read of it.
+      what: what it should be, for the message.
+      advice: how to get one, for the message.
+
+    Raises:
+      UserError: the file is something else.
+    """
     record = read_json(path)
     try:
-        if record.get("format") != FORMAT:
-            raise ValueError(f"its format is not {FORMAT!r}")
-        check_record(_BenchmarkRecord, record)
+        if record.get("format") != form:
+            raise ValueError(f"its format is not {form!r}")
+        check_record(kind, record)
     except ValueError as error:
-        raise UserError(
-            f"{path}: not a benchmark of this version ({error}); write one with --json={path}"
-        ) from error
+        raise UserError(f"{path}: not {what} ({error}); {advice}") from error
     return record
 
 
@@ -132,9 +147,8 @@ def compare(record: dict, other: dict, console: Console | None = None) -> None:
     if record["hardware"] != other["hardware"]:
         print_plain(console, "the machines differ", style="bold yellow")
     table = make_table(["row", "dtype", "seeds"], ["ms/step then", "ms/step now", "then/now", ""])
-    earlier = {_key(row): row for row in other["rows"]}
-    for row in record["rows"]:
-        before = earlier.pop(_key(row), None)
+    pairs, gone = match(record, other)
+    for row, before in pairs:
         if before is None:
             table.add_row(*label_texts(row), "", digits(1e3 * row["seconds"]), "", "new")
             continue
@@ -142,9 +156,19 @@ def compare(record: dict, other: dict, console: Console | None = None) -> None:
         ratio = f"{before['seconds'] / row['seconds']:.2f}"
         table.add_row(*label_texts(row), *times, ratio, verdict(row, before))
     console.print(table)
-    if earlier:
-        names = ", ".join(" ".join(labels_of(row)) for row in earlier.values())
-        print_plain(console, f"not measured now: {names}")
+    if gone:
+        print_plain(console, f"not measured now: {gone}")
+
+
+def match(record: dict, other: dict) -> tuple[list[tuple[dict, dict | None]], str]:
+    """Finds each row of a record in another one.
+
+    Returns:
+      (row, the same row of `other` or None) of each, and the labels of rows that only `other` has.
+    """
+    earlier = {_key(row): row for row in other["rows"]}
+    pairs = [(row, earlier.pop(_key(row), None)) for row in record["rows"]]
+    return pairs, ", ".join(" ".join(labels_of(row)) for row in earlier.values())
 
 
 def verdict(row: dict, before: dict) -> str:

@@ -76,7 +76,7 @@ def names_of_rows(part: ConfigRows) -> list[str]:
     settings = settings_lib.read(part.config)
     kinds = rows.kinds_of_rows(settings, build.make_method(settings, rows.load(settings)))
     known = [name for name in part.names or kinds if name in kinds]
-    return [name for name in known if kinds[name][0] != "input" and len(kinds[name]) < 4]
+    return [name for name in known if kinds[name][0] not in ("input", "streamed")]
 
 
 def _count_part(part, names, options, target, dump, console):

@@ -4,11 +4,19 @@ from pathlib import Path
 
 from rich.console import Console
 
-from cljax import files
-from cljax.benchmark.table import Mesh, digits, label_texts, labels_of, make_console, make_table
+from cljax.benchmark.table import (
+    Mesh,
+    digits,
+    label_texts,
+    labels_of,
+    make_console,
+    make_table,
+    match,
+    read_record,
+)
 from cljax.benchmark.target import FORMAT
-from cljax.errors import UserError, print_plain
-from cljax.files import Record, check_record, read_json
+from cljax.errors import print_plain
+from cljax.files import Record
 
 # heading: a row's figure, as text; of rows that compiled
 COLUMNS = {
@@ -33,11 +41,10 @@ _COMPARED = {
     "memory MB": lambda row: row["memory"]["total"] / 1e6,
     "estimate ms": lambda row: row["estimate_seconds"] * 1e3,
 }
-_KEY = ("name", "method", "data", "dtype", "seeds", "sharing", "images_per_step")
 
 
 class _Row(Record):
-    """What is read of a row of another record: each of `_KEY`, and the figures compared."""
+    """What is read of a row of another record: what `table.match` compares, and the figures."""
 
     name: str
     method: str
@@ -81,24 +88,10 @@ def show(record: dict, console: Console | None = None) -> None:
     print_plain(console, f"compiled in {record['seconds']:.0f} s")
 
 
-def write(path: Path, record: dict) -> None:
-    """Writes the record of a target; UserError if that fails."""
-    files.write_json_atomically(path, record)
-
-
 def read(path: Path) -> dict:
-    """Reads a record that `write` wrote; UserError if the file is something else."""
-    record = read_json(path)
-    try:
-        if record.get("format") != FORMAT:
-            raise ValueError(f"its format is not {FORMAT!r}")
-        check_record(_TargetRecord, record)
-    except ValueError as error:
-        raise UserError(
-            f"{path}: not a record of --target ({error}); write one with --target=CHIP "
-            f"--json={path}"
-        ) from error
-    return record
+    """Reads a record of a target that `table.write` wrote; UserError if it is something else."""
+    advice = f"write one with --target=CHIP --json={path}"
+    return read_record(path, FORMAT, _TargetRecord, "a record of --target", advice)
 
 
 def compare(record: dict, other: dict, console: Console | None = None) -> None:
@@ -109,26 +102,19 @@ def compare(record: dict, other: dict, console: Console | None = None) -> None:
         print_plain(console, "the targets differ", style="bold yellow")
     headings = [f"{name}\n{when}" for name in _COMPARED for when in ("then", "now")]
     table = make_table(["row", "dtype", "seeds"], headings)
-    earlier = {_key(row): row for row in other["rows"]}
-    for row in record["rows"]:
-        pair = earlier.pop(_key(row), None), row
-        cells = [_figure(figure, r) for figure in _COMPARED.values() for r in pair]
+    pairs, gone = match(record, other)
+    for row, before in pairs:
+        cells = [_figure(figure, r) for figure in _COMPARED.values() for r in (before, row)]
         table.add_row(*label_texts(row), *cells)
     console.print(table)
-    if earlier:
-        names = ", ".join(" ".join(labels_of(row)) for row in earlier.values())
-        print_plain(console, f"not compiled now: {names}")
+    if gone:
+        print_plain(console, f"not compiled now: {gone}")
 
 
 def _figure(figure, row):
     if row is None:
         return ""
     return "error" if row["error"] else digits(figure(row))
-
-
-def _key(row):
-    mesh = tuple((row["mesh"] or {}).values())
-    return (*(row[name] for name in _KEY), mesh)
 
 
 def _sum(counts):

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from cljax.data import resample
-from cljax.data.augment import RESIZED_CROP, Augmentation, crop, draw, jitter, normalise
+from cljax.data.augment import RESIZED_CROP, Augmentation, augment, crop, draw, jitter, normalise
 from cljax.state import Canvases
 
 
@@ -41,11 +41,10 @@ class Preprocessing:
             boxes = resample.draw_boxes(jax.random.fold_in(key, RESIZED_CROP), images.sizes)
             images = resample.resized_crop(images.pixels, boxes, self.input_size)
         images = self.center(images)
+        if self.augmentation.crop_fill == "black":
+            return self.test(augment(key, images, self.augmentation))
         draws = draw(key, len(images), self.augmentation)
-        images = jitter(images, draws)
-        if self.augmentation.crop_fill == "mean":
-            return crop(self.test(images), draws, self.augmentation)
-        return self.test(crop(images, draws, self.augmentation))
+        return crop(self.test(jitter(images, draws)), draws, self.augmentation)
 
     def test(self, images: jax.Array | Canvases) -> jax.Array:
         """Normalizes images, or the centers of canvases; argument and result as in `train`."""

@@ -139,7 +139,7 @@ def test_shown_written_and_compared(record, tmp_path):
     assert "h100, which is not here" in text and "3 vmap: does not compile: UNIMPLEMENTED" in text
     assert "no device has run anything" in text and "63,697 MB are usable" in text
     path = tmp_path / "t.json"
-    target_table.write(path, record)
+    table.write(path, record)
     other = target_table.read(path)
     assert other == json.loads(json.dumps(record))
     other["rows"][0]["kernels"] |= {"fusions": 1000}

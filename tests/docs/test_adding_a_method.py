@@ -12,6 +12,7 @@ from cljax.errors import UserError
 from cljax.methods.base import Finetune
 from configs import base_digits, lucir_cifar100, lucir_cifar100_libcontinual
 from tests.helpers import tiny_runs
+from tests.helpers.own_modules import own_modules
 from tests.helpers.tiny_runs import empty_dataset, make_method
 
 DOCS = tiny_runs.ROOT / "docs"
@@ -65,14 +66,8 @@ def folder(tmp_path, monkeypatch):
     package.mkdir()
     (package / "__init__.py").touch()
     (package / "my_module.py").write_text(METHOD)
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "path", list(sys.path))
-    loaded = set(sys.modules)
-    importlib.invalidate_caches()
-    yield tmp_path
-    for name in set(sys.modules) - loaded:
-        if name.partition(".")[0].startswith(("my_", "test_my_")):
-            del sys.modules[name]
+    with own_modules(tmp_path, monkeypatch):
+        yield tmp_path
 
 
 @pytest.mark.slow

@@ -16,6 +16,7 @@ from cljax.errors import UserError
 from cljax.models import LATENT_SIZE, make_classifier
 from configs import abd_digits, base_digits
 from tests.helpers import tiny, tiny_runs
+from tests.helpers.own_modules import own_modules
 from tests.helpers.tiny_runs import make_method
 
 GUIDE = (tiny_runs.ROOT / "docs" / "adding_a_network.md").read_text()
@@ -115,14 +116,8 @@ def folder(tmp_path, monkeypatch):
     (tmp_path / "my_network.py").write_text(code("class ConvNet"))
     (tmp_path / "test_my_network.py").write_text(code("def test_convnet"))
     (tmp_path / "my_networks.py").write_text(NETWORKS)
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "path", list(sys.path))
-    loaded = set(sys.modules)
-    importlib.invalidate_caches()
-    yield tmp_path
-    for name in set(sys.modules) - loaded:
-        if name.startswith(("my_", "test_my_")):
-            del sys.modules[name]
+    with own_modules(tmp_path, monkeypatch):
+        yield tmp_path
 
 
 @pytest.mark.slow

@@ -14,10 +14,8 @@ SEEN = {"first": 20, "update": 40, "uneven": 32}
 update = jit(tiny.update)
 
 
-def make_original(goldens, precision: str) -> SimpleNamespace:
-    """States and inputs that all cases share, at one precision."""
-    classifier, learner = network(goldens, "M", precision)
-    teacher = network(goldens, "T", precision)[1]
+def make_dreamer(goldens, precision: str):
+    """The generator, and a function from latents to the images that its golden state dreams."""
     generator, dreamer = network(goldens, "G", precision)
     generate = jit(functools.partial(generator.apply, train=False))
 
@@ -25,6 +23,14 @@ def make_original(goldens, precision: str) -> SimpleNamespace:
         with enable(precision):
             return generate(dreamer, latents.astype(precision))
 
+    return generator, dream
+
+
+def make_original(goldens, precision: str) -> SimpleNamespace:
+    """States and inputs that all cases share, at one precision."""
+    classifier, learner = network(goldens, "M", precision)
+    teacher = network(goldens, "T", precision)[1]
+    generator, dream = make_dreamer(goldens, precision)
     inputs = goldens("inputs")
     return SimpleNamespace(
         goldens=goldens,

@@ -18,7 +18,8 @@ from cljax.optimizer import SGD
 from cljax.stages import TrainStage
 from cljax.state import hyperparameters
 from tests.helpers import tiny
-from tests.helpers.goldens import channels_last, enable, jit, network, state_dict
+from tests.helpers.golden_updates import make_dreamer
+from tests.helpers.goldens import channels_last, enable, jit, state_dict
 
 # Tasks of 7, 5 and 8 classes; classes never seen, with random head columns, must change nothing.
 SIZES = (7, 5, 8)
@@ -96,13 +97,7 @@ def make_original(goldens, precision: str) -> SimpleNamespace:
     """States and inputs that all cases share, at one precision."""
     module, learner = classifier(goldens, "M", precision)
     _, teacher = classifier(goldens, "T", precision)
-    generator, dreamer = network(goldens, "G", precision)
-    generate = jit(functools.partial(generator.apply, train=False))
-
-    def dream(latents):
-        with enable(precision):
-            return generate(dreamer, latents.astype(precision))
-
+    _, dream = make_dreamer(goldens, precision)
     inputs = goldens("inputs")
     return SimpleNamespace(
         goldens=goldens,
