@@ -283,7 +283,14 @@ def make_executor(settings: Settings) -> Executor:
         vmap_seeds=settings.execution.seeds == "vmap",
         compiled_loop={"auto": None, "compiled": True, "host": False}[settings.execution.loop],
         mesh=make_mesh(settings),
+        graphs=graphs(settings),
     )
+
+
+def graphs(settings: Settings) -> str:
+    """Returns the executor's `graphs` for config.execution.graphs."""
+    # "auto" is what XLA does by itself, but for short graphs: the rest is not measured yet.
+    return {"auto": "between"}.get(settings.execution.graphs, settings.execution.graphs)
 
 
 def make_mesh(settings: Settings, devices: Sequence[Any] | None = None) -> Mesh | None:

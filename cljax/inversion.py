@@ -92,30 +92,35 @@ def class_balance(logits: jax.Array, valid: jax.Array) -> jax.Array:
     return 1 + negative_entropy / jnp.log(jnp.maximum(valid.sum(), 2))
 
 
-def statistics_divergence(batch_stats: PyTree, moments: PyTree) -> PyTree:
-    """Computes KL(N(running) || N(batch)) of each batch-norm layer, a mean over channels.
+def statistics_divergence(batch_stats: PyTree, moments: PyTree) -> jax.Array:
+    """Computes KL(N(running) || N(batch)) per batch-norm layer, a mean over channels and layers.
 
     Args:
       batch_stats: running statistics, `mean` and `var` [C] per layer.
       moments: mean and biased variance of the layers' inputs, of the same structure.
 
     Returns:
-      A dictionary from layer path to float [].
+      float [], 0 if there is no layer.
     """
-    running = _by_layer(batch_stats)
-    result = {}
-    for layer, batch in _by_layer(moments).items():
-        variance = batch["var"] + 1e-8
-        running_variance = running[layer]["var"] + 1e-8
-        shift = jnp.square(running[layer]["mean"] - batch["mean"])
-        divergence = 0.5 * (
-            jnp.log(variance)
-            - jnp.log(running_variance)
-            - 1
-            + (running_variance + shift) / variance
-        )
-        result[layer] = divergence.mean()
-    return result
+    of_batch, of_running = _by_layer(moments), _by_layer(batch_stats)
+    if not of_batch:
+        return jnp.zeros(())
+    batch, running = [*of_batch.values()], [of_running[layer] for layer in of_batch]
+    # All layers as one vector, as each would take kernels of its own.
+    shares = np.concatenate([np.full(len(one["mean"]), 1 / len(one["mean"])) for one in batch])
+    mean, variance, running_mean, running_variance = (
+        jnp.concatenate([one[name] for one in layers])
+        for layers in (batch, running)
+        for name in ("mean", "var")
+    )
+    variance, running_variance = variance + 1e-8, running_variance + 1e-8
+    divergence = 0.5 * (
+        jnp.log(variance)
+        - jnp.log(running_variance)
+        - 1
+        + (running_variance + jnp.square(running_mean - mean)) / variance
+    )
+    return (shares.astype(divergence.dtype) * divergence).sum() / len(batch)
 
 
 def _by_layer(tree: PyTree, path: str = "") -> dict[str, dict[str, jax.Array]]:
@@ -170,13 +175,13 @@ def loss(
     logits = outputs.logits
     valid = losses.class_range(logits.shape[-1], 0, seen)
     labels = losses.masked_argmax(logits, valid)
-    divergences = statistics_divergence(teacher["batch_stats"], collected.get("moments", {}))
+    divergence = statistics_divergence(teacher["batch_stats"], collected.get("moments", {}))
     roughness = jnp.square(images - smooth(images)).mean()
     terms = {
         "content": inversion.content
         * losses.cross_entropy(logits / inversion.temperature, labels, valid),
         "balance": class_balance(logits, valid),
-        "statistics": inversion.statistics * sum(divergences.values()) / max(len(divergences), 1),
+        "statistics": inversion.statistics * divergence,
         "prior": inversion.prior * roughness,
     }
     return cast(jax.Array, sum(terms.values())), (terms, updates["batch_stats"])

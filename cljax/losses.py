@@ -36,9 +36,12 @@ def cross_entropy(
     Returns:
       float [].
     """
-    log_probabilities = jax.nn.log_softmax(logits, where=valid)
-    losses = -jnp.take_along_axis(log_probabilities, labels[:, None], axis=1)[:, 0]
-    return _mean(losses, weights)
+    allowed = logits if valid is None else jnp.where(valid, logits, -jnp.inf)
+    top = jax.lax.stop_gradient(allowed.max(1, keepdims=True))
+    total = jnp.exp(allowed - top).sum(1)
+    # Neither a gather here nor a scatter in the gradient, which are kernels of their own.
+    own = jnp.where(jnp.arange(logits.shape[1]) == labels[:, None], logits - top, 0).sum(1)
+    return _mean(jnp.log(total) - own, weights)
 
 
 def class_weights(counts: jax.Array, seen: jax.Array) -> jax.Array:

@@ -4,6 +4,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from cljax.compute import device
+from cljax.compute.packing import pack, unpack_all
 from cljax.state import PyTree, hyperparameters
 
 
@@ -35,7 +37,7 @@ class SGD:
 
     def init(self, params: PyTree) -> PyTree:
         """Makes the initial optimizer state; its structure does not depend on what is trained."""
-        return self._transformation(jax.tree.map(lambda _: True, params)).init(params)
+        return optax.EmptyState(), optax.trace(self.momentum).init(params)
 
     def update(
         self, grads: PyTree, state: PyTree, params: PyTree, trained: PyTree, epoch: jax.Array
@@ -53,18 +55,39 @@ class SGD:
         Returns:
           The new parameters and the new optimizer state.
         """
-        whole = jax.tree.map(lambda moves: moves is not False, trained)
-        updates, state = self._transformation(whole).update(grads, state, params)
+        decayed = jax.tree.map(lambda moves: moves is not False, trained)
+        empty, trace = state
+        if device.platform() != "cpu":  # all that follows is one kernel for each packed array
+            trained, decayed = _pack_mask(trained, params), _pack_mask(decayed, params)
+            grads, params = pack(grads), pack(params)
+            trace = trace._replace(trace=pack(trace.trace))
         rate = self.rate(epoch)
 
-        def move(moves, p, u):
-            if isinstance(moves, bool):
-                return p - rate * u if moves else p
-            return jnp.where(moves, p - rate * u, p)
+        def decay(decays, grad, p):
+            return _choose(decays, grad + self.weight_decay * p, grad)
 
-        return jax.tree.map(move, trained, params, updates), state
+        def move(moves, p, velocity):
+            return _choose(moves, p - rate * velocity, p)
 
-    def _transformation(self, decayed):
-        return optax.chain(
-            optax.add_decayed_weights(self.weight_decay, decayed), optax.trace(self.momentum)
-        )
+        grads = jax.tree.map(decay, decayed, grads, params)
+        velocities, trace = optax.trace(self.momentum).update(grads, trace)
+        params = jax.tree.map(move, trained, params, velocities)
+        return unpack_all((params, (empty, trace)))
+
+
+def _pack_mask(mask, params):
+    """Packs a tree of bools or bool arrays as `pack` does the parameters."""
+    if all(some is True for some in jax.tree.leaves(mask)):
+        return jax.tree.map(lambda _: True, pack(params))
+
+    def ones(some, p):  # of the dtype of p, on which places depend
+        return jnp.broadcast_to(some, p.shape).astype(p.dtype)
+
+    return jax.tree.map(lambda packed: packed == 1, pack(jax.tree.map(ones, mask, params)))
+
+
+def _choose(condition, new, old):
+    """Chooses as `jnp.where`; a bool leaves out what it does not choose."""
+    if isinstance(condition, bool):
+        return new if condition else old
+    return jnp.where(condition, new, old)

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 from cljax import inversion as inversion_lib
 from cljax import losses, rng
 from cljax.compute.mesh import shard_batch
+from cljax.data.augment import Draws
 from cljax.memory.ranking import class_counts
 from cljax.optimizer import SGD
 from cljax.state import Batch, Canvases, Data, LearnerState, PyTree, Subset, Task, hyperparameters
@@ -79,8 +80,10 @@ class Stage(abc.ABC):
         """Returns the number of steps of `epoch` when the stage has `count` images."""
 
     @abc.abstractmethod
-    def prepare(self, state: LearnerState, task: Task, data: Data, epoch: jax.Array) -> PyTree:
-        """Computes what all steps of an epoch share, such as the order of the images."""
+    def prepare(
+        self, method, state: LearnerState, task: Task, data: Data, epoch: jax.Array
+    ) -> PyTree:
+        """Computes what all steps of an epoch share or draw, such as the order of the images."""
 
     def image_rows(self, prepared: PyTree) -> jax.Array | None:
         """Returns the training images that steps take, int32 [capacity], in order; None: none.
@@ -125,10 +128,16 @@ class Epoch(NamedTuple):
     Attributes:
       order: int32 [capacity], the stage's images shuffled, padding last.
       class_counts: int32 [K], images of each class among them.
+      draws: random choices of the augmentation, [steps, B, ...]; None: there is no augmentation.
+      keys: data uint32 [steps, ...] of random keys for the method's own numbers.
+      teacher: the teacher as the steps see it, if that is not as the state has it.
     """
 
     order: jax.Array
     class_counts: jax.Array
+    draws: Draws | None
+    keys: jax.Array
+    teacher: PyTree = None
 
 
 @hyperparameters
@@ -173,8 +182,11 @@ class TrainStage(Stage):
         """Counts the batches, an incomplete one included unless it is dropped."""
         return count // self.batch_size if self.drop_last else -(-count // self.batch_size)
 
-    def prepare(self, state, task, data, epoch):
-        """Shuffles the stage's images, and counts those of each class."""
+    def prepare(self, method, state, task, data, epoch):
+        """Shuffles the stage's images, counts those of each class, and draws for all steps.
+
+        Many small kernels of random numbers in each step become a few in each epoch.
+        """
         key = rng.key(state.streams.data_order, f"order {self.name}", task.index, epoch)
         places = jnp.arange(task.images.indices.shape[0])
         # Random numbers are drawn by place, so the order does not depend on the padding.
@@ -185,7 +197,27 @@ class TrainStage(Stage):
         order = task.images.indices[jnp.argsort(draws, stable=True)]
         if not self.drop_last:
             order = jnp.pad(order, (0, self.batch_size))  # so that no slice reaches beyond
-        return Epoch(order, counts)
+        steps = jnp.arange(max(1, len(order) // self.batch_size))
+        at = task.index, epoch
+
+        def make_key(i):
+            key = rng.key(state.streams.generator, f"observe {self.name}", *at, i)
+            return jax.random.key_data(key)
+
+        def draw(i):
+            key = rng.key(state.streams.augmentation, f"augment {self.name}", *at, i)
+            return self.draw_augmentation(method, key, self._rows(order, i), data)
+
+        teacher = method.epoch_teacher(state, task)
+        return Epoch(order, counts, jax.vmap(draw)(steps), jax.vmap(make_key)(steps), teacher)
+
+    def draw_augmentation(
+        self, method, key: jax.Array, rows: jax.Array, data: Data
+    ) -> Draws | None:
+        """Draws how the images of rows int32 [B] are augmented; consumes the key."""
+        images = data.train_images
+        sizes = images.sizes[rows] if isinstance(images, Canvases) else None
+        return method.preprocessing.draw(key, self.batch_size, sizes)
 
     def image_rows(self, prepared):
         """Returns the order of the epoch."""
@@ -194,15 +226,19 @@ class TrainStage(Stage):
     def draw(self, inputs, i, state):
         """Draws batch `i`, preprocessed, and the key for the method's own random numbers."""
         images, labels, weights = self.take(inputs, i)
-        images = self.preprocess(inputs, i, state, images)
-        batch = Batch(images, labels, inputs.prepared.class_counts, weights)
-        at = inputs.task.index, inputs.epoch, i
-        return batch, rng.key(state.streams.generator, f"observe {self.name}", *at)
+        epoch, preprocessing = inputs.prepared, inputs.method.preprocessing
+        draws, key = jax.tree.map(lambda of_steps: of_steps[i], (epoch.draws, epoch.keys))
+        key = jax.random.wrap_key_data(key)
+        if draws is None:
+            images = preprocessing.test(images)
+        else:
+            images = preprocessing.train(images, shard_batch(draws))
+        return Batch(images, labels, epoch.class_counts, weights), key
 
     def take(self, inputs: StepInput, i: jax.Array):
         """Takes batch `i`: uint8 [B, H, W, C] or canvases, labels and weights as in `Batch`."""
         data, task, size = inputs.data, inputs.task, self.batch_size
-        rows = shard_batch(jax.lax.dynamic_slice_in_dim(inputs.prepared.order, i * size, size))
+        rows = shard_batch(self._rows(inputs.prepared.order, i))
         labels, weights = task.label_map[data.train_labels[rows]], None
         if not self.drop_last:
             is_image = i * size + jnp.arange(size) < task.images.count
@@ -218,13 +254,8 @@ class TrainStage(Stage):
             images = Canvases(images, data.train_images.sizes[rows])
         return images, labels, weights
 
-    def preprocess(
-        self, inputs: StepInput, i: jax.Array, state: LearnerState, images: jax.Array | Canvases
-    ) -> jax.Array:
-        """Augments and standardizes the stored images of batch `i`: float [B, H, W, C]."""
-        at = inputs.task.index, inputs.epoch, i
-        key = rng.key(state.streams.augmentation, f"augment {self.name}", *at)
-        return inputs.method.preprocessing.train(key, images)
+    def _rows(self, order, i):
+        return jax.lax.dynamic_slice_in_dim(order, i * self.batch_size, self.batch_size)
 
     def update(self, inputs, state, drawn):
         """Takes one gradient step on the loss of a batch.
@@ -238,6 +269,8 @@ class TrainStage(Stage):
         """
         (batch, key), task = drawn, inputs.task
         observe = getattr(inputs.method, self.observes)
+        teacher = inputs.prepared.teacher
+        given = state if teacher is None else state.replace(teacher=teacher)
         trained = self.get_parameters(inputs.method, state.params, task)
 
         def loss(params):
@@ -245,7 +278,7 @@ class TrainStage(Stage):
             params = jax.tree.map(
                 lambda moves, p: jax.lax.stop_gradient(p) if moves is False else p, trained, params
             )
-            observed = observe(state.replace(params=params), task, batch, key)
+            observed = observe(given.replace(params=params), task, batch, key)
             return observed.loss, observed
 
         grads, seen = jax.grad(loss, has_aux=True)(state.params)
@@ -265,6 +298,18 @@ class TrainStage(Stage):
     def log_scalars(self, epoch):
         """Returns the learning rate."""
         return {"learning_rate": float(self.optimizer.rate(epoch))}
+
+
+class InversionEpoch(NamedTuple):
+    """What the steps of an epoch of an inversion share.
+
+    Attributes:
+      keys: data uint32 [steps, ...] of the random keys of the latents.
+      teacher: variables of the teacher as the steps use them.
+    """
+
+    keys: jax.Array
+    teacher: PyTree
 
 
 @hyperparameters
@@ -299,14 +344,20 @@ class InversionStage(Stage):
         """Returns `steps_per_epoch`, or the steps that are left."""
         return min(self.steps_per_epoch, self.inversion.steps - epoch * self.steps_per_epoch)
 
-    def prepare(self, state, task, data, epoch):
-        """Prepares nothing."""
-        return ()
+    def prepare(self, method, state, task, data, epoch):
+        """Makes the keys of all steps, which are counted from the stage's start."""
+        steps = epoch * self.steps_per_epoch + jnp.arange(self.steps_per_epoch)
+
+        def make_key(step):
+            key = rng.key(state.streams.generator, "inversion", task.index, step)
+            return jax.random.key_data(key)
+
+        teacher = method.classifier.freeze(state.teacher, folds=False)
+        return InversionEpoch(jax.vmap(make_key)(steps), teacher)
 
     def draw(self, inputs, i, state):
-        """Draws latents; steps are counted from the start of the stage."""
-        step = inputs.epoch * self.steps_per_epoch + i
-        key = rng.key(state.streams.generator, "inversion", inputs.task.index, step)
+        """Draws latents."""
+        key = jax.random.wrap_key_data(inputs.prepared.keys[i])
         return inversion_lib.draw_latents(key, self.inversion.batch_size)
 
     def update(self, inputs, state, drawn):
@@ -316,7 +367,7 @@ class InversionStage(Stage):
             self.inversion,
             inputs.method.classifier,
             state.generator,
-            state.teacher,
+            inputs.prepared.teacher,
             self.known_classes(inputs.task),
             drawn,
         )

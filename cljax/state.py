@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from flax import struct
 
 from cljax.compute.host_images import HostImages
+from cljax.compute.packing import pack
 from cljax.rng import Streams
 
 PyTree = Any
@@ -218,3 +219,12 @@ class EpochState(struct.PyTreeNode):
     sums: dict[str, jax.Array]
     step: jax.Array
     is_of_one_seed: ClassVar[bool] = True
+
+    def pack(self) -> "EpochState":
+        """Returns the state with what every step of training changes in few arrays."""
+        learner = self.learner.replace(
+            params=pack(self.learner.params),
+            batch_stats=pack(self.learner.batch_stats),
+            opt_state=pack(self.learner.opt_state),
+        )
+        return self.replace(learner=learner, sums=pack(self.sums))

@@ -84,7 +84,7 @@ class EpochStart(NamedTuple):
 def begin_epoch(inputs: StepInput, learner: LearnerState) -> EpochStart:
     """Prepares an epoch: what its steps share, and zeros for the metrics that they return."""
     stage = inputs.stage
-    prepared = stage.prepare(learner, inputs.task, inputs.data, inputs.epoch)
+    prepared = stage.prepare(inputs.method, learner, inputs.task, inputs.data, inputs.epoch)
     inputs = inputs._replace(prepared=prepared)
 
     def metrics():

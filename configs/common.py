@@ -90,6 +90,7 @@ def experiment(method: str, **settings) -> ConfigDict:
     config.execution = {
         "seeds": "auto",  # on one device: "sequential", one after the other; "vmap": side by side
         "loop": "auto",  # "compiled": an epoch is one program; "host": a step is one
+        "graphs": "auto",  # CUDA graphs: "off", "step" or "epoch", see docs/performance.md
     }
     config.mesh = {"seeds": 0, "data": 0}  # devices that share seeds, and a batch; 0: all that fit
     return config
@@ -285,7 +286,8 @@ def table(data: str, learners: tuple[str, ...], splits: tuple[int, ...]) -> Conf
     config.model = {"name": placeholder(str), "width": placeholder(int)}
     config.optimizer = {"lr": placeholder(float)}
     config.data = {"dir": placeholder(str), "url": placeholder(str), "per_class": placeholder(int)}
-    config.execution = {"seeds": placeholder(str), "loop": placeholder(str)}
+    kinds = dict.fromkeys(("seeds", "loop", "graphs"), str)
+    config.execution = {name: placeholder(kind) for name, kind in kinds.items()}
     config.mesh = {"seeds": placeholder(int), "data": placeholder(int)}
     config.checkpoint = {"every_epochs": placeholder(int)}
     return config

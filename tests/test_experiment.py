@@ -207,9 +207,11 @@ def draws(config, task, place: int = 0) -> dict[str, np.ndarray]:
         "class_order": problem.streams[place].class_order,
         "init": np.asarray(jax.flatten_util.ravel_pytree(state.params)[0]),
         "data_order": np.asarray(
-            method.training.prepare(state, task, problem.data, jnp.int32(0)).order
+            method.training.prepare(method, state, task, problem.data, jnp.int32(0)).order
         ),
-        "augmentation": np.asarray(method.preprocessing.train(key, images)),
+        "augmentation": np.asarray(
+            method.preprocessing.train(images, method.preprocessing.draw(key, len(images)))
+        ),
         "generator": np.asarray(jax.flatten_util.ravel_pytree(state.generator.params)[0]),
     }
 

@@ -7,6 +7,7 @@ import optax
 import pytest
 
 from cljax import inversion as inversion_lib
+from cljax.compute import device
 from cljax.inversion import Inversion
 from cljax.methods.base import Observed
 from cljax.optimizer import SGD
@@ -26,6 +27,9 @@ class Toy:
     def __init__(self, trained=lambda params, task: jax.tree.map(lambda _: True, params)):
         self.get_parameters = trained
 
+    def epoch_teacher(self, state, task):
+        return None
+
     def observe(self, state, task, batch, key):
         rows, targets = batch.images, batch.labels
         loss = jnp.square(rows @ state.params["W"].T + state.params["b"] - targets).mean()
@@ -37,13 +41,14 @@ def toy_params(expected, precision):
 
 
 @precisions
+@pytest.mark.parametrize("platform", ["cpu", "gpu"])
 @pytest.mark.parametrize(("case", "weight_decay"), [("sgd", 2e-4), ("sgd_nowd", 0.0)])
-def test_sgd(goldens, precision, case, weight_decay):
-    """Ten epochs of one step with the schedule [5, 8, 10]."""
+def test_sgd(goldens, precision, case, weight_decay, platform):
+    """Ten epochs of one step with the schedule [5, 8, 10], array by array or packed."""
     expected = Expected(goldens, "optim", precision)
     optimizer = SGD(0.1, 0.9, weight_decay, 0.1, (5, 8, 10))
     method, stage = Toy(), TrainStage("train", 10, 0, 6, optimizer)
-    with enable(precision):
+    with enable(precision), device.programs_for(platform):
         batch = Batch(*(expected[f"toy/{name}"].astype(precision) for name in "AB"), None)
         state = stage.begin(method, learner(toy_params(expected, precision)), None, None)
         step = jax.jit(lambda state, e: tiny.update(stage, method, state, None, batch, e, None))
@@ -127,7 +132,12 @@ def stage(batch_size=16):
 
 IMAGES = jnp.broadcast_to(jnp.arange(150, dtype=jnp.uint8)[:, None, None, None], (150, 2, 2, 1))
 DATA = Data(IMAGES, jnp.arange(150, dtype=jnp.int32) % 5, IMAGES, None)
-prepare = jax.jit(lambda state, task, epoch: stage().prepare(state, task, DATA, epoch))
+
+
+@jax.jit
+def prepare(state, task, epoch):
+    prepared = stage().prepare(Recorder(), state, task, DATA, epoch)
+    return prepared.order, prepared.class_counts
 
 
 def order(task, epoch=0, streams=ZEROS):
@@ -170,13 +180,19 @@ def test_incomplete_batches_are_dropped():
 
 
 class Recorder:
-    """A method that reports what its first batch was made of; its preprocessing too."""
+    """A method that reports what its first batch was made of; it is its own preprocessing."""
 
     def __init__(self):
         self.preprocessing = self
 
-    def train(self, key, images):
-        return images + jax.random.uniform(key)
+    def draw(self, key, count, sizes):
+        return jax.random.uniform(key)
+
+    def train(self, images, draws):
+        return images + draws
+
+    def epoch_teacher(self, state, task):
+        return None
 
     def get_parameters(self, params, task):
         return True
@@ -196,7 +212,7 @@ def recorded(i=0, epoch=0, index=1, streams=ZEROS):
     """What `Recorder` saw in step i, and the epoch's order."""
     method, train, task = Recorder(), stage(), make_task(index=index)
     state = train.begin(method, learner(jnp.ones(2), streams=streams), task, DATA)
-    prepared = train.prepare(state, task, DATA, epoch)
+    prepared = train.prepare(method, state, task, DATA, epoch)
     _, metrics = tiny.step(train, method, DATA, task, epoch, prepared, i, state)
     return {name: np.asarray(value).tolist() for name, value in metrics.items()}, prepared.order
 

@@ -74,7 +74,7 @@ gpu_device_info {{
   block_dim_limit_z: 65535 memory_bandwidth: {bandwidth:.0f} l2_cache_size: {l2}
   clock_rate_ghz: {clock} device_memory_size: {memory} shared_memory_per_block_optin: {block}
   cuda_compute_capability {{ major: {major} }} registers_per_core_limit: 65536
-  registers_per_block_limit: 65536
+  registers_per_block_limit: 65536 driver_version: "13.0.0" runtime_version: "13.0.0"
 }}
 platform_name: "CUDA"
 dnn_version_info {{ major: 9 minor: 12 }}

@@ -236,11 +236,17 @@ def launches(thunks: str) -> dict[str, int]:
     Args:
       thunks: XLA's dump of a GPU program's thunks: a line each, indented within the body of a
         loop, and within a CUDA graph (kCommandBuffer), which is one launch.
+
+    Returns:
+      Zeros if the loop is itself within a graph: then nothing is launched step by step.
     """
     lines = thunks.splitlines()
-    bodies = [_block(lines[i + 1 :]) for i, line in enumerate(lines) if line.strip() == "body:"]
+    bodies = {i: _block(lines[i + 1 :]) for i, line in enumerate(lines) if line.strip() == "body:"}
+    start, body = max(bodies.items() or [(0, _block(lines))], key=lambda found: len(found[1]))
     counts, graph = Counter(), math.inf
-    for indent, kind in max(bodies or [_block(lines)], key=len):
+    if _is_in_graph(lines[: start + 1]):
+        body = []
+    for indent, kind in body:
         if indent > graph:  # in the graph that the line above begins
             continue
         graph = indent if kind == "kCommandBuffer" else math.inf
@@ -248,6 +254,18 @@ def launches(thunks: str) -> dict[str, int]:
             kinds = {"kCommandBuffer": "graphs", "kConvolution": "convolutions"}
             counts[kinds.get(kind, "kernels")] += 1
     return {kind: counts[kind] for kind in LAUNCHES}
+
+
+def _is_in_graph(lines):
+    """Whether the last line stands within a CUDA graph."""
+    indent = len(lines[-1]) - len(lines[-1].lstrip())
+    for line in reversed(lines):
+        before = len(line) - len(line.lstrip())
+        if before < indent and (match := _THUNK.match(line)):
+            indent = before
+            if match.group(2) == "kCommandBuffer":
+                return True
+    return False
 
 
 def _block(lines):

@@ -119,7 +119,8 @@ class TargetBench(rows.Bench):
         vmap = settings.execution.seeds == "vmap"
         if mesh is None and not vmap and self._sequential:
             return self._sequential, self.problem.data  # one program for all numbers
-        executor = TargetExecutor(self.target.chip.platform, self.target.devices[0], vmap, mesh)
+        platform, target = self.target.chip.platform, self.target.devices[0]
+        executor = TargetExecutor(platform, target, vmap, mesh, build.graphs(settings))
         if mesh is None and not vmap:
             self._sequential = executor
         return executor, self.problem.data

@@ -28,10 +28,15 @@ class TargetExecutor(Executor):
     """
 
     def __init__(
-        self, platform: str, target: Any, vmap_seeds: bool, mesh: jax.sharding.Mesh | None
+        self,
+        platform: str,
+        target: Any,
+        vmap_seeds: bool,
+        mesh: jax.sharding.Mesh | None,
+        graphs: str,
     ):
         """Takes an accelerator's loop."""
-        super().__init__(vmap_seeds, compiled_loop=True, mesh=mesh)
+        super().__init__(vmap_seeds, compiled_loop=True, mesh=mesh, graphs=graphs)
         self.platform = platform
         self.target = target
 

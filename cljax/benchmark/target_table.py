@@ -27,7 +27,7 @@ COLUMNS = {
     "fusions": lambda row: str(row["kernels"]["fusions"]),
     "copies": lambda row: str(row["kernels"]["copies"]),
     "converts": lambda row: str(row["kernels"]["converts"]),
-    "launches": lambda row: "" if row["launches"] is None else str(_sum(row["launches"])),
+    "launches": lambda row: "" if row["launches"] is None else _launches(row["launches"]),
     "GFLOP": lambda row: digits(row["flops"], 1e-9),
     "GB": lambda row: digits(row["bytes"], 1e-9),
     "collect.\nMB": lambda row: digits(_collective_bytes(row) or None, 1e-6),
@@ -115,6 +115,10 @@ def _figure(figure, row):
     if row is None:
         return ""
     return "error" if row["error"] else digits(figure(row))
+
+
+def _launches(counts):
+    return str(_sum(counts) or "1/epoch")
 
 
 def _sum(counts):

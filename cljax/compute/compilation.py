@@ -23,27 +23,49 @@ _ON_ALL_CORES = "LIBRARY_FUSION_TYPE_REDUCE,LIBRARY_FUSION_TYPE_INDIVIDUAL_DOT"
 _ON_ONE_CORE = f"{_ON_ALL_CORES},LIBRARY_FUSION_TYPE_INDIVIDUAL_CONVOLUTION"
 
 
-def compiler_options(on_one_core: bool) -> dict[str, str] | None:
+# What XLA puts into CUDA graphs by default. The host launches a graph at once, and everything else
+# kernel by kernel. Convolutions by cuDNN and loops are not among them.
+_IN_GRAPHS = "FUSION,CUBLAS,CUBLASLT,CUDNN,CUSTOM_CALL,CONDITIONAL,DYNAMIC_SLICE_FUSION"
+# By default a graph has five kernels or more.
+_SHORTEST = {"xla_gpu_graph_min_graph_size": "1"}
+_KINDS = "xla_gpu_enable_command_buffer"
+GRAPHS = {
+    "off": {_KINDS: ""},
+    "between": _SHORTEST,
+    "step": _SHORTEST | {_KINDS: f"{_IN_GRAPHS},CONVOLUTION"},
+    "epoch": _SHORTEST | {_KINDS: f"{_IN_GRAPHS},CONVOLUTION,WHILE"},
+}
+
+
+def compiler_options(on_one_core: bool, graphs: str) -> dict[str, str] | None:
     """Returns the compiler options of `jax.jit` for the platform that programs are made for.
 
     Args:
       on_one_core: whether the program runs on one CPU core while other cores run other programs.
+      graphs: key of `GRAPHS`, what of a program for a GPU is CUDA graphs.
 
     Returns:
-      None if the platform is not CPU, or if this version of JAX does not know the options.
+      None if there are none for the platform, or if this version of JAX does not know them.
     """
-    return _cpu_options(on_one_core) if device.platform() == "cpu" else None
+    if device.platform() == "cpu":
+        handed_over = _ON_ONE_CORE if on_one_core else _ON_ALL_CORES
+        return _known_options(xla_cpu_experimental_ynn_fusion_type=handed_over)
+    return _known_options(**GRAPHS[graphs]) if device.platform() == "gpu" else None
+
+
+def _known_options(**options):
+    if device.platform() != jax.default_backend():
+        return options  # nothing is compiled here to find out
+    return options if _are_known(tuple(options.items())) else None
 
 
 @functools.cache
-def _cpu_options(on_one_core):
-    handed_over = _ON_ONE_CORE if on_one_core else _ON_ALL_CORES
-    options = {"xla_cpu_experimental_ynn_fusion_type": handed_over}
+def _are_known(options):
     try:
-        jax.jit(lambda: 0, compiler_options=options)()
+        jax.jit(lambda: 0, compiler_options=dict(options))()
     except jax.errors.JaxRuntimeError:
-        return None  # the option is experimental and may disappear
-    return options
+        return False  # the options are experimental and may disappear
+    return True
 
 
 def enable_compilation_cache(place: str, console: Console) -> None:

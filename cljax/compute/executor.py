@@ -25,6 +25,7 @@ import numpy as np
 from cljax.compute import device, per_seed, processes
 from cljax.compute import mesh as mesh_lib
 from cljax.compute.compilation import compiler_options
+from cljax.compute.packing import repack, unpack_all
 from cljax.compute.per_seed import PerSeed
 
 PyTree = Any
@@ -45,6 +46,8 @@ class Executor:
       vmap_seeds: whether seeds on one device are a `vmap`ped axis (else one follows the other).
       compiled_loop: whether repeated steps are one compiled loop (otherwise the host loops).
       mesh: see `cljax.compute.mesh`; None: one device.
+      graphs: what of a program for a GPU is CUDA graphs: "off", nothing; "between", the kernels
+        between convolutions; "step", a step; "epoch", a compiled loop.
       cores: number of CPU cores that take steps of their own in `sum_steps`; 0: the device takes
         all steps in turn.
       compile_seconds: time spent in calls that traced and compiled a program.
@@ -59,12 +62,14 @@ class Executor:
         vmap_seeds: bool = False,
         compiled_loop: bool | None = None,
         mesh: jax.sharding.Mesh | None = None,
+        graphs: str = "between",
     ):
         """Takes what is fastest on the device at hand where `compiled_loop` is None."""
         self.vmap_seeds = vmap_seeds
         on_cpu = device.platform() == "cpu"
         self.compiled_loop = not on_cpu if compiled_loop is None else compiled_loop
         self.mesh = mesh
+        self.graphs = graphs
         self.cores = device.num_cores() if on_cpu and not self.compiled_loop and mesh is None else 0
         self.compile_seconds = 0.0
         self.idle_seconds = 0.0
@@ -144,7 +149,8 @@ class Executor:
         Args:
           step: a step of one seed; i is int32 [].
           inputs: what does not change from step to step.
-          carry: its buffers are donated.
+          carry: its buffers are donated. A compiled loop carries `carry.pack()` of one seed if
+            there is such a method (see `cljax.compute.packing`); the step does not see it.
           starts, stops: per seed; they may differ.
           stopped: asked between steps where the host loops; True ends the loop early.
           on_one_core: of a CPU, as others are busy with steps of their own. The same in all calls
@@ -247,7 +253,7 @@ class Executor:
         if (function, repeats) not in self._compiled:
             loops = repeats and self.compiled_loop
             traced = self._traced(function, loops)
-            options: dict[str, Any] = {"compiler_options": compiler_options(on_one_core)}
+            options: dict[str, Any] = {"compiler_options": compiler_options(on_one_core, self.graphs)}
             if self.mesh is not None:
                 traced = mesh_lib.map_seeds(self.mesh, traced)
                 options["out_shardings"] = mesh_lib.by_seed(self.mesh)
@@ -268,7 +274,15 @@ class Executor:
         def loop(inputs, start, stop, carry):
             self.when_compiling(True)
             step = functools.partial(function, per_seed.values(inputs))
-            return jax.lax.fori_loop(start, stop, step, per_seed.values(carry))
+            carry = per_seed.values(carry)
+            if not hasattr(carry, "pack"):
+                return jax.lax.fori_loop(start, stop, step, carry)
+
+            def packed_step(i, packed):
+                before = unpack_all(packed)
+                return repack(packed, before, step(i, before))
+
+            return unpack_all(jax.lax.fori_loop(start, stop, packed_step, carry.pack()))
 
         return loop if loops else once
 

@@ -12,9 +12,10 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike, DTypeLike
 
+from cljax.data import resample
 from cljax.errors import UserError
 
-_BRIGHTNESS, _CONTRAST, _ORDER, _FLIP, _CROP, RESIZED_CROP = range(6)  # each has its own key
+_BRIGHTNESS, _CONTRAST, _ORDER, _FLIP, _CROP, _RESIZED_CROP = range(6)  # each has its own key
 Moments = ArrayLike | Sequence[float]
 _GREY_WEIGHTS = (19595, 38470, 7471)  # of R, G, B in 1/65536, as Pillow converts to grey
 
@@ -59,6 +60,7 @@ class Draws(NamedTuple):
       brightness_first: bool [B], whether brightness is adjusted before contrast.
       mirrored: bool [B].
       offsets: int32 [B, 2], first row and column of the crop in the padded image.
+      boxes: int32 [B, 4], as `resample.draw_boxes` draws them.
     """
 
     brightness: jax.Array | None
@@ -66,6 +68,7 @@ class Draws(NamedTuple):
     brightness_first: jax.Array | None
     mirrored: jax.Array | None
     offsets: jax.Array | None
+    boxes: jax.Array | None
 
 
 def _per_image(values):
@@ -110,35 +113,31 @@ def adjust_contrast(images: jax.Array, factors: jax.Array) -> jax.Array:
 
 
 def crop(images: jax.Array, draws: Draws, augmentation: Augmentation) -> jax.Array:
-    """Flips, pads with zeros and crops in one gather: [B, H, W, C] -> the same shape and dtype."""
+    """Flips, pads with zeros and crops: [B, H, W, C] -> the same shape and dtype."""
     mirrored, offsets, padding = draws.mirrored, draws.offsets, augmentation.crop_padding
-    if mirrored is None and offsets is None:
-        return images
-    batch, height, width, _ = images.shape
-    rows, columns = jnp.arange(height)[None, :], jnp.arange(width)[None, :]
-    if offsets is not None:
-        rows, columns = rows + offsets[:, :1] - padding, columns + offsets[:, 1:] - padding
-        row_inside, column_inside = (
-            (rows >= 0) & (rows < height),
-            (columns >= 0) & (columns < width),
-        )
     if mirrored is not None:
-        columns = jnp.where(mirrored[:, None], width - 1 - columns, columns)
-    index = (jnp.arange(batch)[:, None, None], rows[:, :, None], columns[:, None, :])
-    pixels = images.at[index].get(mode="clip", wrap_negative_indices=False)
+        images = jnp.where(_per_image(mirrored), images[:, :, ::-1], images)
     if offsets is None:
-        return pixels
-    inside = row_inside[:, :, None] & column_inside[:, None, :]
-    return jnp.where(inside[..., None], pixels, jnp.zeros((), images.dtype))
+        return images
+    border = (padding, padding)
+    padded = jnp.pad(images, ((0, 0), border, border, (0, 0)))
+
+    def part(image, offset):
+        return jax.lax.dynamic_slice(image, (offset[0], offset[1], 0), images.shape[1:])
+
+    return jax.vmap(part)(padded, offsets)
 
 
-def draw(key: jax.Array, batch: int, augmentation: Augmentation) -> Draws:
+def draw(
+    key: jax.Array, batch: int, augmentation: Augmentation, sizes: jax.Array | None = None
+) -> Draws:
     """Draws the random choices of a batch; switching one transform off does not change the others.
 
     Args:
       key: random key of this batch.
       batch: B.
       augmentation: static.
+      sizes: int32 [B, 2], heights and widths of images of different sizes; None: all are equal.
     """
 
     def factors(purpose, spread):
@@ -153,30 +152,33 @@ def draw(key: jax.Array, batch: int, augmentation: Augmentation) -> Draws:
     brightness, contrast = augmentation.brightness, augmentation.contrast
     padding = augmentation.crop_padding
     crop_key = jax.random.fold_in(key, _CROP)
+    boxes = None
+    if sizes is not None and augmentation.resized_crop:
+        boxes = resample.draw_boxes(jax.random.fold_in(key, _RESIZED_CROP), sizes)
     return Draws(
         brightness=factors(_BRIGHTNESS, brightness) if brightness else None,
         contrast=factors(_CONTRAST, contrast) if contrast else None,
         brightness_first=coin(_ORDER) if brightness and contrast else None,
         mirrored=coin(_FLIP) if augmentation.flip else None,
         offsets=jax.random.randint(crop_key, (batch, 2), 0, 2 * padding + 1) if padding else None,
+        boxes=boxes,
     )
 
 
-def augment(key: jax.Array, images: jax.Array, augmentation: Augmentation) -> jax.Array:
+def augment(images: jax.Array, draws: Draws, augmentation: Augmentation) -> jax.Array:
     """Jitters, flips and crops a batch, each image with its own random choices.
 
     Does what the training transform of the ABD reference code does: brightness and contrast in
     random order, then the flip, then padding with black and a random crop back to the image size.
 
     Args:
-      key: random key of this batch.
       images: uint8 [B, H, W, C], C 1 or 3.
+      draws: of this batch.
       augmentation: static.
 
     Returns:
       uint8 [B, H, W, C].
     """
-    draws = draw(key, len(images), augmentation)
     return crop(jitter(images, draws), draws, augmentation)
 
 

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from cljax.data import resample
-from cljax.data.augment import RESIZED_CROP, Augmentation, augment, crop, draw, jitter, normalise
+from cljax.data.augment import Augmentation, Draws, augment, crop, draw, jitter, normalise
 from cljax.state import Canvases
 
 
@@ -27,23 +27,25 @@ class Preprocessing:
     dtype: jnp.dtype = jnp.float32
     input_size: int = 0
 
-    def train(self, key: jax.Array, images: jax.Array | Canvases) -> jax.Array:
-        """Augments and normalizes images; consumes the key.
+    def draw(self, key: jax.Array, count: int, sizes: jax.Array | None = None) -> Draws:
+        """Draws the random choices of `count` images; see `augment.draw`."""
+        return draw(key, count, self.augmentation, sizes)
+
+    def train(self, images: jax.Array | Canvases, draws: Draws) -> jax.Array:
+        """Augments and normalizes images.
 
         Args:
-          key: random key of this batch.
           images: uint8 [B, H, W, C], or canvases.
+          draws: of these images.
 
         Returns:
           `dtype` [B, H, W, C]; of canvases [B, input_size, input_size, C].
         """
-        if isinstance(images, Canvases) and self.augmentation.resized_crop:
-            boxes = resample.draw_boxes(jax.random.fold_in(key, RESIZED_CROP), images.sizes)
-            images = resample.resized_crop(images.pixels, boxes, self.input_size)
+        if isinstance(images, Canvases) and draws.boxes is not None:
+            images = resample.resized_crop(images.pixels, draws.boxes, self.input_size)
         images = self.center(images)
         if self.augmentation.crop_fill == "black":
-            return self.test(augment(key, images, self.augmentation))
-        draws = draw(key, len(images), self.augmentation)
+            return self.test(augment(images, draws, self.augmentation))
         return crop(self.test(jitter(images, draws)), draws, self.augmentation)
 
     def test(self, images: jax.Array | Canvases) -> jax.Array:

@@ -86,6 +86,9 @@ class Finetune:
     supports_exemplars: ClassVar[bool] = True
     # Whether `observe` uses `Batch.weights`, which mark the padding of incomplete batches.
     supports_partial_batches: ClassVar[bool] = True
+    # Whether `observe` reads the teacher in eval mode only. Then its batch norms become parts of
+    # its convolutions once an epoch.
+    folds_teacher: ClassVar[bool] = False
     # Entries of the parameters that the first task of another method may lack.
     extra_parameters: ClassVar[tuple[str, ...]] = ()
 
@@ -169,6 +172,12 @@ class Finetune:
     def training_set(self, state: LearnerState, task: Task, data: Data) -> Subset:
         """Returns the images of stage `train`: those of the task and the replayed exemplars."""
         return self.memory.training_set(state, task)
+
+    def epoch_teacher(self, state: LearnerState, task: Task) -> PyTree:
+        """Returns the teacher for the steps of an epoch; None: the state's, as it is."""
+        if task.is_first or not self.folds_teacher:
+            return None
+        return self.classifier.freeze(state.teacher, folds=True)
 
     def after_task(self, state: LearnerState, task: Task, data: Data) -> LearnerState:
         """Prepares the state for evaluation and later tasks; selects exemplars."""

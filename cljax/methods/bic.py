@@ -52,6 +52,7 @@ class BiC(Finetune):
 
     supports_partial_batches: ClassVar[bool] = False
     extra_parameters: ClassVar[tuple[str, ...]] = ("bias_layers",)
+    folds_teacher: ClassVar[bool] = True
 
     correction_stage: TrainStage
     temperature: Rate = 2.0

@@ -49,6 +49,7 @@ class DeepGenerativeReplay(Finetune):
 
     supports_partial_batches: ClassVar[bool] = False
     supports_exemplars: ClassVar[bool] = False
+    folds_teacher: ClassVar[bool] = True
 
     autoencoder: AutoEncoder
     mu: Weight = 1.0

@@ -39,6 +39,7 @@ class Dreaming(Finetune):
 
     supports_partial_batches: ClassVar[bool] = False
     supports_exemplars: ClassVar[bool] = False
+    folds_teacher: ClassVar[bool] = True
     # Class of stage `invert`: whether the generator is new, and which classes the teacher knows.
     inversion_class: ClassVar[type[InversionStage]] = InversionStage
 

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from flax import struct
 
 from cljax import losses
+from cljax.data.augment import Draws
 from cljax.methods.base import Finetune
 from cljax.methods.lwf import TaskwiseLoss
 from cljax.settings import Weight
@@ -43,9 +44,9 @@ class FisherStage(TrainStage):
 
     first_task_differs: ClassVar[bool] = False
 
-    def preprocess(self, inputs, i, state, images):
-        """Standardizes a batch, without augmentation."""
-        return inputs.method.preprocessing.test(images)
+    def draw_augmentation(self, method, key, rows, data) -> Draws | None:
+        """Leaves images as they are."""
+        return None
 
     def update(self, inputs, state, drawn):
         """Adds the squared gradients of a batch, weighted by its fraction of the images."""

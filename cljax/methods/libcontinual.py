@@ -22,6 +22,8 @@ from cljax.state import PyTree, Task, hyperparameters
 class TrainModeTeacher(TeacherMixin):
     """Mixin for methods with a teacher whose batch norm uses the statistics of the batch."""
 
+    folds_teacher: ClassVar[bool] = False
+
     def teacher_outputs(self, state, batch):
         """Computes the teacher's outputs in train mode; its running statistics are never used."""
         return self.classifier.apply(
@@ -71,7 +73,7 @@ class LibContinualWA(TrainModeTeacher, WeightAligning):
 class BatchFisherStage(FisherStage):
     """Computes squares of the mean gradients of augmented batches, in train mode."""
 
-    preprocess = TrainStage.preprocess  # augments a batch as in training
+    draw_augmentation = TrainStage.draw_augmentation  # augments a batch as in training
 
     def num_images(self, task):
         """Counts the images as if the last batch were complete, int32 []."""

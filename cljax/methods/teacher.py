@@ -1,5 +1,7 @@
 """Defines the mixin for methods that distill from a teacher."""
 
+from typing import ClassVar
+
 from cljax.methods.base import Finetune
 from cljax.models import Outputs
 from cljax.state import Batch, LearnerState
@@ -7,6 +9,8 @@ from cljax.state import Batch, LearnerState
 
 class TeacherMixin(Finetune):
     """Mixin for methods with a teacher, a frozen copy of the classifier after the previous task."""
+
+    folds_teacher: ClassVar[bool] = True
 
     def init(self, streams, image_shape):
         """Adds a teacher, which the first task does not use."""

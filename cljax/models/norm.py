@@ -1,5 +1,7 @@
 """Defines batch normalization with PyTorch's running statistics."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
@@ -15,6 +17,8 @@ class BatchNorm(nn.Module):
     Flax's own layer keeps the biased variance, PyTorch's the unbiased one (factor n/(n-1)). The
     published results belong to the latter. Batches are normalized with the biased variance. A batch
     of a single value per channel leaves the running variance as it is.
+
+    A layer without running statistics is folded (see `fold`): it adds its bias, in eval mode only.
 
     Train mode updates the collection `batch_stats` (`mean`, `var`, float32 [C]). If the caller
     makes the collection `moments` mutable, the layer stores the mean and the biased variance of its
@@ -36,6 +40,11 @@ class BatchNorm(nn.Module):
     def __call__(self, x: jax.Array, train: bool, weights: jax.Array | None = None) -> jax.Array:
         """Normalizes x [B, ..., C] -> [B, ..., C] in `dtype`; weights as in `Batch`."""
         channels = x.shape[-1]
+        if not self.is_initializing() and not self.has_variable("batch_stats", "mean"):
+            if train:
+                raise ValueError("this batch norm is folded into its convolution: eval mode only")
+            bias = self.param("bias", nn.initializers.zeros, (channels,))
+            return (x + bias).astype(self.dtype)
         running_mean = self.variable("batch_stats", "mean", jnp.zeros, (channels,))
         running_var = self.variable("batch_stats", "var", jnp.ones, (channels,))
         x = x.astype(jnp.promote_types(x.dtype, jnp.float32))
@@ -45,13 +54,14 @@ class BatchNorm(nn.Module):
             scale = self.param("scale", self.scale_init, (channels,))
             bias = self.param("bias", nn.initializers.zeros, (channels,))
         shares = 1.0 if weights is None else weights.reshape(-1, *[1] * (x.ndim - 1))
+        about = jax.lax.stop_gradient(running_mean.value)
         if train:
-            y, mean, var = normalise(x, shares, scale, bias, self.epsilon)
+            y, mean, var = normalise(x, shares, about, scale, bias, self.epsilon)
         else:
             factor = scale * jax.lax.rsqrt(running_var.value + self.epsilon)
             y = (x - running_mean.value) * factor + bias
             if collect:
-                mean, var = moments(x, shares)
+                mean, var = moments(x, shares, about)
         if collect and not self.is_initializing():
             self.put_variable("moments", "mean", mean)
             self.put_variable("moments", "var", var)
@@ -73,29 +83,68 @@ class BatchNorm(nn.Module):
 
 
 @jax.custom_vjp
-def moments(x: jax.Array, shares: jax.Array | float) -> tuple[jax.Array, jax.Array]:
+def moments(
+    x: jax.Array, shares: jax.Array | float, about: jax.Array
+) -> tuple[jax.Array, jax.Array]:
     """Computes the mean and the biased variance of each channel.
+
+    On CPU first the mean, then the variance. On other devices one pass over x sums distances to
+    `about`; rounding then moves the variance by about the dtype's relative precision times
+    var + (mean - about)^2, so `about` should be near the mean.
 
     Args:
       x: float [B, ..., C].
-      shares: float [B, 1, ...], weights of the rows with mean 1; or 1.0. They get no gradient.
+      shares: float [B, 1, ...], weights of the rows with mean 1; or 1.0.
+      about: float [C], such as the running mean. Neither it nor `shares` gets a gradient.
 
     Returns:
       Two arrays [C].
     """
+    one_pass = functools.partial(_one_pass, shares)
+    two_passes = functools.partial(_two_passes, shares)
+    return jax.lax.platform_dependent(x, about, cpu=two_passes, default=one_pass)
+
+
+def _two_passes(shares, x, _):
     axes = tuple(range(x.ndim - 1))
     mean = (shares * x).mean(axes)
     return mean, (shares * jnp.square(x - mean)).mean(axes)
 
 
-def _moments_forward(x, shares):
-    mean, var = moments(x, shares)
-    return (mean, var), (x, shares, mean)
+def _one_pass(shares, x, about):
+    rows, distances = x.size // x.shape[-1], x - about
+    first, second = sums(shares * distances, shares * jnp.square(distances))
+    shift = first / rows
+    return about + shift, jnp.maximum(second / rows - jnp.square(shift), 0)
+
+
+def sums(*terms: jax.Array) -> list[jax.Array]:
+    """Sums arrays float [B, ..., C] of equal shapes over all axes but the last: [C] each.
+
+    XLA makes one kernel of a reduction of several arrays, but two or more of several reductions.
+    On CPU that one reduction would be a serial loop.
+    """
+    return jax.lax.platform_dependent(*terms, cpu=_one_by_one, default=_together)
+
+
+def _one_by_one(*terms):
+    return [term.sum(tuple(range(term.ndim - 1))) for term in terms]
+
+
+def _together(*terms):
+    zeros = tuple(jnp.zeros((), term.dtype) for term in terms)
+    axes = tuple(range(terms[0].ndim - 1))
+    return list(jax.lax.reduce(terms, zeros, lambda a, b: tuple(map(jnp.add, a, b)), axes))
+
+
+def _moments_forward(x, shares, about):
+    mean, var = moments(x, shares, about)
+    return (mean, var), (x, shares, about, mean)
 
 
 def _moments_backward(saved, gradients):
-    x, shares, mean = saved
-    return _through_moments(x - mean, shares, *gradients), _none_for(shares)
+    x, shares, about, mean = saved
+    return _through_moments(x - mean, shares, *gradients), _none_for(shares), jnp.zeros_like(about)
 
 
 moments.defvjp(_moments_forward, _moments_backward)
@@ -105,45 +154,46 @@ moments.defvjp(_moments_forward, _moments_backward)
 def normalise(
     x: jax.Array,
     shares: jax.Array | float,
+    about: jax.Array,
     scale: jax.Array,
     bias: jax.Array,
     epsilon: jax.Array | float,
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
     """Computes (x - mean) / sqrt(var + epsilon) * scale + bias with the moments of the batch.
 
-    Its gradient takes two sums over x, where the chain rule step by step takes four. `shares` and
-    `epsilon` get no gradient.
+    Its gradient takes two sums over x, where the chain rule step by step takes four. `shares`,
+    `about` and `epsilon` get no gradient.
 
     Args:
-      x, shares: as in `moments`.
+      x, shares, about: as in `moments`.
       scale, bias: float [C] or [].
       epsilon: added to the variance.
 
     Returns:
       The normalized x, and the mean and the biased variance, each [C].
     """
-    mean, var = moments(x, shares)
+    mean, var = moments(x, shares, about)
     return (x - mean) * (jax.lax.rsqrt(var + epsilon) * scale) + bias, mean, var
 
 
-def _normalise_forward(x, shares, scale, bias, epsilon):
-    y, mean, var = normalise(x, shares, scale, bias, epsilon)
-    return (y, mean, var), (x, shares, mean, jax.lax.rsqrt(var + epsilon), scale)
+def _normalise_forward(x, shares, about, scale, bias, epsilon):
+    y, mean, var = normalise(x, shares, about, scale, bias, epsilon)
+    return (y, mean, var), (x, shares, about, mean, jax.lax.rsqrt(var + epsilon), scale)
 
 
 def _normalise_backward(saved, gradients):
-    x, shares, mean, inverse, scale = saved
+    x, shares, about, mean, inverse, scale = saved
     gradient, mean_gradient, var_gradient = gradients
-    axes = tuple(range(x.ndim - 1))
     centred = x - mean
-    total, product = gradient.sum(axes), (gradient * centred).sum(axes)
+    total, product = sums(gradient, gradient * centred)
     mean_gradient -= inverse * scale * total
     var_gradient -= 0.5 * inverse**3 * scale * product
     x_gradient = gradient * (inverse * scale)
     x_gradient += _through_moments(centred, shares, mean_gradient, var_gradient)
     scale_gradient = (inverse * product).sum() if scale.ndim == 0 else inverse * product
     bias_gradient = total.sum() if scale.ndim == 0 else total
-    return x_gradient, _none_for(shares), scale_gradient, bias_gradient, None
+    none = _none_for(shares), jnp.zeros_like(about)
+    return x_gradient, *none, scale_gradient, bias_gradient, None
 
 
 normalise.defvjp(_normalise_forward, _normalise_backward)
@@ -157,6 +207,33 @@ def _through_moments(centred, shares, mean_gradient, var_gradient):
 
 def _none_for(shares):
     return None if isinstance(shares, float) else jnp.zeros_like(shares)
+
+
+def fold(params: PyTree, batch_stats: PyTree, epsilon: float = 1e-5) -> tuple[PyTree, PyTree]:
+    """Folds batch norms in eval mode into the convolutions before them, which have no bias.
+
+    `(x * kernel - mean) factor + bias` with `factor = scale / sqrt(var + epsilon)` is
+    `x * (kernel factor) + (bias - mean factor)`: nothing but a bias is left to add.
+
+    Args:
+      params, batch_stats: of a network in which layer "conv..." is always followed by layer
+        "bn..." of the same name otherwise, as in those of `models.resnet`.
+      epsilon: as in `BatchNorm`.
+
+    Returns:
+      Both, with other kernels, with biases alone as parameters of batch norms, and without their
+      running statistics.
+    """
+    folded, statistics = dict(params), {}
+    for name, layer in params.items():
+        norm = name.replace("conv", "bn")
+        if "kernel" in layer and norm in batch_stats:
+            factor = params[norm]["scale"] * jax.lax.rsqrt(batch_stats[norm]["var"] + epsilon)
+            folded[name] = {"kernel": layer["kernel"] * factor}
+            folded[norm] = {"bias": params[norm]["bias"] - batch_stats[norm]["mean"] * factor}
+        elif name in batch_stats and "mean" not in batch_stats[name]:
+            folded[name], statistics[name] = fold(layer, batch_stats[name], epsilon)
+    return folded, statistics
 
 
 def repeat_statistics_update(before: PyTree, after: PyTree) -> PyTree:

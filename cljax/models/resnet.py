@@ -4,7 +4,7 @@ The CIFAR networks (section 4.2) have three network stages, the others (section 
 """
 
 import functools
-from typing import Literal
+from typing import ClassVar, Literal
 
 import jax
 import jax.numpy as jnp
@@ -190,6 +190,8 @@ class CifarResNet(nn.Module):
         zeros a block starts as its shortcut.
     """
 
+    can_freeze: ClassVar[bool] = True  # layers are named as `norm.fold` expects
+
     depth: int = 32
     width: int = 16
     dtype: jnp.dtype = jnp.float32
@@ -239,6 +241,8 @@ class ResNet(nn.Module):
       last_scale_init: initial values of the scales of the last batch norm of every block, as in
         `CifarResNet`.
     """
+
+    can_freeze: ClassVar[bool] = True  # layers are named as `norm.fold` expects
 
     blocks: tuple[int, int, int, int] = (2, 2, 2, 2)
     bottleneck: bool = False

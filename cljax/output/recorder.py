@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from rich.console import Console
 
-from cljax import files
+from cljax import build, files
 from cljax import problem as problem_lib
 from cljax.compute import device, processes
 from cljax.compute.executor import Executor
@@ -261,6 +261,8 @@ class Recorder:
         logger.info("%s on %s", settings.method.name, self.problem.dataset.name)
         logger.info("device %s; %s", device.device_name(), device.versions())
         logger.info("%s", self.problem.residence)
+        if device.platform() == "gpu":
+            logger.info("CUDA graphs: %s", build.graphs(self.settings))
         for stream, order in zip(streams, self.problem.class_orders, strict=True):
             logger.info("seed %d: class order %s, sizes %s", stream.seed, order, stream.task_sizes)
         # Of a dataset that chooses classes, the user sees which; log.txt has all names of any.

@@ -139,6 +139,13 @@ class ExecutionSettings(Block):
         "`compiled` elsewhere",
         True,
     )
+    graphs: Literal["auto", "off", "step", "epoch"] = _setting(
+        "auto",
+        "CUDA graphs, which a host launches at once: `off`, none; `step`, a step is one; `epoch`, "
+        "the loop of an epoch is one; `auto`, the kernels between convolutions are graphs. "
+        "Without effect elsewhere",
+        True,
+    )
 
 
 class MeshSettings(Block):

@@ -60,6 +60,11 @@ def test_launches():
     assert hlo_counts.launches(thunks) == {"graphs": 1, "convolutions": 5, "kernels": 8}
     graph = thunks.replace("\n    000: kCommandBuffer", "\n    000: kConvolution")
     assert hlo_counts.launches(graph)["graphs"] == 0
+    indented = "\n".join(f"    {line}" for line in thunks.splitlines())
+    whole = f"000: kCommandBuffer [source | sink]\n{indented}"
+    assert hlo_counts.launches(whole) == {"graphs": 0, "convolutions": 0, "kernels": 0}
+    beside = f"000: kCommandBuffer [source | sink]\n    001: kCopy [source]\n{thunks}"
+    assert hlo_counts.launches(beside) == hlo_counts.launches(thunks)
     before, _, rest = thunks.partition("condition:")
     assert hlo_counts.launches(before) == {"graphs": 0, "convolutions": 0, "kernels": 3}
     assert "body:" in rest

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from cljax.data import resample
-from cljax.data.augment import Augmentation, augment, normalise
+from cljax.data.augment import Augmentation, augment, draw, normalise
 from cljax.data.preprocessing import Preprocessing
 from cljax.state import Canvases
 
@@ -25,7 +25,9 @@ def make_canvases(seed=0):
 
 @functools.partial(jax.jit, static_argnums=0)
 def train(augmentation, key, images):
-    return Preprocessing(augmentation, *MOMENTS, input_size=28).train(key, images)
+    preprocessing = Preprocessing(augmentation, *MOMENTS, input_size=28)
+    sizes = images.sizes if isinstance(images, Canvases) else None
+    return preprocessing.train(images, preprocessing.draw(key, 4, sizes))
 
 
 def test_a_test_image_is_the_centre():
@@ -66,7 +68,8 @@ def test_other_changes_come_after_the_part_or_the_centre(augmentation):
         parts = resample.resized_crop(images.pixels, boxes, 28)
     else:
         parts = resample.resize_and_centre_crop(images.pixels, SIZES, 32, 28)
-    expected = normalise(augment(KEY, parts, augmentation), *MOMENTS)
+    draws = draw(KEY, 4, augmentation)
+    expected = normalise(augment(parts, draws, augmentation), *MOMENTS)
     np.testing.assert_allclose(train(augmentation, KEY, images), expected, rtol=0, atol=1e-6)
 
 
@@ -94,6 +97,7 @@ def test_rows_of_canvases():
 def test_images_of_one_size_are_only_changed_and_normalised():
     pixels = make_canvases().pixels
     full = Augmentation(0.3, 0.8, True, 4)
-    expected = jax.jit(lambda x: normalise(augment(KEY, x, full), *MOMENTS))(pixels)
+    draws = draw(KEY, 4, full)
+    expected = jax.jit(lambda x: normalise(augment(x, draws, full), *MOMENTS))(pixels)
     np.testing.assert_array_equal(train(full, KEY, pixels), expected)
     np.testing.assert_array_equal(Preprocessing(full, *MOMENTS).center(pixels), pixels)

@@ -13,6 +13,7 @@ from cljax import inversion as inversion_lib
 from cljax import losses
 from cljax.interop import torch
 from cljax.inversion import Inversion
+from tests.helpers import tiny
 from tests.helpers.goldens import PRECISIONS, Expected, channels_first, enable, jit, network
 from tests.helpers.tiny import fresh
 
@@ -58,7 +59,7 @@ def first(case):
         images, _ = apply(start, case.latents[0])
         outputs, collected = case.classifier.apply(teacher, images, mutable=["moments"])
         moments = collected["moments"]
-        divergences = inversion_lib.statistics_divergence(teacher["batch_stats"], moments)
+        divergences = tiny.divergences(teacher["batch_stats"], moments)
         roughness = jnp.square(images - inversion_lib.smooth(images)).mean()
         return images, outputs.logits, divergences, roughness
 

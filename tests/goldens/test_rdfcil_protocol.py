@@ -9,7 +9,6 @@ import jax
 import numpy as np
 import pytest
 
-from cljax import inversion as inversion_lib
 from cljax.data.streams import class_order, split_sizes
 from cljax.interop import torch
 from cljax.inversion import Inversion
@@ -235,7 +234,9 @@ def inverted(rdfcil_goldens, request):
     update = jit(stage.update.__func__)
     with enable(precision):
         state = tiny.learner({}, teacher=teacher, generator=tiny.fresh(start))
-        inputs = StepInput(method, stage, None, rdfcil.third_task(), 0)
+        task = rdfcil.third_task()
+        inputs = StepInput(method, stage, None, task, 0)
+        inputs = inputs._replace(prepared=stage.prepare(method, state, task, None, 0))
         images = jit(lambda z: generator.apply(start, z, train=True, mutable=["batch_stats"])[0])
         images, history, after = images(latents[0]), [], []
         for z in latents:
@@ -250,9 +251,7 @@ def inverted(rdfcil_goldens, request):
         )
         labels = jit(lambda images: module.apply(teacher, images).logits[:, :OLD].argmax(-1))
         _, collected = jit(lambda x: module.apply(teacher, x, mutable=["moments"]))(images)
-        divergences = inversion_lib.statistics_divergence(
-            teacher["batch_stats"], collected["moments"]
-        )
+        divergences = tiny.divergences(teacher["batch_stats"], collected["moments"])
         return SimpleNamespace(
             expected=expected,
             precision=precision,

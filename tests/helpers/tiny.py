@@ -4,7 +4,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from flax import traverse_util
 
+from cljax import inversion as inversion_lib
 from cljax.data.augment import Augmentation
 from cljax.data.preprocessing import Preprocessing
 from cljax.inversion import Inversion
@@ -20,7 +22,7 @@ from cljax.methods.lwf import LearningWithoutForgetting
 from cljax.models import LATENT_SIZE, Classifier, Generator, make_classifier
 from cljax.optimizer import SGD
 from cljax.rng import Streams
-from cljax.stages import InversionStage, StepInput, TrainStage
+from cljax.stages import Epoch, InversionStage, StepInput, TrainStage
 from cljax.state import GeneratorState, LearnerState, Subset, Task, hyperparameters
 
 NUM_CLASSES = 10
@@ -32,7 +34,9 @@ NO_MEMORY = MemoryPolicy(0, "random", "bootstrap", False)
 
 def update(stage, method, state, task, batch, epoch, key):
     """A stage's update of a state by a given batch."""
-    inputs = StepInput(method, stage, None, task, epoch)
+    teacher = None if task is None else method.epoch_teacher(state, task)
+    prepared = Epoch(None, None, None, None, teacher)
+    inputs = StepInput(method, stage, None, task, epoch, prepared)
     return stage.update(inputs, state, (batch, key))
 
 
@@ -150,6 +154,19 @@ def learner(params, batch_stats=None, streams=ZEROS, **parts) -> LearnerState:
     """A state of which only the given parts exist."""
     names = ("opt_state", "teacher", "generator", "exemplars")
     return LearnerState(params, batch_stats or {}, streams=streams, **dict.fromkeys(names) | parts)
+
+
+def divergences(running, moments) -> dict[str, np.ndarray]:
+    """The divergence of each batch-norm layer, by the layer's path."""
+    running, moments = (traverse_util.flatten_dict(tree, sep="/") for tree in (running, moments))
+    result = {}
+    for layer in sorted({path.rpartition("/")[0] for path in moments}):
+        alone = (
+            {name: tree[f"{layer}/{name}"] for name in ("mean", "var")}
+            for tree in (running, moments)
+        )
+        result[layer] = inversion_lib.statistics_divergence(*alone)
+    return result
 
 
 def task(

@@ -30,7 +30,7 @@ def test_importance_is_the_mean_of_the_images_squared_gradients():
     method = libcontinual.build(EWC, 7, tiny.sgd(), shift=9.0, fisher_stage=fisher_stage)
     data, task = libcontinual.data_of(vectors), libcontinual.make_task((3, 2), 1, 5)
     state = start = method.init(tiny.ZEROS, (12,))
-    prepared = fisher_stage.prepare(state, task, data, 0)
+    prepared = fisher_stage.prepare(method, state, task, data, 0)
     step = jax.jit(tiny.step)
     assert fisher_stage.num_steps(0, 10) == 3
     for i in range(3):

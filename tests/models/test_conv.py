@@ -146,7 +146,7 @@ def normalise_by_steps(x, shares, scale, bias, epsilon):
 @pytest.mark.parametrize("shape", [(4, 3, 2, 5), (6, 5)])
 @pytest.mark.parametrize("affine", [False, True])
 def test_batch_norm(padded, shape, affine):
-    x, scale, bias = draw(shape, shape[-1:], shape[-1:])
+    x, about, scale, bias = draw(shape, shape[-1:], shape[-1:], shape[-1:])
     if not affine:
         scale, bias = jnp.ones(()), jnp.zeros(())
     shares = 1.0
@@ -158,13 +158,39 @@ def test_batch_norm(padded, shape, affine):
         lambda *args: normalise_by_steps(args[0], shares, *args[1:], 1e-5), x, scale, bias
     )
     actual, by_hand = jax.vjp(
-        lambda *args: norm.normalise(args[0], shares, *args[1:], 1e-5), x, scale, bias
+        lambda x, *args: norm.normalise(x, shares, about, *args, 1e-5), x, scale, bias
     )
     jax.tree.map(same, actual, expected)
     gradients = tuple(draw(*(value.shape for value in expected)))
     jax.tree.map(same, by_hand(gradients), transposed(gradients))
 
     expected, transposed = jax.vjp(lambda x: moments_by_steps(x, shares), x)
-    actual, by_hand = jax.vjp(lambda x: norm.moments(x, shares), x)
+    actual, by_hand = jax.vjp(lambda x: norm.moments(x, shares, about), x)
     jax.tree.map(same, actual, expected)
     same(by_hand(gradients[1:])[0], transposed(gradients[1:])[0])
+
+
+def test_sums_of_accelerators():
+    """The one reduction that programs for GPUs and TPUs have."""
+    terms = [x.astype(jnp.float32) for x in draw((4, 8, 8, 3), (4, 8, 8, 3))]
+    for x, together, alone in zip(terms, norm._together(*terms), norm.sums(*terms), strict=True):
+        np.testing.assert_allclose(together, np.float64(x).sum((0, 1, 2)), rtol=1e-5)
+        np.testing.assert_allclose(together, alone, rtol=1e-5)
+    text = jax.jit(norm.sums).trace(*terms).lower(lowering_platforms=("cuda",)).as_text()
+    assert text.count("stablehlo.reduce") == 1
+    assert jax.jit(norm.sums).lower(*terms).as_text().count("stablehlo.reduce") == 2
+
+
+@pytest.mark.parametrize("padded", [False, True])
+def test_moments_of_accelerators(padded):
+    """One pass; rounding is as documented, and a variance is never negative."""
+    x, about = draw((6, 3, 2, 5), (5,))
+    shares = jnp.array([1.2] * 5 + [0.0]).reshape(-1, 1, 1, 1) if padded else 1.0
+    jax.tree.map(same, norm._one_pass(shares, x, about), moments_by_steps(x, shares))
+    spread, far = 1e-3 * np.random.default_rng(0).normal(size=(64, 4)), np.float32([0, 3, 30, 300])
+    x = np.float32(spread + far)
+    mean, var = norm._one_pass(1.0, x, np.zeros(4, np.float32))
+    np.testing.assert_allclose(mean, np.float64(x).mean(0), rtol=1e-6, atol=1e-9)
+    assert (np.abs(var - np.float64(x).var(0)) < 1e-6 * (1e-6 + far**2)).all()
+    _, var = norm._one_pass(1.0, np.tile(far, (64, 1)), np.zeros(4, np.float32))
+    assert var.dtype == jnp.float32 and (var >= 0).all()

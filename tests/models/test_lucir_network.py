@@ -270,7 +270,9 @@ def test_inversion_matches_the_statistics_of_projections_too():
     _, collected = jax.jit(lambda v, x: module.apply(v, x, mutable=["moments"]))(
         variables, tiny.images(4, seed=1)
     )
-    divergences = inversion.statistics_divergence(variables["batch_stats"], collected["moments"])
+    divergences = tiny.divergences(variables["batch_stats"], collected["moments"])
+    mean = inversion.statistics_divergence(variables["batch_stats"], collected["moments"])
+    np.testing.assert_allclose(mean, np.mean([*divergences.values()]), rtol=1e-6)
     assert len(divergences) == 1 + 3 * 2 + 2
     assert {f"backbone/stage{i}_block0/shortcut_bn" for i in (2, 3)} <= set(divergences)
 
