@@ -32,5 +32,5 @@ def get_config(options: str = ""):
     return config
 
 
-def default_workdir(options: str = "") -> str | None:
+def default_workdir(options: str) -> str | None:
     return dfcil.log_dir(options)

@@ -20,9 +20,9 @@ def get_config(path: str = ""):
     config = common.cifar(common.experiment(found.method, **defaults | found.own), found.data)
     config.update_from_flattened_dict(found.settings)
     for line in found.notes:
-        note("%s", line)
+        note("%s: %s", Path(path).name, line)
     return config
 
 
-def default_workdir(path: str = "") -> str:
+def default_workdir(path: str) -> str:
     return f"runs/libcontinual_{Path(path).stem}"

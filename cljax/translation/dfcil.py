@@ -1,4 +1,4 @@
-"""Translates the command line of the ABD reference code; docs/original_options.md has its options."""
+"""Translates options of the ABD reference code; docs/original_options.md has them."""
 
 import argparse
 import os
@@ -111,7 +111,9 @@ def read(argument: str) -> Translation:
     """
     options, environment, where = _parse(argument)
     found = translate(options, where)
-    passed_on = [f"{name}={v}: set it before the command of cljax" for name, v in environment.items()]
+    passed_on = [
+        f"{name}={v}: set it before the command of cljax" for name, v in environment.items()
+    ]
     return found._replace(notes=passed_on + found.notes)
 
 
@@ -157,7 +159,7 @@ def _parse(argument: str) -> tuple[argparse.Namespace, dict[str, str], str]:
     argument = argument.strip()
     if not argument:
         raise UserError(
-            "dfcil: no options; write --config=dfcil:\"--dataset CIFAR100 ...\" or the path of a "
+            'dfcil: no options; write --config=dfcil:"--dataset CIFAR100 ..." or the path of a '
             "script with one command"
         )
     where, text = "dfcil", argument
@@ -181,7 +183,9 @@ def _parse(argument: str) -> tuple[argparse.Namespace, dict[str, str], str]:
         known = [*_FLAGS.split(), *_OPTIONS]
         name = unknown[0].lstrip("-").partition("=")[0]
         near = hint(name, known)
-        raise UserError(f"{where}: {shown(unknown[0])}: the reference code has no such option; {near}")
+        raise UserError(
+            f"{where}: {shown(unknown[0])}: the reference code has no such option; {near}"
+        )
     return options, environment, where
 
 

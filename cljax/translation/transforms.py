@@ -10,7 +10,7 @@ _PREFIX = "data.augmentation."
 
 
 def preprocessing(train: Any, test: Any, data: str) -> tuple[dict[str, Any], list[str]]:
-    """Returns the settings of augmentation and standardization, and a note for each other transform.
+    """Returns the settings of augmentation and moments, and a note for each other transform.
 
     Args:
       train, test: lists of {NAME: {argument: value}}, or None for LibContinual's own.
@@ -41,7 +41,11 @@ def preprocessing(train: Any, test: Any, data: str) -> tuple[dict[str, Any], lis
         else:
             settings |= found
     if test is not None:
-        of_test = [_moments("test_trfms", a) for n, a in _transforms("test_trfms", test) if n == "Normalize"]
+        of_test = [
+            _moments("test_trfms", a)
+            for n, a in _transforms("test_trfms", test)
+            if n == "Normalize"
+        ]
         if of_test != ([moments] if moments else []):
             raise ValueError("train_trfms and test_trfms: Normalize differs; use the same values")
     if moments is None:
@@ -69,9 +73,9 @@ def _augmentation(name: str, arguments: dict[str, Any]) -> dict[str, Any] | None
     if name == "RandomCrop" and type(arguments.get("padding", 0)) is int:
         return {f"{_PREFIX}crop_padding": arguments.get("padding", 0)}
     strengths = {key: arguments.get(key, 0) for key in ("brightness", "contrast")}
-    if name == "ColorJitter" and arguments.keys() <= strengths.keys():
-        if all(type(value) in (int, float) for value in strengths.values()):
-            return {_PREFIX + key: float(value) for key, value in strengths.items()}
+    are_numbers = all(type(value) in (int, float) for value in strengths.values())
+    if name == "ColorJitter" and arguments.keys() <= strengths.keys() and are_numbers:
+        return {_PREFIX + key: float(value) for key, value in strengths.items()}
     if name == "RandomResizedCrop":
         return {f"{_PREFIX}resized_crop": True}
     return None

@@ -14,7 +14,9 @@ _LARGEST = 2**16  # bytes of a file; LibContinual's own have less than 2**12
 _MOST_VALUES = 10_000  # of a file, counted after aliases (&name, *name) are replaced
 _DEEPEST = 20  # levels
 # Included by LibContinual's default.yaml, so that their values hold without the files.
-DEFAULT_HEADERS = tuple(f"headers/{n}.yaml" for n in "data device model optimizer test".split())
+DEFAULT_HEADERS = tuple(
+    f"headers/{n}.yaml" for n in ["data", "device", "model", "optimizer", "test"]
+)
 
 
 class _Loader(yaml.SafeLoader):
@@ -33,8 +35,8 @@ def read_with_includes(path: str | os.PathLike[str]) -> tuple[dict[str, Any], li
 
     A key of the file replaces that of an included file, and a later included file replaces an
     earlier one; blocks are replaced as a whole. Included files are sought beside the file and, if
-    it is in a directory `config`, there; they must be in that directory tree. An included file's own
-    `includes` have no effect, as in LibContinual.
+    it is in a directory `config`, there; they must be in that directory tree. The `includes` of an
+    included file have no effect, as in LibContinual.
 
     Args:
       path: the file.
@@ -111,7 +113,7 @@ def _read(path: Path) -> dict[str, Any]:
 
 def _parse(content: bytes) -> Any:
     try:
-        return yaml.load(content, _Loader)  # noqa: S506, a safe loader
+        return yaml.load(content, _Loader)
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         line = f"line {mark.line + 1}: " if mark else ""
