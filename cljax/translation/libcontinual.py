@@ -103,7 +103,8 @@ def _dataset(values: Values) -> str:
     if name == "None":
         name = Path(str(values.all.get("data_root"))).name
     values.choice("dataset", name, DATASETS, "dataset")
-    if DATASETS.get(of_backbone, DATASETS[name])[0] != DATASETS[name][0]:
+    is_known = name != "folder" and of_backbone in DATASETS
+    if is_known and DATASETS[of_backbone][0] != DATASETS[name][0]:
         values.fail("dataset", name, f"backbone.kwargs.args.dataset is {of_backbone}; use one")
     return name
 
