@@ -4,6 +4,8 @@ import difflib
 from collections.abc import Iterable
 from typing import Any, NamedTuple
 
+from cljax.errors import printable
+
 
 class Translation(NamedTuple):
     """Holds what the settings of another program are in cljax.
@@ -31,8 +33,8 @@ def hint(wrong: object, known: Iterable[str]) -> str:
 
 
 def shown(value: object) -> str:
-    """Returns a value as messages show it, shortened."""
-    text = str(value)
+    """Returns a value as messages show it: on one line, shortened."""
+    text = printable(value)
     return text if len(text) <= 60 else f"{text[:57]}..."
 
 

@@ -5,7 +5,7 @@ import os
 from typing import Any, NoReturn
 
 from cljax import files
-from cljax.errors import UserError
+from cljax.errors import UserError, printable
 from cljax.translation import Translation, hint, shown, split_classes
 from cljax.translation.shell import find_arguments
 
@@ -97,7 +97,7 @@ class _Parser(argparse.ArgumentParser):
     where = ""
 
     def error(self, message: str) -> NoReturn:
-        raise UserError(f"{self.where}: {message}")
+        raise UserError(f"{self.where}: {printable(message)}")
 
 
 def read(argument: str) -> Translation:
@@ -112,7 +112,7 @@ def read(argument: str) -> Translation:
     options, environment, where = _parse(argument)
     found = translate(options, where)
     passed_on = [
-        f"{name}={v}: set it before the command of cljax" for name, v in environment.items()
+        f"{name}={shown(v)}: set it before the command of cljax" for name, v in environment.items()
     ]
     return found._replace(notes=passed_on + found.notes)
 
@@ -148,8 +148,8 @@ def translate(options: argparse.Namespace, where: str = "dfcil") -> Translation:
     if options.load_model_dir:
         settings["first_task_from"] = options.load_model_dir
         notes.append(
-            f"--load_model_dir={options.load_model_dir}: must be the workdir of a cljax run; for "
-            "PyTorch state dicts see docs/interop.md"
+            f"--load_model_dir={shown(options.load_model_dir)}: must be the workdir of a cljax "
+            "run; for PyTorch state dicts see docs/interop.md"
         )
     return Translation(method, own, data, settings, notes)
 
@@ -165,6 +165,10 @@ def _parse(argument: str) -> tuple[argparse.Namespace, dict[str, str], str]:
     where, text = "dfcil", argument
     if not argument.startswith("-") and PROGRAM not in argument:
         where = argument = os.path.expanduser(argument)
+        if " " in argument and not os.path.exists(argument):
+            raise UserError(
+                f"dfcil: {shown(argument)}: neither options, which begin with --, nor a script"
+            )
         with files.reading(argument, "a shell script"), files.open_plain(argument) as file:
             content = file.read(_LARGEST + 1)
             if len(content) > _LARGEST:

@@ -32,7 +32,7 @@ def find_arguments(text: str, program: str, where: str) -> tuple[list[str], dict
       UserError: quotes do not match, a variable has no value, or there is no or no single command.
     """
     if text.lstrip().startswith("-"):
-        text = f"{program} {text.lstrip()}"
+        text = " ".join([program, *re.split(r"\\?\r?\n", text.strip())])
     found = list(_commands(text, program, where))
     if len(found) != 1:
         raise UserError(
@@ -56,6 +56,11 @@ def _commands(text, program, where) -> Iterator[tuple[list[str], dict[str, str]]
                 yield [part for w in after for part in _expand(w, variables, where)], environment
             elif not words:
                 variables |= environment
+            elif words[0].startswith("-"):
+                raise UserError(
+                    f"{where}: {shown(words[0])}: a line begins with an option; end the line before "
+                    "it with a backslash"
+                )
 
 
 def _split(line: str, where: str) -> Iterator[list[str]]:

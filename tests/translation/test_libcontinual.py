@@ -288,6 +288,7 @@ MISTAKES = {
     "no rate": ({"optimizer.kwargs.lr": None}, "optimizer.kwargs.lr is missing"),
     "text": ({"optimizer.kwargs.lr": "fast"}, "kwargs.lr=fast: must be a number from 0 on"),
     "infinite": ({"optimizer.kwargs.lr": float("inf")}, "kwargs.lr=inf: must be a number"),
+    "two lines": ({"seed": "a\nb"}, "seed=a\\nb: must be a whole number"),
     "truth": ({"epoch": True}, "epoch=True: must be a whole number from 1 on"),
     "fraction": ({"epoch": 1.5}, "epoch=1.5: must be a whole number from 1 on"),
     "block": ({"optimizer": 3}, "optimizer=3: must be a block with name and kwargs"),
