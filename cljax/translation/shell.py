@@ -58,8 +58,8 @@ def _commands(text, program, where) -> Iterator[tuple[list[str], dict[str, str]]
                 variables |= environment
             elif words[0].startswith("-"):
                 raise UserError(
-                    f"{where}: {shown(words[0])}: a line begins with an option; end the line before "
-                    "it with a backslash"
+                    f"{where}: {shown(words[0])}: a line begins with an option; end the line "
+                    "before it with a backslash"
                 )
 
 
