@@ -1,52 +1,14 @@
 """Translates options of the ABD reference code; docs/original_options.md has them."""
 
 import argparse
-import os
 from typing import Any, NoReturn
 
-from cljax import files
-from cljax.errors import UserError, printable
+from cljax.errors import UserError
 from cljax.translation import Translation, hint, shown, split_classes
-from cljax.translation.shell import find_arguments
+from cljax.translation.dfcil_options import parse
 
-PROGRAM = "run_dfcil.py"
-_LARGEST = 2**16  # bytes of a script; the reference code's have less than 2**13
 _LARGEST_COUNT = 10_000  # of tasks and repetitions, which become lists
 
-_FLAGS = "train_aug rand_split validation DW oracle_flag"
-# name: (type, default, whether it takes several values), as the reference code has them
-_OPTIONS: dict[str, tuple[type, Any, bool]] = {
-    "gpuid": (int, None, True),
-    "log_dir": (str, None, False),
-    "model_type": (str, "mlp", False),
-    "model_name": (str, "MLP", False),
-    "gen_model_type": (str, "mlp", False),
-    "gen_model_name": (str, "MLP", False),
-    "learner_type": (str, "default", False),
-    "learner_name": (str, "NormalNN", False),
-    "dataroot": (str, None, False),
-    "dataset": (str, "MNIST", False),
-    "load_model_dir": (str, None, False),
-    "workers": (int, None, False),
-    "repeat": (int, 1, False),
-    "overwrite": (int, 0, False),
-    "optimizer": (str, "SGD", False),
-    "lr": (float, 0.01, False),
-    "momentum": (float, 0.0, False),
-    "weight_decay": (float, 0.0, False),
-    "schedule": (int, [2], True),
-    "schedule_type": (str, "decay", False),
-    "batch_size": (int, 64, False),
-    "power_iters": (int, 10, False),
-    "deep_inv_params": (float, [-1.0], True),
-    "first_split_size": (int, 2, False),
-    "other_split_size": (int, 2, False),
-    "max_task": (int, -1, False),
-    "memory": (int, 0, False),
-    "temp": (float, None, False),
-    "mu": (float, None, False),
-    "beta": (float, None, False),
-}
 _DEFAULT_MU, _DEFAULT_TEMPERATURE = 1.0, 2.0
 
 # dataset: (config.data.name, number of classes)
@@ -91,15 +53,6 @@ _NO_COUNTERPART = {
 }
 
 
-class _Parser(argparse.ArgumentParser):
-    """Reads the options as argparse does; its errors are UserErrors."""
-
-    where = ""
-
-    def error(self, message: str) -> NoReturn:
-        raise UserError(f"{self.where}: {printable(message)}")
-
-
 def read(argument: str) -> Translation:
     """Translates options, a command with them, or a shell script with one such command.
 
@@ -109,7 +62,7 @@ def read(argument: str) -> Translation:
     Raises:
       UserError: there is no such file, the options are wrong, or cljax cannot train so.
     """
-    options, environment, where = _parse(argument)
+    options, environment, where = parse(argument)
     found = translate(options, where)
     passed_on = [
         f"{name}={shown(v)}: set it before the command of cljax" for name, v in environment.items()
@@ -119,11 +72,11 @@ def read(argument: str) -> Translation:
 
 def log_dir(argument: str) -> str | None:
     """Returns the directory of results that the options name, or None."""
-    return _parse(argument)[0].log_dir
+    return parse(argument)[0].log_dir
 
 
 def translate(options: argparse.Namespace, where: str = "dfcil") -> Translation:
-    """Translates options as `_OPTIONS` has them; None: not given, if it is the default there.
+    """Translates options as `dfcil_options.parse` returns them; None: not given.
 
     Args:
       options: values by name.
@@ -152,45 +105,6 @@ def translate(options: argparse.Namespace, where: str = "dfcil") -> Translation:
             "run; for PyTorch state dicts see docs/interop.md"
         )
     return Translation(method, own, data, settings, notes)
-
-
-def _parse(argument: str) -> tuple[argparse.Namespace, dict[str, str], str]:
-    """Returns the options, the environment before them, and the name that messages have."""
-    argument = argument.strip()
-    if not argument:
-        raise UserError(
-            'dfcil: no options; write --config=dfcil:"--dataset CIFAR100 ..." or the path of a '
-            "script with one command"
-        )
-    where, text = "dfcil", argument
-    if not argument.startswith("-") and PROGRAM not in argument:
-        where = argument = os.path.expanduser(argument)
-        if " " in argument and not os.path.exists(argument):
-            raise UserError(
-                f"dfcil: {shown(argument)}: neither options, which begin with --, nor a script"
-            )
-        with files.reading(argument, "a shell script"), files.open_plain(argument) as file:
-            content = file.read(_LARGEST + 1)
-            if len(content) > _LARGEST:
-                raise ValueError(f"more than {_LARGEST} bytes")
-            text = content.decode()
-    arguments, environment = find_arguments(text, PROGRAM, where)
-    parser = _Parser(add_help=False)
-    parser.where = where
-    for name in _FLAGS.split():
-        parser.add_argument(f"--{name}", action="store_true")
-    for name, (kind, default, several) in _OPTIONS.items():
-        nargs = "+" if several else None
-        parser.add_argument(f"--{name}", type=kind, default=default, nargs=nargs)
-    options, unknown = parser.parse_known_args(arguments)
-    if unknown:
-        known = [*_FLAGS.split(), *_OPTIONS]
-        name = unknown[0].lstrip("-").partition("=")[0]
-        near = hint(name, known)
-        raise UserError(
-            f"{where}: {shown(unknown[0])}: the reference code has no such option; {near}"
-        )
-    return options, environment, where
 
 
 def _fail(where: str, name: str, value: object, what: str) -> NoReturn:
