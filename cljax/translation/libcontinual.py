@@ -3,6 +3,7 @@
 import os
 from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from cljax.errors import UserError
@@ -34,26 +35,31 @@ def read(path: str) -> Translation:
         other.
     """
     path = os.path.expanduser(path)
-    given, notes = read_with_includes(path)
-    found = translate(given, Path(path).name)
-    return found._replace(notes=notes + found.notes)
+    files = read_with_includes(path)
+    found = translate(files.values, Path(path).name, files.headers)
+    return found._replace(notes=files.notes + found.notes)
 
 
-def translate(given: Mapping[str, Any], where: str = "libcontinual") -> Translation:
+def translate(
+    given: Mapping[str, Any],
+    where: str = "libcontinual",
+    headers: Mapping[str, Any] = MappingProxyType({}),
+) -> Translation:
     """Translates the settings of one run.
 
     Args:
-      given: values by LibContinual's keys; keys that are absent have LibContinual's values.
+      given: values by LibContinual's keys.
       where: begins messages, such as the file's name.
+      headers: values of other keys in LibContinual's headers, whose values are known if absent.
 
     Raises:
       UserError: a key or value is unknown, or values contradict each other.
     """
-    values = Values(given, DEFAULTS, where)
-    values.check_keys("", given, KNOWN)
+    values = Values(given, DEFAULTS | dict(headers), where)
+    values.check_keys("", values.all, KNOWN)
     for key, reason in NO_COUNTERPART.items():
-        if key in given:
-            values.note(key, given[key], reason)
+        if key in values.all:
+            values.note(key, values.all[key], reason)
     name, kwargs = values.block("classifier")
     method = METHODS[values.choice("classifier.name", name, METHODS, "method")]
     data, num_classes, settings = _data(values, kwargs)

@@ -2,7 +2,7 @@
 
 import os
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import yaml
 
@@ -30,19 +30,30 @@ class _Loader(yaml.SafeLoader):
                 )
 
 
-def read_with_includes(path: str | os.PathLike[str]) -> tuple[dict[str, Any], list[str]]:
+class Files(NamedTuple):
+    """Holds the settings of a file and of those that it includes.
+
+    Attributes:
+      values: by key, without those of `headers`.
+      headers: those of LibContinual's headers, its defaults, that no other file replaces.
+      notes: a note for each include without effect.
+    """
+
+    values: dict[str, Any]
+    headers: dict[str, Any]
+    notes: list[str]
+
+
+def read_with_includes(path: str | os.PathLike[str]) -> Files:
     """Reads a file and those that its key `includes` names, as LibContinual merges them.
 
     A key of the file replaces that of an included file, and a later included file replaces an
-    earlier one; blocks are replaced as a whole. Included files are sought beside the file and, if
-    it is in a directory `config`, there; they must be in that directory tree. The `includes` of an
-    included file have no effect, as in LibContinual.
+    earlier one; blocks are replaced as a whole. The headers come first. Included files are
+    sought beside the file and, if it is in a directory `config`, there; they must be in that
+    directory tree. The `includes` of an included file have no effect, as in LibContinual.
 
     Args:
       path: the file.
-
-    Returns:
-      The values by key, without `includes`, and a note for each include without effect.
 
     Raises:
       UserError: a file is missing, too large, not YAML or not a mapping, or an include is outside
@@ -50,7 +61,7 @@ def read_with_includes(path: str | os.PathLike[str]) -> tuple[dict[str, Any], li
     """
     path = Path(path)
     own = _read(path)
-    values, notes = {}, []
+    values, headers, notes = {}, {}, []
     for name in _includes(path, own):
         included = _find(path, name)
         if included is None and name in DEFAULT_HEADERS:
@@ -69,8 +80,9 @@ def read_with_includes(path: str | os.PathLike[str]) -> tuple[dict[str, Any], li
                 "the lines"
             )
         notes += [f"{name} includes {one}: LibContinual does not follow it" for one in further]
-        values |= inner
-    return values | own, notes
+        (headers if name in DEFAULT_HEADERS else values).update(inner)
+    values |= own
+    return Files(values, {k: v for k, v in headers.items() if k not in values}, notes)
 
 
 def _includes(path: Path, values: dict[str, Any]) -> list[str]:

@@ -166,6 +166,20 @@ def test_what_has_no_counterpart_or_contradicts_itself_is_told(tmp_path):
     ]
 
 
+def test_libcontinuals_headers_beside_the_file_change_nothing(tmp_path):
+    alone = libcontinual.get_config(write(tmp_path, FILES["document"]))
+    (tmp_path / "headers").mkdir()
+    write(tmp_path / "headers", {"pin_memory": False, "image_size": 32}, "data.yaml")
+    write(tmp_path / "headers", {"n_gpu": 1, "seed": 1993}, "device.yaml")
+    write(tmp_path / "headers", {"epoch": 50, "batch_size": 64}, "model.yaml")
+    path = write(tmp_path, FILES["document"])
+    assert changed(libcontinual.get_config(path), alone) == {}
+    notes = translation.read(path).notes
+    assert "pin_memory=False: images are on the device" in notes
+    write(tmp_path / "headers", {"epoch": 200, "batch_size": 32}, "model.yaml")
+    assert changed(libcontinual.get_config(path), alone) == {"epochs": 200, "batch_size": 32}
+
+
 @pytest.mark.parametrize(
     ("name", "changes", "settings", "note"),
     [

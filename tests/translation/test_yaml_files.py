@@ -24,19 +24,32 @@ def test_later_files_and_the_file_itself_win_and_blocks_are_replaced(tmp_path):
         one="a: 1\nb: 1\nc: 1\nblock: {x: 0, y: 0}\n",
         headers_two="b: 2\nc: 2\n",
     )
-    assert read_with_includes(path) == ({"a": 1, "b": 2, "c": 3, "block": {"x": 1}}, [])
+    values, headers, _ = read_with_includes(path)
+    assert values == {"a": 1, "b": 2, "c": 3, "block": {"x": 1}}
+    assert headers == {}
 
 
 def test_includes_of_a_file_in_a_folder_of_configs(tmp_path):
     """LibContinual has config/METHOD/FILE.yaml, which includes config/headers/FILE.yaml."""
     path = write(tmp_path, config_bic_mine="includes: [headers/a.yaml]", config_headers_a="a: 1")
-    assert read_with_includes(path) == ({"a": 1}, [])
+    assert read_with_includes(path) == ({"a": 1}, {}, [])
 
 
 def test_missing_headers_have_libcontinuals_values(tmp_path):
     path = write(tmp_path, mine="includes: [headers/model.yaml]\na: 1")
     note = "includes headers/model.yaml: not found; LibContinual's own values are used"
-    assert read_with_includes(path) == ({"a": 1}, [note])
+    assert read_with_includes(path) == ({"a": 1}, {}, [note])
+
+
+def test_headers_are_defaults_wherever_they_stand(tmp_path):
+    path = write(
+        tmp_path,
+        mine="includes: [one.yaml, headers/model.yaml, headers/data.yaml]\na: 1",
+        one="b: 1",
+        headers_model="a: 2\nb: 2\nc: 2",
+        headers_data="d: 3\nc: 3",
+    )
+    assert read_with_includes(path) == ({"a": 1, "b": 1}, {"c": 3, "d": 3}, [])
 
 
 def test_an_included_file_includes_nothing(tmp_path):
@@ -44,7 +57,7 @@ def test_an_included_file_includes_nothing(tmp_path):
         tmp_path, mine="includes: [one.yaml]", one="includes: [two.yaml]\na: 1", two="b: 1"
     )
     note = "one.yaml includes two.yaml: LibContinual does not follow it"
-    assert read_with_includes(path) == ({"a": 1}, [note])
+    assert read_with_includes(path) == ({"a": 1}, {}, [note])
 
 
 def test_a_key_twice_and_anchors_as_libcontinuals_files_have_them(tmp_path):
