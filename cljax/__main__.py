@@ -58,8 +58,8 @@ def run(argv: list[str]) -> None:
     from absl import flags, logging
     from ml_collections import config_flags
 
-    from cljax import cli
-    from cljax.errors import printable
+    from cljax import cli, config_files
+    from cljax.errors import UserError, printable
 
     if len(argv) > 1:
         cli.fail(f"unexpected arguments {' '.join(argv[1:])}; use --config.KEY=VALUE for settings")
@@ -68,10 +68,13 @@ def run(argv: list[str]) -> None:
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     logging.set_verbosity(logging.FATAL)
     values = flags.FLAGS
-    path, _, _ = config_flags.get_config_filename(values["config"]).partition(":")
-    config, workdir = values.config, values.workdir or str(Path("runs") / Path(path).stem)
+    path = config_flags.get_config_filename(values["config"])
+    try:
+        config, workdir = values.config, values.workdir or config_files.default_workdir(path)
+    except UserError as error:
+        cli.fail(error)
     if not (values.process_id or values.distributed):  # the imports below take a second or two
-        what = f"{Path(path).stem}, seeds {config.get('seeds')}, in {workdir}"
+        what = f"{Path(path.partition(':')[0]).stem}, seeds {config.get('seeds')}, in {workdir}"
         print(printable(f"cljax {__version__}: {what}"), flush=True)
     # Imported here: `--help` needs neither JAX nor data.
     from cljax import dry_run, errors, experiment, table

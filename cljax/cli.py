@@ -13,7 +13,7 @@ from absl import app, flags
 from ml_collections import ConfigDict, config_flags
 
 from cljax import __version__, config_files, settings
-from cljax.errors import UserError
+from cljax.errors import UserError, keeping_notes
 from cljax.output import terminal
 
 _TUNABLES = "GLIBC_TUNABLES"
@@ -93,7 +93,12 @@ def help_page(description: str, own: Iterable[flags.FlagHolder]) -> str:
         "config.json in a workdir holds those of its run."
     )
     configs = f"Configs by name: {', '.join(config_files.names())}."
-    return "\n".join([*parts, "", _fill(values), "", _fill(configs, indent=2)])
+    others = (
+        "Settings of other programs: --config=libcontinual:FILE.yaml, --config=dfcil:OPTIONS (the "
+        "ABD reference code's options, or a script with one command)."
+    )
+    parts += ["", _fill(values), "", _fill(configs, indent=2), "", _fill(others, indent=2)]
+    return "\n".join(parts)
 
 
 def settings_page(path: str) -> str:
@@ -132,7 +137,9 @@ def parse(argv: list[str], default: str) -> list[str]:
         for place, flag, value in _config_values(argv):
             config, colon, argument = value.partition(":")
             argv[place] = flag + config_files.find(config) + colon + argument
-        check_keys(argv, config_files.load(config_path(argv) or default))
+        with keeping_notes():
+            config = config_files.load(config_path(argv) or default)
+        check_keys(argv, config)
     except UserError as error:
         fail(error)
     try:
@@ -149,7 +156,7 @@ def config_path(argv: list[str]) -> str | None:
 def _config_values(argv: list[str]) -> Iterator[tuple[int, str, str]]:
     """Yields position in argv, text before the value, and value of each --config."""
     for place, arg in enumerate(argv):
-        if match := re.fullmatch("(--?config=)(.*)", arg):
+        if match := re.fullmatch("(?s)(--?config=)(.*)", arg):
             yield place, match[1], match[2]
         elif re.fullmatch("--?config", arg) and place + 1 < len(argv):
             yield place + 1, "", argv[place + 1]

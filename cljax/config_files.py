@@ -16,6 +16,8 @@ _PACKAGE = Path(__file__).resolve().parent
 # The installed program has its configs inside the package, a checkout next to it.
 _INSIDE = _PACKAGE / "configs"
 FOLDER = _INSIDE if _INSIDE.is_dir() else _PACKAGE.parent / "configs"
+# Configs that read the settings of other programs: "libcontinual:FILE.yaml".
+_READERS = ("dfcil", "libcontinual")
 
 
 def names() -> list[str]:
@@ -35,7 +37,7 @@ def find(config: str) -> str:
       UserError: there is no such config.
     """
     path = Path(config)
-    known = names()
+    known = [*names(), *_READERS]
     if config in known:
         return str(FOLDER / f"{config}.py")
     if os.path.isfile(path):
@@ -72,9 +74,10 @@ def load(config: str) -> ConfigDict:
     config, colon, argument = config.partition(":")
     path = find(config)
     if Path(path).suffix != ".py":
+        libcontinual = ", or --config=libcontinual:FILE for LibContinual's"
         raise UserError(
             f"--config={path}: a config is a Python file; write one whose get_config() reads this "
-            "file, or use --flagfile"
+            f"file, or use --flagfile{libcontinual if path.endswith(('.yaml', '.yml')) else ''}"
         )
     make_importable()
     try:
@@ -95,3 +98,20 @@ def load(config: str) -> ConfigDict:
         kind = type(result).__name__
         raise UserError(f"--config={path}: get_config() must return a ConfigDict, not {kind}")
     return result
+
+
+def default_workdir(config: str) -> str:
+    """Returns the workdir of a run without --workdir: runs/NAME.
+
+    Args:
+      config: path of a config file, or "CONFIG:ARGUMENT". A function default_workdir() of the file
+        gets the argument, and may return another workdir or None.
+
+    Raises:
+      UserError: the argument is wrong.
+    """
+    path, colon, argument = config.partition(":")
+    make_importable()
+    function = runpy.run_path(path).get("default_workdir") if colon else None
+    own = function(argument) if function else None
+    return own or str(Path("runs") / Path(path).stem)

@@ -1,6 +1,9 @@
 """Defines what the user is told: UserError, notes and warnings, and names as plain text."""
 
+import contextlib
 import logging
+from collections.abc import Iterator
+from logging.handlers import MemoryHandler
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -8,6 +11,8 @@ if TYPE_CHECKING:
 
 NOTE = 25  # a level between INFO and WARNING
 logging.addLevelName(NOTE, "NOTE")
+# Notes that were given before there was a console, see `keeping_notes`.
+EARLY_NOTES = MemoryHandler(1000, flushLevel=logging.CRITICAL + 1)
 
 
 def printable(text: object) -> str:
@@ -38,3 +43,19 @@ class UserError(Exception):
 def note(message: str, *args: object) -> None:
     """Logs a note, which is not a warning; `args` fill the message as in `logging`."""
     logging.getLogger("cljax").log(NOTE, message, *args)
+
+
+@contextlib.contextmanager
+def keeping_notes() -> Iterator[None]:
+    """Keeps the notes of the block in EARLY_NOTES, which `output.logs` gives to the console."""
+    logger = logging.getLogger("cljax")
+    level, propagates = logger.level, logger.propagate
+    logger.setLevel(NOTE)
+    logger.propagate = False
+    logger.addHandler(EARLY_NOTES)
+    try:
+        yield
+    finally:
+        logger.removeHandler(EARLY_NOTES)
+        logger.setLevel(level)
+        logger.propagate = propagates

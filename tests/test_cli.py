@@ -15,10 +15,11 @@ from absl import flags
 from ml_collections import config_flags
 
 import cljax
-from cljax import build, cli, config_files, experiment, methods
+from cljax import build, cli, config_files, errors, experiment, methods
 from cljax import settings as settings_lib
 from cljax.errors import UserError
 from tests.helpers import tiny_runs
+from tests.helpers.libcontinual_files import FILES
 
 
 @pytest.mark.parametrize(
@@ -143,8 +144,9 @@ def test_config_and_settings_from_a_flagfile(tmp_path):
 @pytest.mark.parametrize("name", ["config.json", "mine.yaml"])
 def test_a_config_that_is_no_python_file(tmp_path, name):
     (tmp_path / name).write_text("{}")
-    with pytest.raises(UserError, match=f"{name}: a config is a Python file"):
+    with pytest.raises(UserError, match=f"{name}: a config is a Python file") as error:
         config_files.load(str(tmp_path / name))
+    assert ("--config=libcontinual:FILE" in str(error.value)) == name.endswith(".yaml")
 
 
 # What a file or a flag says, and what the line must have. Flags have their types checked by absl.
@@ -245,6 +247,57 @@ def test_a_file_of_the_working_directory_goes_before_the_programs_config(tmp_pat
     (tmp_path / "configs" / "abd_digits.py").write_text(own)
     assert config_files.load("configs/abd_digits.py").to_dict() == {"mine": True}
     assert "mine" not in config_files.load("abd_digits")
+
+
+@pytest.fixture
+def parse(monkeypatch):
+    """Parses a command line as `main` does; gives its flags, and the notes on the config."""
+
+    def parse(*args):
+        values = flags.FlagValues()
+        monkeypatch.setattr(flags, "FLAGS", values)
+        monkeypatch.setattr(sys, "argv", ["cljax", *args])
+        config_flags.DEFINE_config_file("config", flag_values=values)
+        cli.parse(sys.argv, default="abd_digits")
+        records, errors.EARLY_NOTES.buffer = errors.EARLY_NOTES.buffer, []
+        return values, [record.getMessage() for record in records]
+
+    return parse
+
+
+@pytest.mark.parametrize("reader", ["libcontinual", "configs/libcontinual.py"])
+def test_settings_of_libcontinual_from_any_directory(tmp_path, monkeypatch, parse, reader):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine.yaml").write_text(yaml.safe_dump(FILES["finetune"]))
+    values, notes = parse(f"--config={reader}:mine.yaml", "--config.epochs=7")
+    assert (values.config.epochs, values.config.data.name) == (7, "cifar10")
+    assert len(notes) == 6 and all(line.startswith("mine.yaml: ") for line in notes)
+    path = config_flags.get_config_filename(values["config"])
+    assert config_files.default_workdir(path) == "runs/libcontinual_mine"
+
+
+def test_a_command_of_the_abd_code_over_several_lines(parse):
+    command = r"""python -u run_dfcil.py --dataset CIFAR10 --schedule 20 30 \
+        --model_name resnet32 --model_type resnet --beta 1 --log_dir out:1"""
+    values, notes = parse(f"--config=configs/dfcil.py:{command}", "--config.batch_size=7")
+    assert (values.config.epochs, values.config.milestones) == (30, (20,))
+    assert (values.config.batch_size, values.config.num_tasks) == (7, 5)
+    assert [line.partition("=")[0] for line in notes] == ["--beta"]
+    path = config_flags.get_config_filename(values["config"])
+    assert config_files.default_workdir(path) == "out:1"
+
+
+@pytest.mark.parametrize(
+    ("config", "words"),
+    [
+        ("configs/libcontinual.py:none.yaml", "cannot read none.yaml: No such file"),
+        ("dfcil:--dataset CIFAR100 --lr", "argument --lr: expected one argument"),
+    ],
+)
+def test_wrong_settings_of_other_programs_are_one_line(tmp_path, config, words):
+    status, out, err = tiny_runs.command(f"--config={config}", cwd=tmp_path)
+    tiny_runs.assert_one_line(status, err, words)
+    assert (out, list(tmp_path.iterdir())) == ("", [])
 
 
 def test_argument_of_a_named_config(tmp_path):

@@ -14,7 +14,7 @@ from typing import Any, Self
 
 from rich.console import Console
 
-from cljax.errors import NOTE, UserError, print_plain, printable
+from cljax.errors import EARLY_NOTES, NOTE, UserError, print_plain, printable
 from cljax.files import Record, check_record, open_plain, parse_json, plain, writing
 from cljax.settings import Count
 
@@ -246,7 +246,8 @@ class _LineFormatter(logging.Formatter):
 def log_to_console(console: Console | None = None) -> logging.Logger:
     """Sends notes and warnings of the "cljax" logger to the console; stores records for log.txt.
 
-    A second call replaces the handlers of the first.
+    A second call replaces the handlers of the first. The first one also sends the notes on the
+    config, which was read before there was a console.
 
     Args:
       console: standard error by default. Pass the console of the progress display so that neither
@@ -258,6 +259,9 @@ def log_to_console(console: Console | None = None) -> logging.Logger:
     _replace_handler(logger, "cljax.file", waiting)
     logger.setLevel(logging.INFO)
     logger.propagate = False  # absl's handler on the root logger would print every line again
+    early, EARLY_NOTES.buffer = EARLY_NOTES.buffer, []
+    for record in early:
+        logger.handle(record)
     return logger
 
 
