@@ -68,21 +68,40 @@ class Canvases(struct.PyTreeNode):
         return Canvases(self.pixels[rows], self.sizes[rows])
 
 
+LANES = 128  # to which a TPU pads the last axis of an array
+
+
+class RowImages(struct.PyTreeNode):
+    """Holds images of one size as a TPU stores them without padding.
+
+    Attributes:
+      rows: uint8 [N, R, LANES], each image as R rows of bytes.
+      image_shape: (H, W, C).
+    """
+
+    rows: jax.Array
+    image_shape: tuple[int, int, int] = struct.field(pytree_node=False)
+
+    def __getitem__(self, indices: jax.Array) -> jax.Array:
+        """Returns images of indices int32 [B]: uint8 [B, H, W, C]."""
+        return self.rows[indices].reshape(*indices.shape, *self.image_shape)
+
+
 class Data(struct.PyTreeNode):
     """Holds the dataset, shared by all seeds: on the device, or with its images on the host.
 
     Attributes:
-      train_images: uint8 [N, H, W, C], or canvases; also from the host they are taken by
-        `train_images[rows]`.
+      train_images: uint8 [N, H, W, C], or canvases; `train_images[rows]` takes them in whatever
+        form and place they are.
       train_labels: int32 [N], class ids.
       eval_images: uint8 [M, H, W, C], or canvases, the test images (in validation mode the training
         images).
       eval_labels: int32 [M].
     """
 
-    train_images: jax.Array | HostImages | Canvases
+    train_images: jax.Array | RowImages | HostImages | Canvases
     train_labels: jax.Array
-    eval_images: jax.Array | HostImages | Canvases
+    eval_images: jax.Array | RowImages | HostImages | Canvases
     eval_labels: jax.Array
 
     @property

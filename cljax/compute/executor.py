@@ -253,7 +253,9 @@ class Executor:
         if (function, repeats) not in self._compiled:
             loops = repeats and self.compiled_loop
             traced = self._traced(function, loops)
-            options: dict[str, Any] = {"compiler_options": compiler_options(on_one_core, self.graphs)}
+            options: dict[str, Any] = {
+                "compiler_options": compiler_options(on_one_core, self.graphs)
+            }
             if self.mesh is not None:
                 traced = mesh_lib.map_seeds(self.mesh, traced)
                 options["out_shardings"] = mesh_lib.by_seed(self.mesh)

@@ -9,7 +9,7 @@ from jax.sharding import Mesh
 from cljax.compute import device, mesh
 from cljax.compute.host_images import HostImages
 from cljax.data.sources import Dataset
-from cljax.state import Canvases, Data
+from cljax.state import LANES, Canvases, Data, RowImages
 
 _SHARE = 0.5  # of the device's memory for images; the rest is for networks and activations
 
@@ -38,7 +38,7 @@ def place(
     if on_host:
         placed = [HostImages(of_split) for of_split in images]
     else:
-        placed = mesh.replicate(devices, [np.asarray(of_split) for of_split in images])
+        placed = mesh.replicate(devices, [_to_device(np.asarray(of_split)) for of_split in images])
     placed = [
         pixels
         if isinstance(of_split, np.ndarray)
@@ -49,6 +49,14 @@ def place(
     where = "host" if on_host else "device"
     line = f"config.data.residence={residence}: images stay on the {where}; {reason}"
     return Data(placed[0], labels[0], placed[-1], labels[-1]), line
+
+
+def _to_device(images):
+    """The form of images on the device."""
+    size = math.prod(images.shape[1:])
+    if device.platform() != "tpu" or size % LANES:
+        return images
+    return RowImages(images.reshape(len(images), -1, LANES), images.shape[1:])
 
 
 def _compare(images) -> tuple[bool, str]:

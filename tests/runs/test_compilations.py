@@ -58,7 +58,9 @@ RDFCIL = {
 def test_programs_of_four_tasks_and_three_seeds(compiled, monkeypatch, tmp_path, name, programs):
     jax.clear_caches()
     for on_one_core in (False, True):
-        compilation.compiler_options(on_one_core, "between")  # finds out by a tiny program, once in a process
+        compilation.compiler_options(
+            on_one_core, "between"
+        )  # finds out by a tiny program, once in a process
     executor = Executor()
     everything, after_tasks = [], []
 
