@@ -12,9 +12,10 @@ from typing import NoReturn
 from absl import app, flags
 from ml_collections import ConfigDict, config_flags
 
-from cljax import __version__, config_files, settings
+from cljax import __version__, settings
 from cljax.errors import UserError
 from cljax.output import terminal
+from cljax.settings import config_files
 
 _TUNABLES = "GLIBC_TUNABLES"
 _HELP = {"--help", "-help", "-h"}

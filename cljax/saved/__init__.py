@@ -1,0 +1,1 @@
+"""Says what a run keeps of its models, and reads them back."""
