@@ -7,9 +7,9 @@ import re
 import sys
 import textwrap
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import NoReturn
+from typing import Any, NoReturn
 
-from absl import app, flags
+from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
 
 from cljax import __version__, settings
@@ -40,6 +40,25 @@ def fail(message: object) -> NoReturn:
     for line in message.args if isinstance(message, UserError) else (message,):
         print(f"error: {' '.join(str(line).split())}", file=sys.stderr)
     sys.exit(1)
+
+
+def call(command: Callable[[Any], None], args: Any) -> None:
+    """Runs a command that reads a workdir; a UserError ends it with a line.
+
+    Args:
+      command: the command.
+      args: its arguments, parsed.
+    """
+    # Imported here: `--help` needs no JAX.
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    logging.set_verbosity(logging.FATAL)  # Orbax, whose errors arrive as exceptions
+    from cljax.compute import device
+
+    try:
+        device.check()
+        command(args)
+    except UserError as error:
+        fail(error)
 
 
 def run(

@@ -118,7 +118,7 @@ def make_problem(settings: Settings, dataset: Dataset | None = None) -> Problem:
         state = method.init(random_streams, image_shape)
         return state.replace(opt_state=method.training.optimizer.init(state.params))
 
-    states = [init(_random_streams(settings, seed)) for seed in settings.seeds]
+    states = [init(random_streams(settings, seed)) for seed in settings.seeds]
     return Problem(dataset, data, line, task_streams, method, states, _fingerprint(dataset))
 
 
@@ -146,7 +146,8 @@ def _make_stream(settings, dataset, seed):
     )
 
 
-def _random_streams(settings, seed):
+def random_streams(settings: Settings, seed: int) -> rng.Streams:
+    """Returns the seeds int32 [] of the random streams of a seed."""
     offsets = settings.streams
     names = (field.name for field in dataclasses.fields(rng.Streams))
     seeds: dict[str, Any] = {name: np.int32(seed + getattr(offsets, name)) for name in names}
