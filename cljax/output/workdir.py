@@ -14,7 +14,7 @@ from cljax.files import lock, open_lock, read_json, write_json_atomically, writi
 from cljax.settings import Settings, may_change
 
 # What a run writes into its workdir; config.json last, as its removal ends that of the run.
-_DIRECTORIES = ("checkpoints", "models", "plots", "tensorboard")
+_DIRECTORIES = ("checkpoints", "models", "plots", "tensorboard", "evaluation")
 _FILES = ("results.json", "metrics.jsonl", "log.txt", "config.json")
 
 # Keys that runs of earlier versions lack, and the value that says what these did.

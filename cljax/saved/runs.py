@@ -1,10 +1,13 @@
 """Opens a workdir to read its settings, results and models; writes nothing."""
 
+import contextlib
 import dataclasses
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from absl import logging
 
 from cljax import settings as settings_lib
 from cljax.errors import UserError
@@ -81,13 +84,25 @@ class SavedRun:
         Raises:
           UserError: it is absent or damaged.
         """
-        saved = Checkpoints(self.workdir / "models", keep=None, read_only=True)
-        try:
-            arrays, record = saved.read(model_number(task - 1))
-        finally:
-            saved.close()
+        with _without_warnings():
+            saved = Checkpoints(self.workdir / "models", keep=None, read_only=True)
+            try:
+                arrays, record = saved.read(model_number(task - 1))
+            finally:
+                saved.close()
         check_file(record, ModelRecord, self.workdir / "models" / str(task))
         return arrays, ModelRecord.model_validate(record)
+
+
+@contextlib.contextmanager
+def _without_warnings() -> Iterator[None]:
+    """Keeps Orbax from warning of what reading alone means."""
+    before = logging.get_verbosity()
+    logging.set_verbosity(logging.FATAL)
+    try:
+        yield
+    finally:
+        logging.set_verbosity(before)
 
 
 def open_run(workdir: StrPath) -> SavedRun:
