@@ -28,9 +28,11 @@ def print_classes(results: dict[str, Any], console: Console) -> None:
         counts = np.array(results["confusion"][s])
         names = [printable(name) for name in results["class_names"][s][: len(counts)]]
         console.print(_class_table(results, s, counts, names, seed))
-        table = _confusion_table(counts, names, seed)
+        table = _confusion_table(counts, names)
         unlimited = console.options.update(width=10_000)
         if console.measure(table, options=unlimited).maximum <= console.width:
+            title = f"Images of a class (row) that are taken for a class (column), seed {seed}"
+            console.print(title, style="italic", highlight=False)
             console.print(table)
         else:
             console.print(f"The confusion matrix is too wide; see {_name(seed)}.")
@@ -51,9 +53,8 @@ def _class_table(results, s, counts, names, seed) -> Table:
     return table
 
 
-def _confusion_table(counts, names, seed) -> Table:
-    table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0), title_justify="left")
-    table.title = f"Images of a class (row) taken for a class (column), seed {seed}"
+def _confusion_table(counts, names) -> Table:
+    table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0))
     table.add_column("", no_wrap=True, justify="right")
     for name in names:
         table.add_column(Text(name), no_wrap=True, justify="right")
