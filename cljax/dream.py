@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 DESCRIPTION = """Writes images that the generator of a task dreams, sorted by the class that the
 classifier takes them for which the generator was trained against."""
 _MOST = 2**16
+_COLUMNS = 16
 
 
 def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
@@ -68,15 +69,23 @@ def run(args: argparse.Namespace) -> None:
 
 
 def _write_png(dreams: "Dreams", classes: Sequence[str], out: Path) -> None:
+    """Writes rows of up to 16 images of one class; a class without images has a white row."""
     import numpy as np
 
     from cljax.output import plots
 
-    shown = [k for k, name in enumerate(dreams.class_names) if not classes or name in classes]
-    rows = np.searchsorted(shown, dreams.labels)  # the row of each image
-    names = [dreams.class_names[label] for label in shown]
-    shape = len(shown), int(np.bincount(rows).max())
-    plots.write_class_grid(dreams.images, rows, names, out, shape=shape)
+    rows, labels = [], []
+    columns = min(_COLUMNS, int(np.bincount(dreams.labels).max()))
+    for label, name in enumerate(dreams.class_names):
+        if classes and name not in classes:
+            continue
+        images = dreams.images[dreams.labels == label]
+        count = max(1, -(-len(images) // columns))
+        row = np.full((count * columns, *images.shape[1:]), 255, np.uint8)
+        row[: len(images)] = images
+        rows += list(row.reshape(count, columns, *images.shape[1:]))
+        labels += [name] + [""] * (count - 1)
+    plots.write_image_grid(np.stack(rows), out, labels)
 
 
 def _write_npz(dreams: "Dreams", out: Path) -> None:
