@@ -47,6 +47,8 @@ class ExportRecord(Record):
 def is_export(directory: Path) -> bool:
     """Whether a directory holds an export, whole or damaged; a workdir has another config.json."""
     try:
+        if any((directory / name).exists() for name in (WEIGHTS, PROGRAM)):
+            return True
         found = read_json(directory / CONFIG).get("format")
     except (UserError, OSError):
         return False
