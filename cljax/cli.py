@@ -1,5 +1,6 @@
 """Parses the command line, absl flags and ml-collections configs; reports errors in one line."""
 
+import argparse
 import difflib
 import functools
 import os
@@ -40,6 +41,12 @@ def fail(message: object) -> NoReturn:
     for line in message.args if isinstance(message, UserError) else (message,):
         print(f"error: {' '.join(str(line).split())}", file=sys.stderr)
     sys.exit(1)
+
+
+def add_choice(parser: argparse.ArgumentParser) -> None:
+    """Adds --task and --seed, which choose among the models of a workdir."""
+    parser.add_argument("--task", metavar="T", type=int, help="task, from 1; default: the last one")
+    parser.add_argument("--seed", metavar="S", type=int, help="seed; default: the run's first one")
 
 
 def call(command: Callable[[Any], None], args: Any) -> None:

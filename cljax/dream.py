@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cljax.output import terminal
-from cljax.predict import add_choice
 
 if TYPE_CHECKING:
     from cljax.saved.dreams import Dreams
@@ -19,9 +18,11 @@ _COLUMNS = 16
 
 def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """Parses the arguments of the command, those of the process by default."""
+    from cljax import cli  # here, because SIGINT may come during any import
+
     parser = argparse.ArgumentParser(prog="python -m cljax.dream", description=DESCRIPTION)
     parser.add_argument("workdir", metavar="WORKDIR", type=Path, help="workdir of a run")
-    add_choice(parser)
+    cli.add_choice(parser)
     parser.add_argument(
         "--classes", metavar="NAME,...", default="", help="names of classes; default: all"
     )
@@ -102,7 +103,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Runs the command."""
     with terminal.ready():
         args = parse(argv)
-        from cljax import cli  # here, because SIGINT may come during any import
+        from cljax import cli
 
         cli.call(run, args)
 

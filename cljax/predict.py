@@ -14,23 +14,19 @@ mode are preprocessed as in the run."""
 
 def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """Parses the arguments of the command, those of the process by default."""
+    from cljax import cli  # here, because SIGINT may come during any import
+
     parser = argparse.ArgumentParser(prog="python -m cljax.predict", description=DESCRIPTION)
     parser.add_argument("model", metavar="WORKDIR|EXPORT", type=Path, help="workdir or export")
     parser.add_argument(
         "images", metavar="IMAGE", nargs="+", type=Path, help="image file, or directory of some"
     )
-    add_choice(parser)
+    cli.add_choice(parser)
     parser.add_argument(
         "--top_k", metavar="K", type=int, default=5, help="classes per image (default 5)"
     )
     parser.add_argument("--json", action="store_true", help="prints JSON instead of lines")
     return parser.parse_args(argv)
-
-
-def add_choice(parser: argparse.ArgumentParser) -> None:
-    """Adds --task and --seed, which choose among the models of a workdir."""
-    parser.add_argument("--task", metavar="T", type=int, help="task, from 1; default: the last one")
-    parser.add_argument("--seed", metavar="S", type=int, help="seed; default: the run's first one")
 
 
 def run(args: argparse.Namespace) -> None:
@@ -73,7 +69,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Runs the command."""
     with terminal.ready():
         args = parse(argv)
-        from cljax import cli  # here, because SIGINT may come during any import
+        from cljax import cli
 
         cli.call(run, args)
 

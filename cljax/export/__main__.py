@@ -14,11 +14,11 @@ generator.pth, which the ABD reference code loads, and config.json."""
 
 def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """Parses the arguments of the command, those of the process by default."""
-    from cljax.predict import add_choice
+    from cljax import cli  # here, because SIGINT may come during any import
 
     parser = argparse.ArgumentParser(prog="python -m cljax.export", description=DESCRIPTION)
     parser.add_argument("workdir", metavar="WORKDIR", type=Path, help="workdir of a run")
-    add_choice(parser)
+    cli.add_choice(parser)
     parser.add_argument(
         "--out", metavar="DIR", type=Path, required=True, help="new or empty directory"
     )
@@ -51,7 +51,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Runs the command."""
     with terminal.ready():
         args = parse(argv)
-        from cljax import cli  # here, because SIGINT may come during any import
+        from cljax import cli
 
         cli.call(run, args)
 
