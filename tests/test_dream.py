@@ -5,10 +5,12 @@ import pytest
 from PIL import Image
 
 from cljax import dream
+from cljax.export import __main__ as export
+from cljax.interop import autoencoder_to_torch
 from cljax.saved import dreams as dreams_lib
 from cljax.saved.models import read_learned
 from cljax.saved.runs import open_run
-from tests.helpers import saved, tiny_runs
+from tests.helpers import pth, saved, tiny_runs
 
 
 def of_stage(workdir, task, teacher, known):
@@ -69,9 +71,15 @@ def test_a_teacher_of_the_task_before(fast_runs, tmp_path):
 
 @pytest.mark.slow
 def test_the_autoencoder_of_dgr(fast_runs, tmp_path):
-    tiny_runs.run(tiny_runs.make_config("dgr", max_tasks=1), tmp_path)
-    found = dreams_lib.dream(open_run(tmp_path), count=8)
+    workdir, out = tmp_path / "run", tmp_path / "out"
+    tiny_runs.run(tiny_runs.make_config("dgr", max_tasks=1), workdir)
+    found = dreams_lib.dream(open_run(workdir), count=8)
     assert found.images.shape == (8, 8, 8, 1) and np.ptp(found.images) > 0
+    saved.call(export, workdir, "--format=pytorch", f"--out={out}")
+    learned = read_learned(open_run(workdir))
+    variables = {"params": learned.state.params["autoencoder"]}
+    expected = autoencoder_to_torch(learned.method.autoencoder, variables)
+    tiny_runs.assert_same_arrays(pth.read(out / "generator.pth"), expected)
 
 
 @pytest.mark.parametrize(

@@ -52,7 +52,8 @@ def score(
     for seed in seeds:
         run.check_seed(seed)
     shown = {} if read_outs is None else {"read_outs": tuple(read_outs)}
-    settings = images_lib.change(run.settings, seeds=seeds, eval=shown)
+    mesh = {"seeds": 0, "data": 0}  # this machine may have other devices
+    settings = images_lib.change(run.settings, seeds=seeds, eval=shown, mesh=mesh)
     fixed = device.fixed_settings(build.matmul_precision(settings))
     with device.reporting_memory(), host_images.reporting_mistakes(), fixed:
         problem = images_lib.make_problem(run, settings, data or {})

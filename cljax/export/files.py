@@ -13,9 +13,15 @@ from cljax.compute import device
 from cljax.errors import UserError, note
 from cljax.export.script import SCRIPT
 from cljax.files import write_atomically, write_json_atomically, writing
-from cljax.interop import classifier_to_torch, generator_to_torch, write_weights
+from cljax.interop import (
+    autoencoder_to_torch,
+    classifier_to_torch,
+    generator_to_torch,
+    write_weights,
+)
 from cljax.interop.pth import write_pth
 from cljax.methods.base import Finetune
+from cljax.methods.dgr import DeepGenerativeReplay
 from cljax.methods.dreaming import Dreaming
 from cljax.saved.exports import CONFIG, FORMAT, PROGRAM, WEIGHTS
 from cljax.saved.models import Learned
@@ -49,7 +55,7 @@ def write_for_jax(learned: Learned, out: Path) -> list[Path]:
 
 
 def write_for_pytorch(learned: Learned, out: Path) -> list[Path]:
-    """Writes class.pth, generator.pth if the task trained one, and config.json.
+    """Writes class.pth, generator.pth (DGR: its VAE) if the task trained one, and config.json.
 
     These are the names of the ABD reference code, which loads them with strict names. Row k of the
     head belongs to label k; rows of classes that are not seen are untrained.
@@ -64,7 +70,10 @@ def write_for_pytorch(learned: Learned, out: Path) -> list[Path]:
     classifier = {"params": params, "batch_stats": variables["batch_stats"]}
     channels = learned.dataset.image_shape[-1]
     files = {"class.pth": classifier_to_torch(method.classifier, classifier, channels)}
-    if state.generator is not None and isinstance(method, Dreaming):
+    if isinstance(method, DeepGenerativeReplay):
+        found = {"params": state.params["autoencoder"]}
+        files["generator.pth"] = autoencoder_to_torch(method.autoencoder, found)
+    elif state.generator is not None and isinstance(method, Dreaming):
         found = {"params": state.generator.params, "batch_stats": state.generator.batch_stats}
         generator = method.inversion_stage.inversion.generator
         files["generator.pth"] = generator_to_torch(generator, found)

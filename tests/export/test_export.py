@@ -2,11 +2,9 @@
 
 import json
 import os
-import pickle
 import shutil
 import subprocess
 import sys
-import zipfile
 from pathlib import Path
 
 import flatbuffers
@@ -23,7 +21,7 @@ from cljax.export import __main__ as export
 from cljax.interop import classifier_to_torch, generator_to_torch
 from cljax.saved.models import read_learned
 from cljax.saved.runs import open_run
-from tests.helpers import saved, tiny_runs
+from tests.helpers import pth, saved, tiny_runs
 
 # Python without site-packages, and so without cljax; JAX is found by the names of its folders.
 ISOLATED = """
@@ -132,42 +130,6 @@ def test_logits_that_a_method_changes(fast_runs, images, tmp_path):
     np.testing.assert_allclose(np.load(arguments[1]), own.logits(images), atol=TOLERANCE)
 
 
-class Reader(pickle.Unpickler):
-    """Reads a file of torch.load, which reads the same few names, without PyTorch."""
-
-    def __init__(self, archive: zipfile.ZipFile, root: str):
-        super().__init__(archive.open(f"{root}/data.pkl"))
-        self.archive, self.root = archive, root
-
-    def find_class(self, module, name):
-        def rebuild(storage, offset, shape, strides, grad, hooks):
-            steps = [4 * stride for stride in strides]
-            return np.lib.stride_tricks.as_strided(storage[offset:], shape, steps)
-
-        return {
-            "torch._utils._rebuild_tensor_v2": rebuild,
-            "torch.FloatStorage": "<f4",
-            "collections.OrderedDict": dict,
-        }[f"{module}.{name}"]
-
-    def persistent_load(self, pid):
-        kind, dtype, key, device, count = pid
-        assert (kind, device) == ("storage", "cpu")
-        array = np.frombuffer(self.archive.read(f"{self.root}/data/{key}"), dtype)
-        assert len(array) == count
-        return array
-
-
-def read_pth(path):
-    torch = sys.modules.get("torch")
-    if torch:
-        return {k: v.numpy() for k, v in torch.load(path, weights_only=True).items()}
-    with zipfile.ZipFile(path) as archive:
-        assert archive.read(f"{path.stem}/version") == b"3\n"
-        assert archive.read(f"{path.stem}/byteorder") == b"little"
-        return Reader(archive, path.stem).load()
-
-
 def test_for_pytorch(reference, tmp_path):
     """Names and numbers; docs/interop.md says where the reference code puts the files."""
     saved.call(export, reference, "--task=1", "--format=pytorch", f"--out={tmp_path / 'out'}")
@@ -176,10 +138,10 @@ def test_for_pytorch(reference, tmp_path):
     generator = learned.method.inversion_stage.inversion.generator
     found = {"params": state.generator.params, "batch_stats": state.generator.batch_stats}
     tiny_runs.assert_same_arrays(
-        read_pth(tmp_path / "out" / "generator.pth"), generator_to_torch(generator, found)
+        pth.read(tmp_path / "out" / "generator.pth"), generator_to_torch(generator, found)
     )
     tiny_runs.assert_same_arrays(
-        read_pth(tmp_path / "out" / "class.pth"),
+        pth.read(tmp_path / "out" / "class.pth"),
         classifier_to_torch(learned.method.classifier, state.variables, 1),
     )
 
