@@ -15,7 +15,11 @@ if TYPE_CHECKING:
 DESCRIPTION = """Trains a class-incremental method on a stream of tasks, or a table of methods.
 
 usage: cljax [--config=CONFIG] [--config.KEY=VALUE ...] [--FLAG=VALUE ...]
-       (or python main.py ... in a checkout)"""
+       (or python main.py ... in a checkout)
+
+What a run has saved is used by python -m cljax.predict (classes of images), cljax.evaluate (scores
+on these or other images), cljax.dream (images of its generator), cljax.export (for JAX alone or
+PyTorch) and cljax.report (comparison of runs); each has --help."""
 DEFAULT = "abd_digits"
 
 
@@ -58,7 +62,8 @@ def run(argv: list[str]) -> None:
     from absl import flags, logging
     from ml_collections import config_flags
 
-    from cljax import cli, config_files
+    from cljax import cli
+    from cljax.settings import config_files
     from cljax.errors import UserError, printable
 
     if len(argv) > 1:

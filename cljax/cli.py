@@ -1,5 +1,6 @@
 """Parses the command line, absl flags and ml-collections configs; reports errors in one line."""
 
+import argparse
 import difflib
 import functools
 import os
@@ -7,14 +8,15 @@ import re
 import sys
 import textwrap
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import NoReturn
+from typing import Any, NoReturn
 
-from absl import app, flags
+from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
 
-from cljax import __version__, config_files, settings
+from cljax import __version__, settings
 from cljax.errors import UserError, keeping_notes
 from cljax.output import terminal
+from cljax.settings import config_files
 
 _TUNABLES = "GLIBC_TUNABLES"
 _HELP = {"--help", "-help", "-h"}
@@ -39,6 +41,31 @@ def fail(message: object) -> NoReturn:
     for line in message.args if isinstance(message, UserError) else (message,):
         print(f"error: {' '.join(str(line).split())}", file=sys.stderr)
     sys.exit(1)
+
+
+def add_choice(parser: argparse.ArgumentParser) -> None:
+    """Adds --task and --seed, which choose among the models of a workdir."""
+    parser.add_argument("--task", metavar="T", type=int, help="task, from 1; default: the last one")
+    parser.add_argument("--seed", metavar="S", type=int, help="seed; default: the run's first one")
+
+
+def call(command: Callable[[Any], None], args: Any) -> None:
+    """Runs a command that reads a workdir; a UserError ends it with a line.
+
+    Args:
+      command: the command.
+      args: its arguments, parsed.
+    """
+    # Imported here: `--help` needs no JAX.
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    logging.set_verbosity(logging.FATAL)  # Orbax, whose errors arrive as exceptions
+    from cljax.compute import device
+
+    try:
+        device.check()
+        command(args)
+    except UserError as error:
+        fail(error)
 
 
 def run(

@@ -15,6 +15,7 @@ from cljax import build, experiment, files
 from cljax.compute import device, processes
 from cljax.errors import UserError, print_plain, printable
 from cljax.output import logs
+from cljax.saved import contents
 from cljax.table import make_plan
 
 
@@ -87,8 +88,9 @@ def _print_stages(problem, console):
 def _disk_bytes(settings, problem) -> int:
     """Bytes of all checkpoints that exist at one time, one of them being written, and models."""
     checkpoint = _num_bytes(problem.states)
-    model = _num_bytes([state.variables for state in problem.states])
-    return checkpoint * (settings.checkpoint.keep + 1) + model * problem.num_tasks
+    tasks, method = problem.num_tasks, problem.method
+    models = [contents.kept(method, s, t, tasks) for s in problem.states for t in range(tasks)]
+    return checkpoint * (settings.checkpoint.keep + 1) + _num_bytes(models)
 
 
 def _check_disk(directory: Path, needed: int) -> int:

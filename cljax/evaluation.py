@@ -113,6 +113,23 @@ def evaluate(
       over all seen classes and over those of the image's own task only; by the method's own
       classifier, then by each read-out.
     """
+    inputs, steps = make_inputs(executor, method, data, streams, states, task, settings)
+    kinds = 1 + len(settings.read_outs), 2
+    zeros = [np.zeros((*kinds, stream.num_tasks), np.int32) for stream in streams]
+    correct = executor.sum_steps(score_batch, inputs, zeros, steps)
+    return [of_seed[..., : task + 1] for of_seed in correct]
+
+
+def make_inputs(
+    executor: Executor,
+    method: Any,
+    data: Data,
+    streams: Sequence[TaskStream],
+    states: PerSeed[LearnerState],
+    task: int,
+    settings: Evaluation,
+) -> tuple[EvaluationInput, int]:
+    """Returns what the steps of an evaluation are given, and their number; see `evaluate`."""
     settings = with_batch_size(settings, executor)
     sets = [make_evaluation_set(stream, task, settings.batch_size) for stream in streams]
     steps = -(-max(int(images.stop) for images in sets) // settings.batch_size)
@@ -127,10 +144,7 @@ def evaluate(
     )
     if settings.read_outs:
         inputs = inputs._replace(means=executor.call(find_means, inputs))
-    kinds = 1 + len(settings.read_outs), 2
-    zeros = [np.zeros((*kinds, stream.num_tasks), np.int32) for stream in streams]
-    correct = executor.sum_steps(score_batch, inputs, zeros, steps)
-    return [of_seed[..., : task + 1] for of_seed in correct]
+    return inputs, steps
 
 
 def with_batch_size(settings: Evaluation, executor: Executor) -> Evaluation:

@@ -15,7 +15,7 @@ import numpy as np
 from pydantic import Field
 from rich.console import Console
 
-from cljax import build, evaluation, files, first_task, training
+from cljax import build, evaluation, files, training
 from cljax import problem as problem_lib
 from cljax import settings as settings_lib
 from cljax.compute import compilation, device, host_images, processes
@@ -33,6 +33,7 @@ from cljax.output.checkpoints import (
     unflatten,
 )
 from cljax.output.recorder import Cursor, Recorder
+from cljax.saved import contents, first_task
 from cljax.settings import Settings
 from cljax.stages import Stage, StepInput
 from cljax.state import EpochState, Task
@@ -200,7 +201,7 @@ class Run:
             before_task = type(method).before_task
             self.states = self.executor.call(before_task, method, self.states, tasks, data)
             if cursor.task == 0 and self.settings.first_task_from:
-                self._adopt_first_task()
+                self._adopt_first_task(stages)
         while cursor.stage < len(stages):
             self._run_stage(stages[cursor.stage], tasks)
             cursor.stage, cursor.epoch = cursor.stage + 1, 0
@@ -218,12 +219,14 @@ class Run:
         self._stop_if_asked()
         self._write_checkpoint()
 
-    def _adopt_first_task(self):
-        """Takes the first task's classifier from another run, in place of the first stage."""
+    def _adopt_first_task(self, stages: tuple[Stage, ...]):
+        """Takes the first task's networks from another run, in place of the stages they need."""
         states = self.executor.collect(self.states)
         adopted = first_task.adopt_first_task(self.settings, self.problem, states)
-        self.states = self.executor.distribute(adopted)
+        self.states = self.executor.distribute(adopted.states)
         self.cursor.stage = 1
+        if adopted.has_generators:
+            self.cursor.epoch = stages[1].epochs  # stage `invert` only draws its pictures
 
     def _run_stage(self, stage: Stage, tasks: PerSeed[Task]):
         cursor, method, data = self.cursor, self.problem.method, self.problem.data
@@ -302,21 +305,26 @@ class Run:
             self.recorder.add_accuracy(correct)
 
     def _save_model(self, task: int):
-        """Saves the classifiers after a task, for other programs and people."""
-        arrays = self._flatten(self.states.map(lambda state: state.variables))
+        """Saves the classifiers, and generators, after a task, for other programs and people."""
+        arrays = self._kept_after(task)
         self._check_finite(arrays)
         self.model_checksums.append(checksum(arrays))
         self._write(self._save_arrays, arrays, problem_lib.model_number(task))
 
     def _save_arrays(self, arrays: dict[str, np.ndarray], number: int):
-        _written(self.models).save(arrays, {"data": self.problem.fingerprint}, number)
+        record = contents.make_record(self.problem.dataset, self.problem.fingerprint)
+        _written(self.models).save(arrays, record, number)
+
+    def _kept_after(self, task: int) -> dict[str, np.ndarray]:
+        method, tasks = self.problem.method, self.problem.num_tasks
+        return self._flatten(self.states.map(lambda s: contents.kept(method, s, task, tasks)))
 
     def _check_models(self):
         """Writes the latest model again if it is gone or damaged; names others that are."""
         if not self.model_checksums:  # in the first task there is nothing to gather for
             return
         within_epoch = self.states.holds(EpochState)
-        latest = {} if within_epoch else self._flatten(self.states.map(lambda s: s.variables))
+        latest = {} if within_epoch else self._kept_after(len(self.model_checksums) - 1)
         self._write(self._mend_models, latest)
 
     def _mend_models(self, latest: dict[str, np.ndarray]):

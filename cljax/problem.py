@@ -88,8 +88,7 @@ def make_problem(settings: Settings, dataset: Dataset | None = None) -> Problem:
       UserError: the data are missing or wrong, the split is impossible, or a setting is wrong.
     """
     dataset = dataset or sources.load(settings.data)
-    task_streams = [_make_stream(settings, dataset, seed) for seed in settings.seeds]
-    task_streams = streams_lib.stack_streams(task_streams)
+    task_streams = make_streams(settings, dataset)
     if settings.eval.top_k > dataset.num_classes:
         raise UserError(
             f"config.eval.top_k={settings.eval.top_k}: the dataset has only {dataset.num_classes} "
@@ -118,11 +117,12 @@ def make_problem(settings: Settings, dataset: Dataset | None = None) -> Problem:
         state = method.init(random_streams, image_shape)
         return state.replace(opt_state=method.training.optimizer.init(state.params))
 
-    states = [init(_random_streams(settings, seed)) for seed in settings.seeds]
-    return Problem(dataset, data, line, task_streams, method, states, _fingerprint(dataset))
+    states = [init(random_streams(settings, seed)) for seed in settings.seeds]
+    return Problem(dataset, data, line, task_streams, method, states, fingerprint(dataset))
 
 
-def _fingerprint(dataset):
+def fingerprint(dataset: Dataset) -> int:
+    """Returns a checksum of all images and labels."""
     result = 0
     for split in ("train", "test"):
         for kind in ("images", "labels"):
@@ -130,6 +130,16 @@ def _fingerprint(dataset):
             array = values if isinstance(values, np.ndarray) else values.fingerprint()
             result = zlib.crc32(np.ascontiguousarray(array).data, result)
     return result
+
+
+def make_streams(settings: Settings, dataset: Dataset) -> list[TaskStream]:
+    """Makes the task stream of each seed, padded to one size.
+
+    Raises:
+      UserError: the split is impossible.
+    """
+    found = [_make_stream(settings, dataset, seed) for seed in settings.seeds]
+    return streams_lib.stack_streams(found)
 
 
 def _make_stream(settings, dataset, seed):
@@ -146,7 +156,8 @@ def _make_stream(settings, dataset, seed):
     )
 
 
-def _random_streams(settings, seed):
+def random_streams(settings: Settings, seed: int) -> rng.Streams:
+    """Returns the seeds int32 [] of the random streams of a seed."""
     offsets = settings.streams
     names = (field.name for field in dataclasses.fields(rng.Streams))
     seeds: dict[str, Any] = {name: np.int32(seed + getattr(offsets, name)) for name in names}

@@ -15,9 +15,10 @@ from absl import flags
 from ml_collections import config_flags
 
 import cljax
-from cljax import build, cli, config_files, errors, experiment, methods
+from cljax import build, cli, errors, experiment, methods
 from cljax import settings as settings_lib
 from cljax.errors import UserError
+from cljax.settings import config_files
 from tests.helpers import tiny_runs
 from tests.helpers.libcontinual_files import FILES
 
@@ -316,7 +317,7 @@ def test_names_are_those_of_experiments():
 def test_configs_are_importable_where_another_folder_has_the_name(tmp_path):
     (tmp_path / "configs").mkdir()
     (tmp_path / "configs" / "__init__.py").write_text("raise ImportError('another program')")
-    code = "from cljax import config_files; config_files.make_importable(); "
+    code = "from cljax.settings import config_files; config_files.make_importable(); "
     code += "from configs import common; print(common.__file__)"
     process = subprocess.run(
         [sys.executable, "-c", code],

@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 from ml_collections import ConfigDict
 from rich.console import Console
 
-from cljax import cli, config_files, dry_run
+from cljax import cli, dry_run
 from cljax.errors import UserError
+from cljax.settings import config_files
 from tests.helpers import tiny_runs
 
 # Not drawn: what names files or data that a test machine need not have.

@@ -11,13 +11,14 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from ml_collections import ConfigDict
 
-from cljax import config_files, rng, settings
+from cljax import rng, settings
 from cljax.compute.device import PRECISIONS
 from cljax.errors import UserError
 from cljax.memory import nearest_mean
 from cljax.memory.policy import REPLAYS, STRATEGIES
 from cljax.models import GENERATORS
 from cljax.output import metrics
+from cljax.settings import config_files
 
 NAMES = [name for name in config_files.names() if not name.startswith("table_")]
 FIELDS = dict(settings.fields())

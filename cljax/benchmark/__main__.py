@@ -141,7 +141,8 @@ def _choose(values, is_default):
     """Returns tuples (config, its rows, whether it is run from start to end)."""
     from ml_collections import config_flags
 
-    from cljax import cli, config_files
+    from cljax import cli
+    from cljax.settings import config_files
 
     if "runs" in values.config:
         cli.fail("--config: this is a table; use the config of one method")

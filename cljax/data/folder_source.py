@@ -217,5 +217,9 @@ def read_images(
 
 
 def _read_image(path: Path, size: int) -> np.ndarray:
-    image = read_rgb(path, path)
-    return np.asarray(ImageOps.fit(image, (size, size), Image.Resampling.BILINEAR))
+    return np.asarray(fit(read_rgb(path, path), size, size))
+
+
+def fit(image: Image.Image, height: int, width: int) -> Image.Image:
+    """Cuts the largest centered part with the sides' ratio out of an image, and resizes it."""
+    return ImageOps.fit(image, (width, height), Image.Resampling.BILINEAR)

@@ -61,12 +61,17 @@ class Preprocessing:
         Returns:
           uint8 [B, H, W, C]; of canvases [B, input_size, input_size, C].
         """
-        if not isinstance(images, Canvases):
-            return images
-        short = self.input_size * 8 // 7
-        return resample.resize_and_centre_crop(images.pixels, images.sizes, short, self.input_size)
+        return center(images, self.input_size)
 
     def to_pixels(self, images: jax.Array) -> jax.Array:
         """Inverts `test`: float [B, H, W, C] -> uint8 pixels, clipped to 0..255."""
         pixels = (images * jnp.array(self.std) + jnp.array(self.mean)) * 255
         return jnp.clip(jnp.round(pixels), 0, 255).astype(jnp.uint8)
+
+
+def center(images: jax.Array | Canvases, input_size: int) -> jax.Array:
+    """Cuts squares of `input_size` pixels out of the centers of canvases; see `Preprocessing`."""
+    if not isinstance(images, Canvases):
+        return images
+    short = input_size * 8 // 7
+    return resample.resize_and_centre_crop(images.pixels, images.sizes, short, input_size)

@@ -98,12 +98,16 @@ class DeepGenerativeReplay(Finetune):
 
     def replay(self, state: LearnerState, task: Task, key: jax.Array, count: int) -> Replay:
         """Decodes and labels `count` images of old classes with the teacher; consumes the key."""
-        decoder = {"params": state.teacher["params"]["autoencoder"]}
-        latents = self.replay_latents(key, count)
-        images = self.autoencoder.apply(decoder, latents, method="decode")
+        images = self.dream(state, key, count)
         logits = self.classifier.apply(state.teacher, images).logits
         labels = losses.masked_argmax(logits, self.classes(0, task.old))
         return Replay(jax.lax.stop_gradient(images), labels, logits)
+
+    def dream(self, state: LearnerState, key: jax.Array, count: int) -> jax.Array:
+        """Decodes images of old classes, float [count, H, W, C] in 0..1; consumes the key."""
+        decoder = {"params": state.teacher["params"]["autoencoder"]}
+        latents = self.replay_latents(key, count)
+        return self.autoencoder.apply(decoder, latents, method="decode")
 
     def replay_latents(self, key: jax.Array, count: int) -> jax.Array:
         """Draws the latents of replayed images, float [count, Z]; consumes the key."""

@@ -102,7 +102,7 @@ def moments(
     """
     one_pass = functools.partial(_one_pass, shares)
     two_passes = functools.partial(_two_passes, shares)
-    return jax.lax.platform_dependent(x, about, cpu=two_passes, default=one_pass)
+    return jax.lax.platform_dependent(x, about, cpu=two_passes, tpu=two_passes, default=one_pass)
 
 
 def _two_passes(shares, x, _):
@@ -124,7 +124,7 @@ def sums(*terms: jax.Array) -> list[jax.Array]:
     XLA makes one kernel of a reduction of several arrays, but two or more of several reductions.
     On CPU that one reduction would be a serial loop.
     """
-    return jax.lax.platform_dependent(*terms, cpu=_one_by_one, default=_together)
+    return jax.lax.platform_dependent(*terms, cpu=_one_by_one, tpu=_one_by_one, default=_together)
 
 
 def _one_by_one(*terms):

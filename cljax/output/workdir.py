@@ -1,6 +1,7 @@
 """Protects a workdir: one run at a time, and the same config until it is overwritten."""
 
 import contextlib
+import copy
 import itertools
 import os
 import shutil
@@ -13,7 +14,7 @@ from cljax.files import lock, open_lock, read_json, write_json_atomically, writi
 from cljax.settings import Settings, may_change
 
 # What a run writes into its workdir; config.json last, as its removal ends that of the run.
-_DIRECTORIES = ("checkpoints", "models", "plots", "tensorboard")
+_DIRECTORIES = ("checkpoints", "models", "plots", "tensorboard", "evaluation")
 _FILES = ("results.json", "metrics.jsonl", "log.txt", "config.json")
 
 # Keys that runs of earlier versions lack, and the value that says what these did.
@@ -88,6 +89,19 @@ def differences(one: dict[str, Any], other: dict[str, Any]) -> list[str]:
         if not may_change(key) and before != now:
             lines.append(f"{key}: {before} -> {now}")
     return lines
+
+
+def with_added(settings: dict[str, Any]) -> dict[str, Any]:
+    """Returns the content of a config.json with the keys that runs of earlier versions lack."""
+    result = copy.deepcopy(settings)
+    for key, value in _ADDED.items():
+        *blocks, name = key.split(".")
+        block: Any = result
+        for part in blocks:
+            block = block.get(part) if isinstance(block, dict) else None
+        if isinstance(block, dict):
+            block.setdefault(name, value)
+    return result
 
 
 def check(workdir: Path, settings: Settings) -> None:

@@ -337,7 +337,7 @@ class Settings(Block):
     first_task_from: PathText = _setting(
         "",
         "workdir of a run whose classifier after the first task is used, so that methods share the "
-        "first task",
+        "first task; also its generator, if both methods train the same one",
     )
     overwrite: bool = _setting(False, "deletes the run in the workdir and starts over", True)
     compilation_cache: PathText = _setting(

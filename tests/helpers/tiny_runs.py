@@ -221,7 +221,8 @@ def assert_near_run(workdir: Path, reference: Path) -> None:
     assert one.keys() == other.keys()
     for name, array in other.items():
         assert one[name].dtype == array.dtype, name
-        np.testing.assert_allclose(one[name], array, rtol=1e-4, atol=1e-5, err_msg=name)
+        if "['generator']" not in name:  # whose metrics are compared above
+            np.testing.assert_allclose(one[name], array, rtol=1e-4, atol=1e-5, err_msg=name)
 
 
 def assert_same_run(workdir: Path, reference: Path) -> None:

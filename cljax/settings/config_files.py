@@ -12,7 +12,7 @@ from ml_collections import ConfigDict
 
 from cljax.errors import UserError
 
-_PACKAGE = Path(__file__).resolve().parent
+_PACKAGE = Path(__file__).resolve().parents[1]
 # The installed program has its configs inside the package, a checkout next to it.
 _INSIDE = _PACKAGE / "configs"
 FOLDER = _INSIDE if _INSIDE.is_dir() else _PACKAGE.parent / "configs"

@@ -2,26 +2,42 @@
 
 import os
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NamedTuple
 
+import numpy as np
 from pydantic import Field, model_validator
 
-from cljax.errors import UserError
+from cljax.errors import UserError, note
 from cljax.files import Record, check_record, read_json
 from cljax.output.checkpoints import Checkpoints, unflatten
 from cljax.output.metrics import FORMAT
 from cljax.output.workdir import differences
 from cljax.problem import Problem, model_number
+from cljax.saved.contents import ModelRecord
 from cljax.settings import Settings
 from cljax.state import LearnerState
 
 NonEmpty = Annotated[list[int], Field(min_length=1)]
+_STAGE_OF_GENERATOR = 1  # right after the classifier's; other stages of the first task run again
 
 
-def adopt_first_task(
-    settings: Settings, problem: Problem, states: list[LearnerState]
-) -> list[LearnerState]:
-    """Returns the states with the classifiers of the run in config.first_task_from after task 1.
+class Adopted(NamedTuple):
+    """Holds the states of the seeds with what another run has learned.
+
+    Attributes:
+      states: learner states.
+      has_generators: whether these have the other run's generators, and their teachers.
+    """
+
+    states: list[LearnerState]
+    has_generators: bool
+
+
+def adopt_first_task(settings: Settings, problem: Problem, states: list[LearnerState]) -> Adopted:
+    """Takes the classifiers after task 1 of the run in config.first_task_from, and its generators.
+
+    Generators are taken if the method trains one in this task, right after the classifier, and the
+    other run has trained it in the same way. Otherwise a note says why not.
 
     Raises:
       UserError: there is no such run, its first task is not finished, or it has other data, other
@@ -37,15 +53,15 @@ def adopt_first_task(
             f"{where}: results.json is of another program or version: format "
             f"{results.get('format')} instead of {FORMAT}"
         )
-    _check(results, _ResultsRecord, other / "results.json")
+    check_file(results, _ResultsRecord, other / "results.json")
     config = read_json(other / "config.json")
-    _check(config, _ConfigRecord, other / "config.json")
+    check_file(config, _ConfigRecord, other / "config.json")
     saved = Checkpoints(other / "models", keep=None, read_only=True)
     try:
         arrays, record = saved.read(model_number(0))
     finally:
         saved.close()
-    _check(record, _ModelRecord, other / "models")
+    check_file(record, ModelRecord, other / "models")
     if results["dataset"] != settings.data.name:
         raise UserError(f"{where}: a run on {results['dataset']}, not on {settings.data.name}")
     saved_settings = _what_computes(config)
@@ -72,7 +88,35 @@ def adopt_first_task(
             raise UserError(f"{where}: it has another network: {error}") from error
         found["params"] |= kept
         adopted.append(state.replace(**found))
-    return adopted
+    return _with_generators(settings, problem, adopted, config, arrays)
+
+
+def _with_generators(
+    settings: Settings,
+    problem: Problem,
+    states: list[LearnerState],
+    config: dict[str, Any],
+    arrays: dict[str, np.ndarray],
+) -> Adopted:
+    """Adds the generators of the other run where its config and its arrays have the same ones."""
+    stages = problem.method.stages(0, problem.num_tasks)
+    if not any(stage.has_samples for stage in stages[_STAGE_OF_GENERATOR:][:1]):
+        return Adopted(states, has_generators=False)
+    reasons = differences(_what_dreams(config), _what_dreams(settings.plain()))
+    try:
+        pairs = list(zip(settings.seeds, states, strict=True))
+        found = [unflatten(s.generator, f"seed{seed}['generator']", arrays) for seed, s in pairs]
+    except UserError as error:
+        found, reasons = [], reasons or [str(error)]
+    if reasons:
+        note(
+            "config.first_task_from=%s: its generator is not taken, and is trained here (%s)",
+            settings.first_task_from,
+            "; ".join(reasons),
+        )
+        return Adopted(states, has_generators=False)
+    taken = zip(states, found, strict=True)
+    return Adopted([s.replace(generator=g).with_teacher() for s, g in taken], has_generators=True)
 
 
 class _ResultsRecord(Record):
@@ -98,13 +142,8 @@ class _ConfigRecord(Record):
     model: dict[str, Any]
 
 
-class _ModelRecord(Record):
-    """What is read of the record of the other run's model."""
-
-    data: int
-
-
-def _check(content: Any, kind: type[Record], path: Path) -> None:
+def check_file(content: Any, kind: type[Record], path: Path) -> None:
+    """Raises UserError, which names the file, unless its content is of the kind."""
     try:
         check_record(kind, content)
     except ValueError as error:
@@ -122,3 +161,8 @@ def _what_computes(config: dict[str, Any]) -> dict[str, Any]:
             key: config["data"].get(key) for key in ("image_size", "mean", "standardise", "std")
         },
     }
+
+
+def _what_dreams(config: dict[str, Any]) -> dict[str, Any]:
+    """The settings on which the training of a generator depends, given its classifier."""
+    return {key: config.get(key) for key in ("inversion", "batch_size", "schedule_scale")}

@@ -1,0 +1,1 @@
+"""Scores the saved classifiers of a run again."""

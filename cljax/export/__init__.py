@@ -1,0 +1,1 @@
+"""Writes a saved model for programs without cljax."""
