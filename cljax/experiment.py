@@ -6,13 +6,11 @@ import logging
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Literal
 
 import jax
 import jax.numpy as jnp
 import ml_collections
 import numpy as np
-from pydantic import Field
 from rich.console import Console
 
 from cljax import build, evaluation, files, first_task, training
@@ -22,9 +20,9 @@ from cljax.compute import compilation, device, host_images, processes
 from cljax.compute.per_seed import PerSeed
 from cljax.compute.signals import StopRequest
 from cljax.errors import UserError, note, print_plain
-from cljax.files import Record, check_record
 from cljax.interop import pretrained
 from cljax.output import logs, summary, workdir
+from cljax.output import record as record_lib
 from cljax.output.checkpoints import (
     Checkpoints,
     checksum,
@@ -36,8 +34,6 @@ from cljax.output.recorder import Cursor, Recorder
 from cljax.settings import Settings
 from cljax.stages import Stage, StepInput
 from cljax.state import EpochState, Task
-
-CHECKPOINT_FORMAT = 5
 
 logger = logging.getLogger("cljax")
 
@@ -131,22 +127,6 @@ def make_problem(settings: Settings, directory: Path) -> problem_lib.Problem:
         )
         return dataclasses.replace(problem, states=states)
     return problem
-
-
-class _RecorderRecord(Record):
-    correct: dict[str, dict[str, list[list[list[int]]]]]
-    seconds: dict[str, float]
-    metrics_position: Annotated[list[int], Field(min_length=2, max_length=2)]
-
-
-class _CheckpointRecord(Record):
-    """What a checkpoint says beside its arrays."""
-
-    cursor: dict[Literal["task", "stage", "epoch"], int]
-    metrics: list[str] | None
-    recorder: _RecorderRecord
-    data: int
-    models: list[int]
 
 
 class Run:
@@ -364,12 +344,12 @@ class Run:
     def _save_checkpoint(self, arrays):
         state, within_epoch = self.states.groups[0], self.states.holds(EpochState)
         record = {
-            "format": CHECKPOINT_FORMAT,
+            "format": record_lib.FORMAT,
             "cursor": dataclasses.asdict(self.cursor),
             "metrics": list(state.sums) if within_epoch else None,
             "recorder": self.recorder.state_dict(),
             "data": self.problem.fingerprint,
-            "class_orders": self._class_orders(),
+            "class_orders": record_lib.class_orders(self.problem),
             "models": self.model_checksums,
         }
         _written(self.checkpoints).save(arrays, record)
@@ -390,7 +370,8 @@ class Run:
         arrays, record = restored or (None, None)
         with processes.raise_together():
             if record is not None:
-                self._check_record(record)
+                given = self.settings, self.problem, self.recorder.correct, self.directory
+                record_lib.check(record, *given)
             self.recorder.load_state_dict(record and record["recorder"])
         if record is None or arrays is None:
             return False
@@ -409,57 +390,11 @@ class Run:
         self.states = self.executor.distribute(states)
         return True
 
-    def _check_record(self, record: dict):
-        if record.get("format") != CHECKPOINT_FORMAT:
-            raise UserError(
-                f"{self.directory}: the run was saved by another version of cljax, with other "
-                "files; finish it with that version, or start over in another --workdir"
-            )
-        try:
-            check_record(_CheckpointRecord, record)
-            if _lengths(record["recorder"]["correct"]) != _lengths(self.recorder.correct):
-                raise ValueError("recorder.correct has other read-outs or seeds")
-        except ValueError as error:
-            raise UserError(
-                f"{self.directory}: the record of the checkpoint is damaged: {error}"
-            ) from error
-        cursor = Cursor(**record["cursor"])
-        stages = (
-            self.problem.method.stages(cursor.task, self.problem.num_tasks)
-            if 0 <= cursor.task < self.problem.num_tasks
-            else ()
-        )
-        at_end = cursor == Cursor(self.problem.num_tasks)
-        within = 0 <= cursor.stage <= len(stages) and cursor.epoch >= 0
-        if not (at_end or (stages and within)):
-            raise UserError(f"{self.directory}: the checkpoint names an impossible place, {cursor}")
-        if record["data"] != self.problem.fingerprint:
-            raise UserError(
-                f"{self.directory}: {self.settings.data.name} has other images or labels than when "
-                "this run started; set --config.data.dir or --config.data.path to the data of the "
-                "start"
-            )
-        if record["class_orders"] != self._class_orders():
-            raise UserError(
-                f"{self.directory}: the class order, or the tasks' sizes, are not those with which "
-                f"this run started; put back what config.data.class_order="
-                f"{self.settings.data.class_order} names"
-            )
-
-    def _class_orders(self) -> list[dict]:
-        sizes = list(self.problem.streams[0].task_sizes)  # the same for all seeds
-        return [{"classes": order, "task_sizes": sizes} for order in self.problem.class_orders]
-
     def _flatten(self, value: PerSeed) -> dict[str, np.ndarray]:
         arrays = {}
         for seed, tree in zip(self.settings.seeds, self.executor.collect(value), strict=True):
             arrays |= flatten(tree, f"seed{seed}")
         return arrays
-
-
-def _lengths(correct: dict) -> dict:
-    """Returns the number of seeds of each kind of count of the recorder."""
-    return {name: {kind: len(of) for kind, of in kinds.items()} for name, kinds in correct.items()}
 
 
 def _written(checkpoints: Checkpoints | None) -> Checkpoints:
