@@ -2,13 +2,12 @@
 
 import contextlib
 import dataclasses
-import logging
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import TypeVar
 
 import jax
-import jax.numpy as jnp
 import ml_collections
 import numpy as np
 from rich.console import Console
@@ -19,23 +18,20 @@ from cljax import settings as settings_lib
 from cljax.compute import compilation, device, host_images, processes
 from cljax.compute.per_seed import PerSeed
 from cljax.compute.signals import StopRequest
-from cljax.errors import UserError, note, print_plain
+from cljax.data import residence
+from cljax.errors import UserError, print_plain
 from cljax.interop import pretrained
 from cljax.output import logs, summary, workdir
 from cljax.output import record as record_lib
-from cljax.output.checkpoints import (
-    Checkpoints,
-    checksum,
-    flatten,
-    has_checkpoints,
-    unflatten,
-)
+from cljax.output.checkpoints import Checkpoints, flatten, has_checkpoints
+from cljax.output.models import Models
+from cljax.output.record import Group
 from cljax.output.recorder import Cursor, Recorder
 from cljax.settings import Settings
 from cljax.stages import Stage, StepInput
 from cljax.state import EpochState, Task
 
-logger = logging.getLogger("cljax")
+T = TypeVar("T")
 
 
 class Stopped(Exception):
@@ -105,7 +101,7 @@ def check(config: ml_collections.ConfigDict, directory: Path) -> Settings:
 
 
 def make_problem(settings: Settings, directory: Path) -> problem_lib.Problem:
-    """Makes the problem of a run; a first start also needs the weights that it starts with.
+    """Makes the problem of a run, whose new seeds also need the weights that they start with.
 
     These are of a file, or of another run's first task, which is only checked here.
 
@@ -114,8 +110,15 @@ def make_problem(settings: Settings, directory: Path) -> problem_lib.Problem:
         config.first_task_from is wrong.
     """
     problem = problem_lib.make_problem(settings)
-    if not settings.overwrite and has_checkpoints(directory / "checkpoints"):
-        return problem
+    if settings.overwrite or not has_checkpoints(directory / "checkpoints"):
+        return start(settings, problem)
+    if seeds := workdir.new_seeds(directory, settings):
+        start(build.of_seeds(settings, seeds), problem.of_seeds(seeds))
+    return problem
+
+
+def start(settings: Settings, problem: problem_lib.Problem) -> problem_lib.Problem:
+    """Gives the seeds of a problem the weights that they start with, as `make_problem` says."""
     if settings.first_task_from:
         first_task.adopt_first_task(settings, problem, problem.states)
     elif settings.model.pretrained:
@@ -133,9 +136,11 @@ class Run:
     """Runs the tasks of one run, from its last checkpoint on.
 
     Attributes:
-      cursor: position in the run: the next epoch, stage and task.
-      states: learner states; within an epoch, the `EpochState`s around them.
-      model_checksums: of the arrays in models/1, models/2 and so on.
+      problem: problem of the seeds that run now, those which are furthest behind.
+      cursor: their position in the run: the next epoch, stage and task.
+      states: their learner states; within an epoch, the `EpochState`s around them.
+      waiting: the other seeds, if some were added; all run together once these have caught up.
+      undone: what the last task would be followed from, see `record.undone`.
     """
 
     def __init__(
@@ -143,33 +148,68 @@ class Run:
     ):
         self.settings = settings
         self.directory = directory
-        self.problem = problem
+        self.problem = self.whole = problem
         self.executor = build.make_executor(settings)
         self.recorder = Recorder(settings, problem, self.executor, directory, console)
         self.checkpoints = self.models = None  # where others write
         if processes.is_main():
             self.checkpoints = Checkpoints(directory / "checkpoints", settings.checkpoint.keep)
-            self.models = Checkpoints(directory / "models", keep=None)
+            self.models = Models(directory / "models", problem.fingerprint)
         self.cursor = Cursor()
-        self.model_checksums: list[int] = []
+        self.waiting: list[Group] = []
+        self.undone: dict[str, np.ndarray] = {}
         self.states: PerSeed = self.executor.distribute(problem.states)
 
     def go(self) -> dict:
         """Runs all tasks that are left, and returns the content of results.json."""
         try:
-            resumes = self._restore()
-            processes.on_main(self.recorder.announce, self.cursor, resumes)
+            resumes, grown = self._restore()
+            processes.on_main(self.recorder.announce, self.cursor, resumes, grown)
             self._check_models()
             if self.cursor.task == self.problem.num_tasks:
                 self._write(self.recorder.mend)
-            with StopRequest() as self.stop, self.recorder.progress(self.cursor):
+            with StopRequest() as self.stop:
                 while self.cursor.task < self.problem.num_tasks:
-                    self._run_task()
+                    self._run_group()
             return self.recorder.results()
         finally:
             for opened in (self.checkpoints, self.models, self.recorder.log):
                 if opened:
                     opened.close()
+
+    def _run_group(self):
+        """Runs the tasks of the seeds that are furthest behind, until they meet others."""
+        with self.recorder.progress(self.cursor):
+            end = min(
+                [group.cursor for group in self.waiting], default=Cursor(self.whole.num_tasks)
+            )
+            while self.cursor < end:
+                self._run_task()
+        if self.waiting:
+            self._choose([self._group(), *self.waiting])
+
+    def _choose(self, groups: list[Group]):
+        """Takes the seeds that are furthest behind as those that run; the others wait."""
+        group, *others = record_lib.merge(groups, self.settings.seeds)
+        self.waiting = [other._replace(states=jax.device_get(other.states)) for other in others]
+        settings = build.of_seeds(self.settings, group.seeds)
+        self.problem = self.whole.of_seeds(group.seeds)
+        if self.executor.mesh != (mesh := build.make_mesh(settings)):
+            self.executor = build.make_executor(settings)
+            placed = settings.data.residence, settings.data.validation, mesh
+            data, _ = residence.place(self.problem.dataset, *placed)
+            self.problem = dataclasses.replace(self.problem, data=data)
+        self.cursor = group.cursor
+        self.states = self.executor.distribute(jax.device_put(group.states))
+        self.recorder.follow(self.problem, self.executor)
+
+    def _group(self) -> Group:
+        """Returns the seeds that run, with their states on the host."""
+        states = jax.device_get(self.executor.collect(self.states))
+        return Group(self._seeds(), self.cursor, states)
+
+    def _seeds(self) -> list[int]:
+        return [stream.seed for stream in self.problem.streams]
 
     def _run_task(self):
         cursor, method, data = self.cursor, self.problem.method, self.problem.data
@@ -189,7 +229,10 @@ class Run:
                 self._write_checkpoint()
         self.recorder.start("finish", cursor)
         after_task = type(method).after_task
+        ends_early = record_lib.ends_early(self.problem, cursor.task)
+        before = self._flatten(self.states) if ends_early else {}
         self.states = self.executor.call(after_task, method, self.states, tasks, data)
+        self.undone |= record_lib.undone(before, self._flatten(self.states) if ends_early else {})
         self._evaluate()
         self.recorder.start("save", cursor)
         self._save_model(cursor.task)
@@ -200,8 +243,9 @@ class Run:
 
     def _adopt_first_task(self):
         """Takes the first task's classifier from another run, in place of the first stage."""
-        states = self.executor.collect(self.states)
-        adopted = first_task.adopt_first_task(self.settings, self.problem, states)
+        states, settings = self.executor.collect(self.states), self.settings
+        settings = build.of_seeds(settings, self._seeds())
+        adopted = first_task.adopt_first_task(settings, self.problem, states)
         self.states = self.executor.distribute(adopted)
         self.cursor.stage = 1
 
@@ -285,34 +329,24 @@ class Run:
         """Saves the classifiers after a task, for other programs and people."""
         arrays = self._flatten(self.states.map(lambda state: state.variables))
         self._check_finite(arrays)
-        self.model_checksums.append(checksum(arrays))
-        self._write(self._save_arrays, arrays, problem_lib.model_number(task))
-
-    def _save_arrays(self, arrays: dict[str, np.ndarray], number: int):
-        _written(self.models).save(arrays, {"data": self.problem.fingerprint}, number)
+        others = [seed for group in self.waiting for seed in group.seeds]
+        others = [seed for seed in others if self.recorder.tasks_done([seed]) > task]
+        self._write(lambda: _written(self.models).save(task, arrays, others))
 
     def _check_models(self):
         """Writes the latest model again if it is gone or damaged; names others that are."""
-        if not self.model_checksums:  # in the first task there is nothing to gather for
-            return
-        within_epoch = self.states.holds(EpochState)
-        latest = {} if within_epoch else self._flatten(self.states.map(lambda s: s.variables))
-        self._write(self._mend_models, latest)
-
-    def _mend_models(self, latest: dict[str, np.ndarray]):
-        models = _written(self.models)
-        for task, expected in enumerate(self.model_checksums):
-            number = problem_lib.model_number(task)
-            path = models.folder / str(number)
-            if models.holds(number, expected):
-                continue
-            if checksum(latest) == expected:
-                self._save_arrays(latest, number)
-                note("%s: was gone or damaged; written again from the last checkpoint", path)
-            else:
-                logger.warning(
-                    "%s: gone, or not what this run saved; only a run from the start makes it", path
-                )
+        latest = {}
+        if not self.states.holds(EpochState):
+            latest[self.cursor.task] = self._flatten(self.states.map(lambda s: s.variables))
+        for group in self.waiting:
+            if not group.is_within_epoch:
+                group = group._replace(states=[state.variables for state in group.states])
+                latest.setdefault(group.cursor.task, {}).update(record_lib.flatten_group(group))
+        finished = [
+            [seed for seed in self.settings.seeds if self.recorder.tasks_done([seed]) > task]
+            for task in range(self.whole.num_tasks)
+        ]
+        self._write(lambda: _written(self.models).mend(latest, finished))
 
     def _write(self, function: Callable, *args):
         """Lets the first process write, unless someone has taken the workdir away."""
@@ -343,14 +377,19 @@ class Run:
 
     def _save_checkpoint(self, arrays):
         state, within_epoch = self.states.groups[0], self.states.holds(EpochState)
+        for group in self.waiting:
+            arrays |= record_lib.flatten_group(group)
+        arrays |= self.undone
         record = {
             "format": record_lib.FORMAT,
             "cursor": dataclasses.asdict(self.cursor),
             "metrics": list(state.sums) if within_epoch else None,
             "recorder": self.recorder.state_dict(),
             "data": self.problem.fingerprint,
-            "class_orders": record_lib.class_orders(self.problem),
-            "models": self.model_checksums,
+            "class_orders": record_lib.class_orders(self.whole),
+            "models": _written(self.models).checksums,
+            "seeds": list(self.settings.seeds),
+            "waiting": [record_lib.describe(group) for group in self.waiting],
         }
         _written(self.checkpoints).save(arrays, record)
 
@@ -363,41 +402,49 @@ class Run:
                     "checkpoint is kept; try a lower config.optimizer.lr in another --workdir"
                 )
 
-    def _restore(self) -> bool:
-        """Takes the state of the newest good checkpoint; False if there is none."""
+    def _restore(self) -> tuple[bool, str]:
+        """Takes the state of the newest good checkpoint; new seeds start.
+
+        Returns:
+          Whether there is one, and in words what the run has more, "" for nothing.
+        """
         restored = processes.on_main(lambda: _written(self.checkpoints).restore())
         restored = processes.broadcast_from_main(restored)
-        arrays, record = restored or (None, None)
+        if not restored:
+            self.recorder.load_state_dict(None, {})
+            return False, ""
+        arrays, record = restored
         with processes.raise_together():
-            if record is not None:
-                given = self.settings, self.problem, self.recorder.correct, self.directory
-                record_lib.check(record, *given)
-            self.recorder.load_state_dict(record and record["recorder"])
-        if record is None or arrays is None:
-            return False
-        self.cursor, self.model_checksums = Cursor(**record["cursor"]), record["models"]
-        states = self.problem.states
-        if record["metrics"] is not None:
-            sums = {name: jnp.float32(0) for name in record["metrics"]}
-            states = [EpochState(state, sums, jnp.int32(0)) for state in states]
-        pairs = zip(self.settings.seeds, states, strict=True)
-        try:
-            states = [unflatten(state, f"seed{seed}", arrays) for seed, state in pairs]
-        except UserError as error:
-            raise UserError(
-                f"{self.directory}: the run was saved by another version of cljax: {error}"
-            ) from error
-        self.states = self.executor.distribute(states)
-        return True
+            given = self.settings, self.whole, list(self.recorder.correct), self.directory
+            record_lib.check(record, arrays, *given)
+            groups = record_lib.read(record, arrays, self.whole, self.directory)
+            finished = {seed: group.cursor.task for group in groups for seed in group.seeds}
+            seeds = record_lib.seeds_of(record, arrays)
+            new = [seed for seed in self.settings.seeds if seed not in seeds]
+            if new:
+                started = start(build.of_seeds(self.settings, new), self.whole.of_seeds(new))
+                groups.append(Group(new, Cursor(), started.states))
+            done = {seed: finished[seed] for seed in seeds}
+            self.recorder.load_state_dict(record["recorder"], done)
+            if self.models:
+                self.models.checksums = record["models"][: max(finished.values())]
+        self._choose(groups)
+        words = [f"seeds {', '.join(map(str, new))}"] if new else []
+        before = len(record["class_orders"][0]["task_sizes"])
+        if before < self.whole.num_tasks:
+            words.append(f"tasks {before + 1} to {self.whole.num_tasks}")
+        else:
+            self.undone = record_lib.undone_of(arrays)
+        return True, " and ".join(words)
 
     def _flatten(self, value: PerSeed) -> dict[str, np.ndarray]:
         arrays = {}
-        for seed, tree in zip(self.settings.seeds, self.executor.collect(value), strict=True):
+        for seed, tree in zip(self._seeds(), self.executor.collect(value), strict=True):
             arrays |= flatten(tree, f"seed{seed}")
         return arrays
 
 
-def _written(checkpoints: Checkpoints | None) -> Checkpoints:
-    """The checkpoints of the first process; no other one has any."""
-    assert checkpoints is not None
-    return checkpoints
+def _written(kept: T | None) -> T:
+    """What the first process writes; no other one has it."""
+    assert kept is not None
+    return kept

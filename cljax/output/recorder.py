@@ -5,6 +5,7 @@ import dataclasses
 import logging
 import math
 import time
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -24,7 +25,7 @@ from cljax.stages import Stage
 logger = logging.getLogger("cljax")
 
 
-@dataclasses.dataclass
+@dataclasses.dataclass(order=True)
 class Cursor:
     """Says what the run does next: task, stage and epoch, each from 0.
 
@@ -34,6 +35,11 @@ class Cursor:
     task: int = 0
     stage: int = 0
     epoch: int = 0
+
+    @property
+    def is_task_start(self) -> bool:
+        """Whether the next task has not begun."""
+        return not (self.stage or self.epoch)
 
 
 class Recorder:
@@ -45,6 +51,7 @@ class Recorder:
       correct: correct predictions as `evaluation.evaluate` counts them, by read-out ("own" first):
         "seen" and "within_task", each [seed][t][j].
       seconds: wall time of each part of the run.
+      running: problem of the seeds that run now, all unless some were added.
     """
 
     def __init__(
@@ -56,7 +63,7 @@ class Recorder:
         console: Console,
     ):
         self.settings = settings
-        self.problem = problem
+        self.problem = self.running = problem
         self.executor = executor
         self.directory = directory
         self.console = console
@@ -81,14 +88,34 @@ class Recorder:
             "metrics_position": self._written_log.position(),
         }
 
-    def load_state_dict(self, state: dict | None) -> None:
-        """Goes back to a checkpoint's `state_dict`, or to the start; drops later metrics."""
+    def load_state_dict(self, state: dict | None, tasks: Mapping[int, int]) -> None:
+        """Goes back to a checkpoint's `state_dict`, or to the start; drops later metrics.
+
+        Args:
+          state: the `state_dict`; None: of a run that starts.
+          tasks: by each seed of the state, in its order, how many tasks count as finished.
+        """
         if state:
-            self.correct, self.seconds = state["correct"], state["seconds"]
-            if len(self.correct["own"]["seen"][0]) == self.problem.num_tasks:
+            for name, kinds in state["correct"].items():
+                for kind, of_seeds in kinds.items():
+                    for (seed, done), rows in zip(tasks.items(), of_seeds, strict=True):
+                        place = self.settings.seeds.index(seed)
+                        self.correct[name][kind][place] = rows[:done]
+            self.seconds |= state["seconds"]
+            if self.tasks_done() == self.problem.num_tasks:
                 self._ran_on = state["ran_on"]  # what is shown of a complete run stays
         if self.log:
             self.log.truncate(*state["metrics_position"] if state else (0, 0))
+
+    def tasks_done(self, seeds: Sequence[int] | None = None) -> int:
+        """Returns how many tasks all seeds, or some, have finished."""
+        seeds = self.settings.seeds if seeds is None else seeds
+        own = self.correct["own"]["seen"]
+        return min(len(own[self.settings.seeds.index(seed)]) for seed in seeds)
+
+    def follow(self, problem: problem_lib.Problem, executor: Executor) -> None:
+        """Records the seeds of `problem` from now on, which run by `executor`."""
+        self.running, self.executor = problem, executor
 
     @property
     def _written_log(self) -> logs.RunLog:
@@ -139,13 +166,14 @@ class Recorder:
           UserError: a metric is not finite; its line is written before.
         """
         kind = _kind_of_work(stage, cursor.task)
-        self._done[kind] += self.problem.num_images(cursor.task)
+        self._done[kind] += self.running.num_images(cursor.task)
         rate = sum(steps) * stage.images_per_step / max(seconds, 1e-9)
         earlier = sum(
             s.epochs for t, _, s in self.problem.plan(cursor.task) if s.name == stage.name
         )
         rows = {}
-        for seed, total, n in zip(self.settings.seeds, sums, steps, strict=True):
+        for stream, total, n in zip(self.running.streams, sums, steps, strict=True):
+            seed = stream.seed
             if not n:  # fewer images than a batch, with this seed
                 continue
             rows[seed] = {"loss": 0.0} | {name: float(v) / n for name, v in total.items()}
@@ -189,16 +217,17 @@ class Recorder:
         )
 
     def add_accuracy(self, correct: list[np.ndarray]) -> None:
-        """Adds the correct predictions of each seed that `evaluation.evaluate` returned."""
-        for seed, counts in enumerate(correct):
+        """Adds the correct predictions that `evaluation.evaluate` counted, of each running seed."""
+        for stream, counts in zip(self.running.streams, correct, strict=True):
+            place = self.settings.seeds.index(stream.seed)
             for kinds, rows in zip(self.correct.values(), counts.tolist(), strict=True):
-                kinds["seen"][seed].append(rows[0])
-                kinds["within_task"][seed].append(rows[1])
+                kinds["seen"][place].append(rows[0])
+                kinds["within_task"][place].append(rows[1])
 
     def write_samples(self, task: int, drawn: list) -> None:
         """Writes the samples of a stage: what `Stage.samples` returns, of each seed."""
         names = self.problem.dataset.class_names
-        for stream, pictures in zip(self.problem.streams, drawn, strict=True):
+        for stream, pictures in zip(self.running.streams, drawn, strict=True):
             images, labels, known = map(np.asarray, pictures)
             path = self._samples_path(task, stream.seed)
             title = f"dreamed in task {task + 1}, seed {stream.seed}"
@@ -207,9 +236,13 @@ class Recorder:
             plots.write_class_grid(images, labels, known, path, title, why)
 
     def results(self) -> dict:
-        """Returns the content of results.json."""
+        """Returns the content of results.json: of the tasks that all seeds have finished."""
         self._count_total()
-        streams = self.problem.streams
+        streams, done = self.problem.streams, self.tasks_done()
+        correct = {
+            name: {kind: [rows[:done] for rows in of_seeds] for kind, of_seeds in kinds.items()}
+            for name, kinds in self.correct.items()
+        }
         return metrics.build_results(
             method=self.settings.method.name,
             dataset=self.problem.dataset.name,
@@ -218,9 +251,9 @@ class Recorder:
             class_names=self.problem.class_names,
             task_sizes=list(streams[0].task_sizes),
             test_images=[stream.eval_counts.tolist() for stream in streams],
-            correct=self.correct["own"]["seen"],
-            correct_within_task=self.correct["own"]["within_task"],
-            read_outs={name: self.correct[name]["seen"] for name in self.settings.eval.read_outs},
+            correct=correct["own"]["seen"],
+            correct_within_task=correct["own"]["within_task"],
+            read_outs={name: correct[name]["seen"] for name in self.settings.eval.read_outs},
             seconds={name: round(value, 2) for name, value in self.seconds.items()},
             **self._ran_on,
             top_k=self.settings.eval.top_k,
@@ -255,8 +288,15 @@ class Recorder:
     def _samples_path(self, task: int, seed: int) -> Path:
         return self.directory / "plots" / f"dreamed_task{task + 1}_seed{seed}.png"
 
-    def announce(self, cursor: Cursor, resumes: bool) -> None:
-        """Logs what runs, and warns of settings without effect."""
+    def announce(self, cursor: Cursor, resumes: bool, grown: str) -> None:
+        """Logs what runs, and warns of settings without effect.
+
+        Args:
+          cursor: where the run starts, the seeds that are furthest behind.
+          resumes: whether it starts from a checkpoint.
+          grown: what it has more than the checkpoint, such as "seeds 1, 2"; "" for nothing. The
+            results of all seeds together are written then.
+        """
         settings, streams = self.settings, self.problem.streams
         logger.info("%s on %s", settings.method.name, self.problem.dataset.name)
         logger.info("device %s; %s", device.device_name(), device.versions())
@@ -277,6 +317,9 @@ class Recorder:
             )
         if cursor.task == self.problem.num_tasks:
             note("%s: this run is already complete; nothing to do", self.directory)
+        elif grown:
+            note("%s: adds %s to this run", self.directory, grown)
+            files.write_json_atomically(self.directory / "results.json", self.results())
         elif resumes:
             where = f"task {cursor.task + 1}, stage {cursor.stage + 1}, epoch {cursor.epoch + 1}"
             note("resuming %s at %s", self.directory, where)
@@ -302,7 +345,7 @@ class Recorder:
             epochs = stage.epochs if (task, place) < (cursor.task, cursor.stage) else 0
             epochs = cursor.epoch if (task, place) == (cursor.task, cursor.stage) else epochs
             kind = _kind_of_work(stage, task)
-            work[kind] = work.get(kind, 0) + epochs * self.problem.num_images(task)
+            work[kind] = work.get(kind, 0) + epochs * self.running.num_images(task)
         return work
 
 
