@@ -312,6 +312,11 @@ class Run:
 
     def _evaluate(self):
         problem, cursor = self.problem, self.cursor
+        counts = [0] * len(problem.streams)
+        if problem.states[0].exemplars is not None:
+            stored = self.executor.collect(self.states.map(lambda state: state.exemplars.counts))
+            counts = [int(np.sum(of_seed)) for of_seed in stored]
+        self.recorder.add_carried(self.states, counts)
         self.recorder.start("evaluate", cursor)
         with self.recorder.time("evaluate"):
             correct = evaluation.evaluate(

@@ -8,6 +8,7 @@ import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+import jax
 import numpy as np
 from rich.console import Console
 
@@ -15,12 +16,15 @@ from cljax import files
 from cljax import problem as problem_lib
 from cljax.compute import device, processes
 from cljax.compute.executor import Executor
+from cljax.compute.per_seed import PerSeed
 from cljax.data.sources import CHOSEN_CLASSES
 from cljax.errors import NOTE, UserError, note
 from cljax.output import logs, metrics, plots
+from cljax.output.cost import Costs, carried_bytes
 from cljax.output.progress import Progress, describe_metrics
 from cljax.settings import Settings
 from cljax.stages import Stage
+from cljax.state import LearnerState
 
 logger = logging.getLogger("cljax")
 
@@ -51,6 +55,8 @@ class Recorder:
       correct: correct predictions as `evaluation.evaluate` counts them, by read-out ("own" first):
         "seen" and "within_task", each [seed][t][j].
       seconds: wall time of each part of the run.
+      costs: time and memory of each task.
+      carried: what each learner carries on from each task, see `cost.carried_bytes`; [seed][t].
       running: problem of the seeds that run now, all unless some were added.
     """
 
@@ -75,15 +81,21 @@ class Recorder:
         names = [stage.name for _, _, stage in problem.plan()]
         parts = ["compile", *names, "evaluate", "save", "total"]
         self.seconds = dict.fromkeys(parts, 0.0)
+        self.costs = Costs()
+        self.carried: list[list[dict[str, int]]] = [[] for _ in settings.seeds]
+        self._task = 0
         self._ran_on = {"device": device.device_name(), "versions": device.versions()}
         self._started = time.perf_counter()
 
     def state_dict(self) -> dict:
         """Returns what a checkpoint keeps of the recorder."""
         self._count_total()
+        self.costs.note_peaks(self._task)
         return {
             "correct": self.correct,
             "seconds": self.seconds,
+            "cost": self.costs.tasks,
+            "carried": self.carried,
             "ran_on": self._ran_on,
             "metrics_position": self._written_log.position(),
         }
@@ -101,7 +113,10 @@ class Recorder:
                     for (seed, done), rows in zip(tasks.items(), of_seeds, strict=True):
                         place = self.settings.seeds.index(seed)
                         self.correct[name][kind][place] = rows[:done]
+            for (seed, done), sizes in zip(tasks.items(), state.get("carried", []), strict=False):
+                self.carried[self.settings.seeds.index(seed)] = sizes[:done]
             self.seconds |= state["seconds"]
+            self.costs.tasks = state.get("cost", [])  # earlier versions have neither
             if self.tasks_done() == self.problem.num_tasks:
                 self._ran_on = state["ran_on"]  # what is shown of a complete run stays
         if self.log:
@@ -128,8 +143,10 @@ class Recorder:
         start, compiled = time.perf_counter(), self.executor.compile_seconds
         yield
         compiled = self.executor.compile_seconds - compiled
-        self.seconds["compile"] += compiled
-        self.seconds[part] += time.perf_counter() - start - compiled
+        rest = time.perf_counter() - start - compiled
+        for name, seconds in (("compile", compiled), (part, rest)):
+            self.seconds[name] += seconds
+            self.costs.add_seconds(self._task, name, seconds)
 
     @contextlib.contextmanager
     def progress(self, cursor: Cursor):
@@ -142,6 +159,7 @@ class Recorder:
 
     def start(self, part: str, cursor: Cursor, num_epochs: int | None = None) -> None:
         """Shows the start of a stage, which has epochs, or of another part of a task."""
+        self._task = cursor.task
         self._progress.start(
             task=cursor.task,
             num_tasks=self.problem.num_tasks,
@@ -167,7 +185,9 @@ class Recorder:
         """
         kind = _kind_of_work(stage, cursor.task)
         self._done[kind] += self.running.num_images(cursor.task)
-        rate = sum(steps) * stage.images_per_step / max(seconds, 1e-9)
+        images = sum(steps) * stage.images_per_step
+        self.costs.add_images(cursor.task, stage.name, images)
+        rate = images / max(seconds, 1e-9)
         earlier = sum(
             s.epochs for t, _, s in self.problem.plan(cursor.task) if s.name == stage.name
         )
@@ -216,6 +236,21 @@ class Recorder:
             stage.images_per_step,
         )
 
+    def add_carried(self, states: PerSeed[LearnerState], num_exemplars: Sequence[int]) -> None:
+        """Adds what the learners that run carry on from a task.
+
+        Args:
+          states: the learners after the task.
+          num_exemplars: number of exemplars of each.
+        """
+        shapes = jax.eval_shape(lambda state: state, states.groups[0])
+        if states.stacked:
+            shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), shapes)
+        image_bytes = math.prod(self.problem.dataset.image_shape)
+        for stream, count in zip(self.running.streams, num_exemplars, strict=True):
+            sizes = carried_bytes(self.problem.method, shapes, count, image_bytes)
+            self.carried[self.settings.seeds.index(stream.seed)].append(sizes)
+
     def add_accuracy(self, correct: list[np.ndarray]) -> None:
         """Adds the correct predictions that `evaluation.evaluate` counted, of each running seed."""
         for stream, counts in zip(self.running.streams, correct, strict=True):
@@ -257,10 +292,13 @@ class Recorder:
             seconds={name: round(value, 2) for name, value in self.seconds.items()},
             **self._ran_on,
             top_k=self.settings.eval.top_k,
+            cost=self.costs.results(done),
+            carried_bytes=[sizes[:done] for sizes in self.carried],
         )
 
     def write_results(self) -> None:
         """Writes results.json and the plots, and shows the latest accuracy."""
+        self.costs.note_peaks(self._task)
         results = self.results()
         files.write_json_atomically(self.directory / "results.json", results)
         plots.write_plots(results, self._written_log.rows(), self.directory / "plots")
@@ -350,14 +388,14 @@ class Recorder:
 
 
 def _says_the_same(path: Path, results: dict) -> bool:
-    """Whether a results.json has these results; seconds go on with every start."""
+    """Whether a results.json has these results; times go on with every start."""
     try:
         found = files.read_json(path)
     except UserError:
         return False
     expected = files.plain(results)
     return found.keys() == expected.keys() and all(
-        found[key] == value for key, value in expected.items() if key != "seconds"
+        found[key] == value for key, value in expected.items() if key not in ("seconds", "cost")
     )
 
 
