@@ -28,7 +28,7 @@ from cljax.output.models import Models
 from cljax.output.record import Group
 from cljax.output.recorder import Cursor, Recorder
 from cljax.settings import Settings
-from cljax.stages import Stage, StepInput
+from cljax.stages import Stage, StepInput, TrainStage
 from cljax.state import EpochState, Task
 
 T = TypeVar("T")
@@ -180,10 +180,9 @@ class Run:
     def _run_group(self):
         """Runs the tasks of the seeds that are furthest behind, until they meet others."""
         with self.recorder.progress(self.cursor):
-            end = min(
-                [group.cursor for group in self.waiting], default=Cursor(self.whole.num_tasks)
-            )
-            while self.cursor < end:
+            self._run_task()
+            ends = [Cursor(self.whole.num_tasks), *(group.cursor for group in self.waiting)]
+            while self.cursor < min(ends):
                 self._run_task()
         if self.waiting:
             self._choose([self._group(), *self.waiting])
@@ -233,7 +232,9 @@ class Run:
         before = self._flatten(self.states) if ends_early else {}
         self.states = self.executor.call(after_task, method, self.states, tasks, data)
         self.undone |= record_lib.undone(before, self._flatten(self.states) if ends_early else {})
-        self._evaluate()
+        self._count_carried()
+        self.recorder.start("evaluate", cursor)
+        self.recorder.add_accuracy(self._evaluate(self.settings.eval.read_outs))
         self.recorder.start("save", cursor)
         self._save_model(cursor.task)
         self._write(self.recorder.write_results)
@@ -308,27 +309,34 @@ class Run:
         self.states = self.states.map(lambda state: state.learner)
         sums = [sums for sums, _ in measured]
         seconds = self.recorder.seconds[stage.name] - before
-        self._write(self.recorder.add_epoch, cursor, stage, sums, stops, seconds)
+        every = self.settings.eval.every_epochs if isinstance(stage, TrainStage) else 0
+        correct = None
+        if every and (cursor.epoch + 1) % every == 0:
+            found = self._evaluate(("cnn",))
+            correct = [of_seed[1, 0] for of_seed in found]
+        self._write(self.recorder.add_epoch, cursor, stage, sums, stops, seconds, correct)
 
-    def _evaluate(self):
-        problem, cursor = self.problem, self.cursor
-        counts = [0] * len(problem.streams)
-        if problem.states[0].exemplars is not None:
+    def _count_carried(self):
+        """Records what the learners carry on to the next task."""
+        counts = [0] * len(self.problem.streams)
+        if self.problem.states[0].exemplars is not None:
             stored = self.executor.collect(self.states.map(lambda state: state.exemplars.counts))
             counts = [int(np.sum(of_seed)) for of_seed in stored]
         self.recorder.add_carried(self.states, counts)
-        self.recorder.start("evaluate", cursor)
+
+    def _evaluate(self, read_outs: tuple[str, ...]) -> list[np.ndarray]:
+        """Counts correct predictions as `evaluation.evaluate` does."""
+        problem, settings = self.problem, evaluation.Evaluation.from_settings(self.settings.eval)
         with self.recorder.time("evaluate"):
-            correct = evaluation.evaluate(
+            return evaluation.evaluate(
                 self.executor,
                 problem.method,
                 problem.data,
                 problem.streams,
                 self.states,
-                cursor.task,
-                evaluation.Evaluation.from_settings(self.settings.eval),
+                self.cursor.task,
+                dataclasses.replace(settings, read_outs=read_outs),
             )
-            self.recorder.add_accuracy(correct)
 
     def _save_model(self, task: int):
         """Saves the classifiers after a task, for other programs and people."""

@@ -103,6 +103,22 @@ def backward_transfer(accuracy: Matrix) -> float | None:
     return statistics.fmean(accuracy[last][j] - accuracy[j][j] for j in range(last))
 
 
+def after_task(correct: Counts, images: Sequence[int]) -> dict[str, float]:
+    """Returns the metrics of one seed after its last finished task, those of every task included.
+
+    Args:
+      correct, images: as in `accuracy_matrix`; at least one row.
+    """
+    matrix = accuracy_matrix(correct, images)
+    values = {
+        "seen_accuracy": seen_accuracy(correct, images)[-1],
+        "mean_over_tasks": mean_over_tasks(matrix[-1]),
+        **{f"accuracy_on_task_{j}": value for j, value in enumerate(matrix[-1], start=1)},
+    }
+    lost = {"forgetting": forgetting(matrix), "backward_transfer": backward_transfer(matrix)}
+    return values | {name: value for name, value in lost.items() if value is not None}
+
+
 def summarise(per_seed: Sequence[float | None]) -> dict[str, Any]:
     """Computes mean and population standard deviation over seeds, as in the ABD paper's tables.
 

@@ -5,7 +5,7 @@ import dataclasses
 import logging
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import jax
@@ -121,6 +121,12 @@ class Recorder:
                 self._ran_on = state["ran_on"]  # what is shown of a complete run stays
         if self.log:
             self.log.truncate(*state["metrics_position"] if state else (0, 0))
+            for seed in self.settings.seeds:
+                for task in range(self.tasks_done([seed])):
+                    self._log_task(seed, task)
+            for path, seed, task in self._pictures():
+                if plots.is_whole(path):
+                    self.log.add_picture(seed, task + 1, "dreamed", path.read_bytes())
 
     def tasks_done(self, seeds: Sequence[int] | None = None) -> int:
         """Returns how many tasks all seeds, or some, have finished."""
@@ -169,7 +175,13 @@ class Recorder:
         )
 
     def add_epoch(
-        self, cursor: Cursor, stage: Stage, sums: list[dict], steps: list[int], seconds: float
+        self,
+        cursor: Cursor,
+        stage: Stage,
+        sums: list[dict],
+        steps: list[int],
+        seconds: float,
+        correct: list[np.ndarray] | None,
     ) -> None:
         """Writes and shows the metrics of an epoch.
 
@@ -179,6 +191,8 @@ class Recorder:
           sums: metrics of each seed, summed over its steps.
           steps: number of steps of each seed.
           seconds: wall time of the epoch, all seeds together.
+          correct: per seed int32 [task + 1], correct predictions on each task's test images after
+            the epoch; None: not counted.
 
         Raises:
           UserError: a metric is not finite; its line is written before.
@@ -192,7 +206,8 @@ class Recorder:
             s.epochs for t, _, s in self.problem.plan(cursor.task) if s.name == stage.name
         )
         rows = {}
-        for stream, total, n in zip(self.running.streams, sums, steps, strict=True):
+        split = "validation" if self.settings.data.validation else "test"
+        for i, (stream, total, n) in enumerate(zip(self.running.streams, sums, steps, strict=True)):
             seed = stream.seed
             if not n:  # fewer images than a batch, with this seed
                 continue
@@ -205,6 +220,9 @@ class Recorder:
                 "global_epoch": earlier + cursor.epoch + 1,
             }
             fixed = stage.log_scalars(cursor.epoch)
+            if correct is not None:
+                images = int(stream.eval_counts[: cursor.task + 1].sum())
+                fixed[f"{split}_accuracy"] = int(correct[i].sum()) / images
             self._written_log.append(
                 {**place, **fixed, **rows[seed], "images_per_second": round(rate, 1)}
             )
@@ -269,6 +287,7 @@ class Recorder:
             known = [names[c] for c in stream.class_order[:known]]
             why = "Short rows: the teacher labels few dreamed images as this class."
             plots.write_class_grid(images, labels, known, path, title, why)
+            self._written_log.add_picture(stream.seed, task + 1, "dreamed", path.read_bytes())
 
     def results(self) -> dict:
         """Returns the content of results.json: of the tasks that all seeds have finished."""
@@ -300,6 +319,8 @@ class Recorder:
         """Writes results.json and the plots, and shows the latest accuracy."""
         self.costs.note_peaks(self._task)
         results = self.results()
+        for stream in self.running.streams:
+            self._log_task(stream.seed, self._task)
         files.write_json_atomically(self.directory / "results.json", results)
         plots.write_plots(results, self._written_log.rows(), self.directory / "plots")
         mean = np.mean([row[-1] for row in results["seen_accuracy"]])
@@ -318,10 +339,25 @@ class Recorder:
             for written in plots.write_plots(results, self._written_log.rows(), folder):
                 if written.name not in whole:
                     note("%s: was gone or damaged; drawn again", written)
-        drawn = [task for task, _, stage in self.problem.plan() if stage.has_samples]
-        for path in [self._samples_path(task, seed) for task in drawn for seed in results["seeds"]]:
+        for path, _, _ in self._pictures():
             if not plots.is_whole(path):
                 logger.warning("%s: gone or damaged; only a run from the start draws it", path)
+
+    def _pictures(self) -> Iterator[tuple[Path, int, int]]:
+        """Yields path, seed and task of every picture of samples that the whole run draws."""
+        for task, _, stage in self.problem.plan():
+            for seed in self.settings.seeds if stage.has_samples else ():
+                yield self._samples_path(task, seed), seed, task
+
+    def _log_task(self, seed: int, task: int) -> None:
+        """Adds what a seed has reached after a task (from 0) to the TensorBoard events."""
+        place, values = self.settings.seeds.index(seed), {}
+        images = self.problem.streams[place].eval_counts.tolist()
+        for name, kinds in self.correct.items():
+            found = metrics.after_task(kinds["seen"][place][: task + 1], images)
+            prefix = "" if name == "own" else f"{name}/"
+            values |= {prefix + key: value for key, value in found.items()}
+        self._written_log.add_task(seed, task + 1, values)
 
     def _samples_path(self, task: int, seed: int) -> Path:
         return self.directory / "plots" / f"dreamed_task{task + 1}_seed{seed}.png"

@@ -115,6 +115,13 @@ class EvaluationSettings(Block):
         "images per evaluation step; 0: automatic, 32 on CPU, where each core evaluates its own "
         "batches, otherwise 256",
     )
+    every_epochs: Count = _setting(
+        0,
+        "epochs of training stages between two evaluations of the classifier's logits on the test "
+        "images of the seen classes (or the validation images), for `metrics.jsonl` and "
+        "TensorBoard; 0: only after each task. Nothing is chosen by them",
+        True,
+    )
     top_k: Positive = _setting(1, "a prediction is correct if the class is among the k likeliest")
     read_outs: tuple[Literal["cnn", "nme", "ncm"], ...] = _setting(
         (),
