@@ -349,10 +349,10 @@ class Run:
     def _check_models(self):
         """Writes the latest model again if it is gone or damaged; names others that are."""
         latest = {}
-        if not self.states.holds(EpochState):
+        if self.cursor.is_task_start and not self.states.holds(EpochState):
             latest[self.cursor.task] = self._flatten(self.states.map(lambda s: s.variables))
         for group in self.waiting:
-            if not group.is_within_epoch:
+            if group.cursor.is_task_start and not group.is_within_epoch:
                 group = group._replace(states=[state.variables for state in group.states])
                 latest.setdefault(group.cursor.task, {}).update(record_lib.flatten_group(group))
         finished = [
@@ -424,23 +424,21 @@ class Run:
         restored = processes.on_main(lambda: _written(self.checkpoints).restore())
         restored = processes.broadcast_from_main(restored)
         if not restored:
-            self.recorder.load_state_dict(None, {})
+            self.recorder.load_state_dict(None, [])
             return False, ""
         arrays, record = restored
         with processes.raise_together():
             given = self.settings, self.whole, list(self.recorder.correct), self.directory
             record_lib.check(record, arrays, *given)
             groups = record_lib.read(record, arrays, self.whole, self.directory)
-            finished = {seed: group.cursor.task for group in groups for seed in group.seeds}
             seeds = record_lib.seeds_of(record, arrays)
             new = [seed for seed in self.settings.seeds if seed not in seeds]
             if new:
                 started = start(build.of_seeds(self.settings, new), self.whole.of_seeds(new))
                 groups.append(Group(new, Cursor(), started.states))
-            done = {seed: finished[seed] for seed in seeds}
-            self.recorder.load_state_dict(record["recorder"], done)
+            self.recorder.load_state_dict(record["recorder"], seeds)
             if self.models:
-                self.models.checksums = record["models"][: max(finished.values())]
+                self.models.checksums = record["models"]
         self._choose(groups)
         words = [f"seeds {', '.join(map(str, new))}"] if new else []
         before = len(record["class_orders"][0]["task_sizes"])

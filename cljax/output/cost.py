@@ -2,27 +2,13 @@
 
 import resource
 import sys
-from typing import Annotated, Any
+from typing import Any
 
 import jax
-from pydantic import Field
 
 from cljax.compute import device
-from cljax.files import Record
 from cljax.methods.base import Finetune
-from cljax.settings import Count
 from cljax.state import LearnerState
-
-Seconds = Annotated[float, Field(ge=0)]
-
-
-class TaskCost(Record):
-    """What is read of the cost of a task."""
-
-    seconds: dict[str, Seconds]
-    images: dict[str, Count]
-    peak_device_bytes: Count | None
-    peak_host_bytes: Count | None
 
 
 class Costs:
@@ -32,7 +18,7 @@ class Costs:
     has risen since the run began in this process.
 
     Attributes:
-      tasks: what `TaskCost` describes, for every task that has begun.
+      tasks: what `metrics.TaskCost` describes, for every task that has begun.
     """
 
     def __init__(self):

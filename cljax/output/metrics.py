@@ -6,7 +6,11 @@ accuracy on the test images of task j, with predictions over all seen classes. T
 
 import statistics
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Annotated, Any
+
+from pydantic import Field
+
+from cljax.files import Record
 
 # Version of the files in a workdir; raise it when a number in them changes its meaning. Version 1
 # counted tasks and epochs from 0; results.json, whose lists are by position, is the same in both.
@@ -19,6 +23,17 @@ READ_OUTS = {
     "nme": "nearest mean of exemplars",
     "ncm": "nearest class mean of all training images (an oracle)",
 }
+Size = Annotated[int, Field(ge=0)]  # of any number of bits
+
+
+class TaskCost(Record):
+    """What is read of the cost of a task, which `cost.Costs` measures."""
+
+    seconds: dict[str, Annotated[float, Field(ge=0)]]
+    images: dict[str, Size]
+    peak_device_bytes: Size | None
+    peak_host_bytes: Size | None
+
 
 Matrix = Sequence[Sequence[float]]
 Counts = Sequence[Sequence[int]]  # row t, entry j: images of task j after task t

@@ -14,10 +14,10 @@ from pydantic import Field
 from cljax import files
 from cljax.errors import UserError
 from cljax.output.checkpoints import flatten, unflatten
-from cljax.output.cost import TaskCost
+from cljax.output.metrics import Size, TaskCost
 from cljax.output.recorder import Cursor
 from cljax.problem import Problem
-from cljax.settings import Count, Settings
+from cljax.settings import Settings
 from cljax.state import EpochState
 
 FORMAT = 5
@@ -32,7 +32,7 @@ class _RecorderRecord(files.Record):
     seconds: dict[str, float]
     metrics_position: Annotated[list[int], Field(min_length=2, max_length=2)]
     cost: list[TaskCost] = Field(default=[])
-    carried: list[list[dict[str, Count]]] = Field(default=[])
+    carried: list[list[dict[str, Size]]] = Field(default=[])
 
 
 class _ClassOrder(files.Record):

@@ -5,7 +5,7 @@ import dataclasses
 import logging
 import math
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import jax
@@ -100,21 +100,20 @@ class Recorder:
             "metrics_position": self._written_log.position(),
         }
 
-    def load_state_dict(self, state: dict | None, tasks: Mapping[int, int]) -> None:
+    def load_state_dict(self, state: dict | None, seeds: Sequence[int]) -> None:
         """Goes back to a checkpoint's `state_dict`, or to the start; drops later metrics.
 
         Args:
           state: the `state_dict`; None: of a run that starts.
-          tasks: by each seed of the state, in its order, how many tasks count as finished.
+          seeds: the seeds of the state, in its order.
         """
         if state:
             for name, kinds in state["correct"].items():
                 for kind, of_seeds in kinds.items():
-                    for (seed, done), rows in zip(tasks.items(), of_seeds, strict=True):
-                        place = self.settings.seeds.index(seed)
-                        self.correct[name][kind][place] = rows[:done]
-            for (seed, done), sizes in zip(tasks.items(), state.get("carried", []), strict=False):
-                self.carried[self.settings.seeds.index(seed)] = sizes[:done]
+                    for seed, rows in zip(seeds, of_seeds, strict=True):
+                        self.correct[name][kind][self.settings.seeds.index(seed)] = rows
+            for seed, sizes in zip(seeds, state.get("carried", []), strict=False):
+                self.carried[self.settings.seeds.index(seed)] = sizes
             self.seconds |= state["seconds"]
             self.costs.tasks = state.get("cost", [])  # earlier versions have neither
             if self.tasks_done() == self.problem.num_tasks:
@@ -267,15 +266,16 @@ class Recorder:
         image_bytes = math.prod(self.problem.dataset.image_shape)
         for stream, count in zip(self.running.streams, num_exemplars, strict=True):
             sizes = carried_bytes(self.problem.method, shapes, count, image_bytes)
-            self.carried[self.settings.seeds.index(stream.seed)].append(sizes)
+            self.carried[self.settings.seeds.index(stream.seed)][self._task :] = [sizes]
 
     def add_accuracy(self, correct: list[np.ndarray]) -> None:
         """Adds the correct predictions that `evaluation.evaluate` counted, of each running seed."""
         for stream, counts in zip(self.running.streams, correct, strict=True):
             place = self.settings.seeds.index(stream.seed)
             for kinds, rows in zip(self.correct.values(), counts.tolist(), strict=True):
-                kinds["seen"][place].append(rows[0])
-                kinds["within_task"][place].append(rows[1])
+                # A task that ended early, and has further stages now, is counted again.
+                kinds["seen"][place][self._task :] = [rows[0]]
+                kinds["within_task"][place][self._task :] = [rows[1]]
 
     def write_samples(self, task: int, drawn: list) -> None:
         """Writes the samples of a stage: what `Stage.samples` returns, of each seed."""
