@@ -105,13 +105,15 @@ class RunLog:
         self._events.add(row)
 
     def add_task(self, seed: int, task: int, values: Mapping[str, float]) -> None:
-        """Adds to the events what a seed has reached after a task (from 1), by name."""
-        tags = {f"seed{seed}/after_task/{name}": value for name, value in values.items()}
-        self._events.add_scalars(tags, task)
+        """Adds to the events what a seed has reached after a task (from 1), unless they have it."""
+        prefix = f"seed{seed}/after_task/"
+        if self._events.is_new(prefix, task):
+            self._events.add_scalars({prefix + name: v for name, v in values.items()}, task)
 
     def add_picture(self, seed: int, task: int, name: str, png: bytes) -> None:
         """Adds a picture of a seed and a task (from 1) to the events, unless they have it."""
-        self._events.add_picture(f"seed{seed}/{name}", png, task)
+        if self._events.is_new(f"seed{seed}/{name}", task):
+            self._events.add_picture(f"seed{seed}/{name}", png, task)
 
     def position(self) -> tuple[int, int]:
         """Writes all lines so far to the disk; returns their length in bytes and their CRC-32."""
@@ -201,7 +203,7 @@ class _EventFile:
                 path.unlink()
             self._writer = EventsWriter(str(self._folder / "events"))
         self._counts = Counter()
-        self._pictures = set()
+        self._once = set()
         self._flushed = -math.inf
         for row in rows:
             self.add(row)
@@ -215,16 +217,19 @@ class _EventFile:
         }
         self.add_scalars(tags, epoch_axis(row, self._counts))
 
+    def is_new(self, tag: str, step: int) -> bool:
+        """Whether this is the first call with a tag and a step since the events were rebuilt."""
+        count = len(self._once)
+        self._once.add((tag, step))
+        return len(self._once) > count
+
     def add_scalars(self, tags: Mapping[str, float], step: int) -> None:
         """Writes numbers by their tags as an event."""
         values = [{"tag": printable(tag), "simple_value": value} for tag, value in tags.items()]
         self._write(values, step)
 
     def add_picture(self, tag: str, png: bytes, step: int) -> None:
-        """Writes a PNG file as an event, unless there is one of this tag and step."""
-        if (tag, step) in self._pictures:
-            return
-        self._pictures.add((tag, step))
+        """Writes a PNG file as an event."""
         width, height = struct.unpack(">II", png[16:24])
         image = {"width": width, "height": height, "colorspace": 4, "encoded_image_string": png}
         self._write([{"tag": tag, "image": image}], step)
