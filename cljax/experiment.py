@@ -342,9 +342,7 @@ class Run:
         """Saves the classifiers after a task, for other programs and people."""
         arrays = self._flatten(self.states.map(lambda state: state.variables))
         self._check_finite(arrays)
-        others = [seed for group in self.waiting for seed in group.seeds]
-        others = [seed for seed in others if self.recorder.tasks_done([seed]) > task]
-        self._write(lambda: _written(self.models).save(task, arrays, others))
+        self._write(lambda: _written(self.models).save(task, arrays, self._seeds()))
 
     def _check_models(self):
         """Writes the latest model again if it is gone or damaged; names others that are."""
@@ -355,11 +353,7 @@ class Run:
             if group.cursor.is_task_start and not group.is_within_epoch:
                 group = group._replace(states=[state.variables for state in group.states])
                 latest.setdefault(group.cursor.task, {}).update(record_lib.flatten_group(group))
-        finished = [
-            [seed for seed in self.settings.seeds if self.recorder.tasks_done([seed]) > task]
-            for task in range(self.whole.num_tasks)
-        ]
-        self._write(lambda: _written(self.models).mend(latest, finished))
+        self._write(lambda: _written(self.models).mend(latest))
 
     def _write(self, function: Callable, *args):
         """Lets the first process write, unless someone has taken the workdir away."""
@@ -438,7 +432,12 @@ class Run:
                 groups.append(Group(new, Cursor(), started.states))
             self.recorder.load_state_dict(record["recorder"], seeds)
             if self.models:
-                self.models.checksums = record["models"]
+                done = {seed: self.recorder.tasks_done([seed]) for seed in seeds}
+                finished = [
+                    [seed for seed in seeds if done[seed] > task]
+                    for task in range(len(record["models"]))
+                ]
+                self.models.restore(record["models"], finished)
         self._choose(groups)
         words = [f"seeds {', '.join(map(str, new))}"] if new else []
         before = len(record["class_orders"][0]["task_sizes"])

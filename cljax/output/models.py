@@ -22,37 +22,46 @@ class Models:
     def __init__(self, folder: Path, fingerprint: int):
         """Opens the directory, which is made if absent; `fingerprint` is that of the data."""
         self.checksums: list[int] = []
+        self._finished: list[list[int]] = []
         self._checkpoints = Checkpoints(folder, keep=None)
         self._fingerprint = fingerprint
 
-    def save(self, task: int, arrays: Arrays, others: Sequence[int]) -> None:
-        """Saves classifiers after a task (from 0).
+    def restore(self, checksums: list[int], finished: list[list[int]]) -> None:
+        """Goes back to the models of a checkpoint.
+
+        Args:
+          checksums: `checksums` as the checkpoint has them.
+          finished: for each of them, the seeds that had finished the task.
+        """
+        self.checksums, self._finished = checksums, finished
+
+    def save(self, task: int, arrays: Arrays, seeds: Sequence[int]) -> None:
+        """Saves classifiers after a task (from 0); those of other seeds that are there stay.
 
         Args:
           task: the task.
-          arrays: the classifiers of the seeds that run, by name.
-          others: seeds that have finished the task before; their classifiers stay.
+          arrays: the classifiers, by name.
+          seeds: their seeds.
         """
-        number = model_number(task)
-        if others and self._holds(task, others):
-            arrays = arrays | of_seeds(self._checkpoints.read(number)[0], others)
+        known = self._finished[task] if task < len(self._finished) else []
+        others = [seed for seed in known if seed not in seeds]
+        if others and self._holds(task):
+            arrays = arrays | of_seeds(self._checkpoints.read(model_number(task))[0], others)
         elif others:
             names = ", ".join(map(str, others))
-            logger.warning(
-                "%s: without the damaged classifiers of seeds %s", self._path(task), names
-            )
+            logger.warning("%s: damaged, written without seeds %s", self._path(task), names)
         self.checksums[task : task + 1] = [checksum(arrays)]
+        self._finished[task : task + 1] = [[*others, *seeds]]
         self._write(task, arrays)
 
-    def mend(self, latest: dict[int, Arrays], finished: Sequence[Sequence[int]]) -> None:
+    def mend(self, latest: dict[int, Arrays]) -> None:
         """Writes a model again if it is gone or damaged, or names it.
 
         Args:
           latest: by number of finished tasks, the classifiers of the seeds that are there.
-          finished: for each task, the seeds that have finished it.
         """
         for task, expected in enumerate(self.checksums):
-            if self._holds(task, finished[task]):
+            if self._holds(task):
                 continue
             found = latest.get(task + 1, {})
             if checksum(found) == expected:
@@ -71,9 +80,9 @@ class Models:
         """Ends Orbax's threads."""
         self._checkpoints.close()
 
-    def _holds(self, task, seeds):
-        expected = self.checksums[task]
-        return self._checkpoints.holds(model_number(task), expected, prefixes(seeds))
+    def _holds(self, task):
+        names = prefixes(self._finished[task])
+        return self._checkpoints.holds(model_number(task), self.checksums[task], names)
 
     def _write(self, task, arrays):
         self._checkpoints.save(arrays, {"data": self._fingerprint}, model_number(task))
