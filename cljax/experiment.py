@@ -193,8 +193,10 @@ class Run:
         self.waiting = [other._replace(states=jax.device_get(other.states)) for other in others]
         settings = build.of_seeds(self.settings, group.seeds)
         self.problem = self.whole.of_seeds(group.seeds)
-        if self.executor.mesh != (mesh := build.make_mesh(settings)):
+        mesh = build.make_mesh(settings)
+        if self.executor.mesh != mesh:
             self.executor = build.make_executor(settings)
+        if mesh != build.make_mesh(self.settings):
             placed = settings.data.residence, settings.data.validation, mesh
             data, _ = residence.place(self.problem.dataset, *placed)
             self.problem = dataclasses.replace(self.problem, data=data)
