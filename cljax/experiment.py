@@ -323,7 +323,7 @@ class Run:
         counts = [0] * len(self.problem.streams)
         if self.problem.states[0].exemplars is not None:
             stored = self.executor.collect(self.states.map(lambda state: state.exemplars.counts))
-            counts = [int(np.sum(of_seed)) for of_seed in stored]
+            counts = [int(np.asarray(of_seed).sum()) for of_seed in stored]  # compiles nothing
         self.recorder.add_carried(self.states, counts)
 
     def _evaluate(self, read_outs: tuple[str, ...]) -> list[np.ndarray]:
