@@ -63,8 +63,8 @@ def run(argv: list[str]) -> None:
     from ml_collections import config_flags
 
     from cljax import cli
-    from cljax.settings import config_files
     from cljax.errors import UserError, printable
+    from cljax.settings import config_files
 
     if len(argv) > 1:
         cli.fail(f"unexpected arguments {' '.join(argv[1:])}; use --config.KEY=VALUE for settings")

@@ -293,6 +293,13 @@ def graphs(settings: Settings) -> str:
     return {"auto": "between"}.get(settings.execution.graphs, settings.execution.graphs)
 
 
+def of_seeds(settings: Settings, seeds: Sequence[int]) -> Settings:
+    """Returns the settings of some of the seeds, whose devices are as many as divide them."""
+    axis = settings.mesh.seeds and math.gcd(settings.mesh.seeds, len(seeds))
+    mesh_settings = settings.mesh.model_copy(update={"seeds": axis})
+    return settings.model_copy(update={"seeds": tuple(seeds), "mesh": mesh_settings})
+
+
 def make_mesh(settings: Settings, devices: Sequence[Any] | None = None) -> Mesh | None:
     """Builds the mesh of config.mesh of some devices, or of all; None for a single device.
 

@@ -30,7 +30,8 @@ class EvaluationSet(struct.PyTreeNode):
       indices: int32 [capacity], into the evaluation images; a multiple of the batch size.
       stop: int32 [], number of test images of the tasks so far.
       tasks: int32 [capacity], task of each image.
-      boundaries: int32 [T + 1], task j has the labels boundaries[j]..boundaries[j+1]-1.
+      boundaries: int32 [T + 1], task j has the labels boundaries[j]..boundaries[j+1]-1; tasks after
+        `max_tasks` are included.
       seen: int32 [], number of seen classes.
       label_map: int32 [classes of the dataset], label of each class id.
       train_images: all training images of the seen classes.
@@ -115,7 +116,7 @@ def evaluate(
     """
     inputs, steps = make_inputs(executor, method, data, streams, states, task, settings)
     kinds = 1 + len(settings.read_outs), 2
-    zeros = [np.zeros((*kinds, stream.num_tasks), np.int32) for stream in streams]
+    zeros = [np.zeros((*kinds, len(stream.all_sizes)), np.int32) for stream in streams]
     correct = executor.sum_steps(score_batch, inputs, zeros, steps)
     return [of_seed[..., : task + 1] for of_seed in correct]
 
@@ -210,10 +211,11 @@ def make_evaluation_set(stream: TaskStream, task: int, batch_size: int) -> Evalu
         "indices": np.pad(stream.eval_indices, (0, padding)),
         "stop": np.int32(stream.eval_counts[: task + 1].sum()),
         "tasks": tasks.astype(np.int32),
-        "boundaries": np.cumsum([0, *stream.task_sizes], dtype=np.int32),
+        "boundaries": np.cumsum([0, *stream.all_sizes], dtype=np.int32),
         "seen": np.int32(stream.seen(task)),
         "label_map": stream.label_map,
     }
-    padded = np.pad(images, (0, stream.train_indices.size - len(images)))
+    capacity = len(stream.all_sizes) * stream.train_indices.shape[1]
+    padded = np.pad(images, (0, capacity - len(images)))
     arrays, found = jax.device_put((arrays, (padded, np.int32(len(images)))))
     return EvaluationSet(**arrays, train_images=Subset(*found))

@@ -2,17 +2,14 @@
 
 import contextlib
 import dataclasses
-import logging
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TypeVar
 
 import jax
-import jax.numpy as jnp
 import ml_collections
 import numpy as np
-from pydantic import Field
 from rich.console import Console
 
 from cljax import build, evaluation, files, training
@@ -21,26 +18,21 @@ from cljax import settings as settings_lib
 from cljax.compute import compilation, device, host_images, processes
 from cljax.compute.per_seed import PerSeed
 from cljax.compute.signals import StopRequest
-from cljax.errors import UserError, note, print_plain
-from cljax.files import Record, check_record
+from cljax.data import residence
+from cljax.errors import UserError, print_plain
 from cljax.interop import pretrained
 from cljax.output import logs, summary, workdir
-from cljax.output.checkpoints import (
-    Checkpoints,
-    checksum,
-    flatten,
-    has_checkpoints,
-    unflatten,
-)
+from cljax.output import record as record_lib
+from cljax.output.checkpoints import Checkpoints, flatten, has_checkpoints
+from cljax.output.models import Models
+from cljax.output.record import Group
 from cljax.output.recorder import Cursor, Recorder
 from cljax.saved import contents, first_task
 from cljax.settings import Settings
-from cljax.stages import Stage, StepInput
+from cljax.stages import Stage, StepInput, TrainStage
 from cljax.state import EpochState, Task
 
-CHECKPOINT_FORMAT = 5
-
-logger = logging.getLogger("cljax")
+T = TypeVar("T")
 
 
 class Stopped(Exception):
@@ -110,7 +102,7 @@ def check(config: ml_collections.ConfigDict, directory: Path) -> Settings:
 
 
 def make_problem(settings: Settings, directory: Path) -> problem_lib.Problem:
-    """Makes the problem of a run; a first start also needs the weights that it starts with.
+    """Makes the problem of a run, whose new seeds also need the weights that they start with.
 
     These are of a file, or of another run's first task, which is only checked here.
 
@@ -119,8 +111,15 @@ def make_problem(settings: Settings, directory: Path) -> problem_lib.Problem:
         config.first_task_from is wrong.
     """
     problem = problem_lib.make_problem(settings)
-    if not settings.overwrite and has_checkpoints(directory / "checkpoints"):
-        return problem
+    if settings.overwrite or not has_checkpoints(directory / "checkpoints"):
+        return start(settings, problem)
+    if seeds := workdir.new_seeds(directory, settings):
+        start(build.of_seeds(settings, seeds), problem.of_seeds(seeds))
+    return problem
+
+
+def start(settings: Settings, problem: problem_lib.Problem) -> problem_lib.Problem:
+    """Gives the seeds of a problem the weights that they start with, as `make_problem` says."""
     if settings.first_task_from:
         first_task.adopt_first_task(settings, problem, problem.states)
     elif settings.model.pretrained:
@@ -134,29 +133,15 @@ def make_problem(settings: Settings, directory: Path) -> problem_lib.Problem:
     return problem
 
 
-class _RecorderRecord(Record):
-    correct: dict[str, dict[str, list[list[list[int]]]]]
-    seconds: dict[str, float]
-    metrics_position: Annotated[list[int], Field(min_length=2, max_length=2)]
-
-
-class _CheckpointRecord(Record):
-    """What a checkpoint says beside its arrays."""
-
-    cursor: dict[Literal["task", "stage", "epoch"], int]
-    metrics: list[str] | None
-    recorder: _RecorderRecord
-    data: int
-    models: list[int]
-
-
 class Run:
     """Runs the tasks of one run, from its last checkpoint on.
 
     Attributes:
-      cursor: position in the run: the next epoch, stage and task.
-      states: learner states; within an epoch, the `EpochState`s around them.
-      model_checksums: of the arrays in models/1, models/2 and so on.
+      problem: problem of the seeds that run now, those which are furthest behind.
+      cursor: their position in the run: the next epoch, stage and task.
+      states: their learner states; within an epoch, the `EpochState`s around them.
+      waiting: the other seeds, if some were added; all run together once these have caught up.
+      undone: what the last task would be followed from, see `record.undone`.
     """
 
     def __init__(
@@ -164,33 +149,70 @@ class Run:
     ):
         self.settings = settings
         self.directory = directory
-        self.problem = problem
+        self.problem = self.whole = problem
         self.executor = build.make_executor(settings)
         self.recorder = Recorder(settings, problem, self.executor, directory, console)
         self.checkpoints = self.models = None  # where others write
         if processes.is_main():
             self.checkpoints = Checkpoints(directory / "checkpoints", settings.checkpoint.keep)
-            self.models = Checkpoints(directory / "models", keep=None)
+            facts = contents.make_record(problem.dataset, problem.fingerprint)
+            self.models = Models(directory / "models", facts)
         self.cursor = Cursor()
-        self.model_checksums: list[int] = []
+        self.waiting: list[Group] = []
+        self.undone: dict[str, np.ndarray] = {}
         self.states: PerSeed = self.executor.distribute(problem.states)
 
     def go(self) -> dict:
         """Runs all tasks that are left, and returns the content of results.json."""
         try:
-            resumes = self._restore()
-            processes.on_main(self.recorder.announce, self.cursor, resumes)
+            resumes, grown = self._restore()
+            processes.on_main(self.recorder.announce, self.cursor, resumes, grown)
             self._check_models()
             if self.cursor.task == self.problem.num_tasks:
                 self._write(self.recorder.mend)
-            with StopRequest() as self.stop, self.recorder.progress(self.cursor):
+            with StopRequest() as self.stop:
                 while self.cursor.task < self.problem.num_tasks:
-                    self._run_task()
+                    self._run_group()
             return self.recorder.results()
         finally:
             for opened in (self.checkpoints, self.models, self.recorder.log):
                 if opened:
                     opened.close()
+
+    def _run_group(self):
+        """Runs the tasks of the seeds that are furthest behind, until they meet others."""
+        with self.recorder.progress(self.cursor):
+            self._run_task()
+            ends = [Cursor(self.whole.num_tasks), *(group.cursor for group in self.waiting)]
+            while self.cursor < min(ends):
+                self._run_task()
+        if self.waiting:
+            self._choose([self._group(), *self.waiting])
+
+    def _choose(self, groups: list[Group]):
+        """Takes the seeds that are furthest behind as those that run; the others wait."""
+        group, *others = record_lib.merge(groups, self.settings.seeds)
+        self.waiting = [other._replace(states=jax.device_get(other.states)) for other in others]
+        settings = build.of_seeds(self.settings, group.seeds)
+        self.problem = self.whole.of_seeds(group.seeds)
+        mesh = build.make_mesh(settings)
+        if self.executor.mesh != mesh:
+            self.executor = build.make_executor(settings)
+        if mesh != build.make_mesh(self.settings):
+            placed = settings.data.residence, settings.data.validation, mesh
+            data, _ = residence.place(self.problem.dataset, *placed)
+            self.problem = dataclasses.replace(self.problem, data=data)
+        self.cursor = group.cursor
+        self.states = self.executor.distribute(jax.device_put(group.states))
+        self.recorder.follow(self.problem, self.executor)
+
+    def _group(self) -> Group:
+        """Returns the seeds that run, with their states on the host."""
+        states = jax.device_get(self.executor.collect(self.states))
+        return Group(self._seeds(), self.cursor, states)
+
+    def _seeds(self) -> list[int]:
+        return [stream.seed for stream in self.problem.streams]
 
     def _run_task(self):
         cursor, method, data = self.cursor, self.problem.method, self.problem.data
@@ -210,8 +232,13 @@ class Run:
                 self._write_checkpoint()
         self.recorder.start("finish", cursor)
         after_task = type(method).after_task
+        ends_early = record_lib.ends_early(self.problem, cursor.task)
+        before = self._flatten(self.states) if ends_early else {}
         self.states = self.executor.call(after_task, method, self.states, tasks, data)
-        self._evaluate()
+        self.undone |= record_lib.undone(before, self._flatten(self.states) if ends_early else {})
+        self._count_carried()
+        self.recorder.start("evaluate", cursor)
+        self.recorder.add_accuracy(self._evaluate(self.settings.eval.read_outs))
         self.recorder.start("save", cursor)
         self._save_model(cursor.task)
         self._write(self.recorder.write_results)
@@ -221,8 +248,9 @@ class Run:
 
     def _adopt_first_task(self, stages: tuple[Stage, ...]):
         """Takes the first task's networks from another run, in place of the stages they need."""
-        states = self.executor.collect(self.states)
-        adopted = first_task.adopt_first_task(self.settings, self.problem, states)
+        states, settings = self.executor.collect(self.states), self.settings
+        settings = build.of_seeds(settings, self._seeds())
+        adopted = first_task.adopt_first_task(settings, self.problem, states)
         self.states = self.executor.distribute(adopted.states)
         self.cursor.stage = 1
         if adopted.has_generators:
@@ -287,60 +315,61 @@ class Run:
         self.states = self.states.map(lambda state: state.learner)
         sums = [sums for sums, _ in measured]
         seconds = self.recorder.seconds[stage.name] - before
-        self._write(self.recorder.add_epoch, cursor, stage, sums, stops, seconds)
+        every = self.settings.eval.every_epochs if isinstance(stage, TrainStage) else 0
+        correct = None
+        if every and (cursor.epoch + 1) % every == 0:
+            found = self._evaluate(("cnn",))
+            correct = [of_seed[1, 0] for of_seed in found]
+        self._write(self.recorder.add_epoch, cursor, stage, sums, stops, seconds, correct)
 
-    def _evaluate(self):
-        problem, cursor = self.problem, self.cursor
-        self.recorder.start("evaluate", cursor)
+    def _count_carried(self):
+        """Records what the learners carry on to the next task."""
+        counts = [0] * len(self.problem.streams)
+        if self.problem.states[0].exemplars is not None:
+            stored = self.executor.collect(self.states.map(lambda state: state.exemplars.counts))
+            counts = [int(np.asarray(of_seed).sum()) for of_seed in stored]  # compiles nothing
+        self.recorder.add_carried(self.states, counts)
+
+    def _evaluate(self, read_outs: tuple[str, ...]) -> list[np.ndarray]:
+        """Counts correct predictions as `evaluation.evaluate` does."""
+        problem, settings = self.problem, evaluation.Evaluation.from_settings(self.settings.eval)
         with self.recorder.time("evaluate"):
-            correct = evaluation.evaluate(
+            return evaluation.evaluate(
                 self.executor,
                 problem.method,
                 problem.data,
                 problem.streams,
                 self.states,
-                cursor.task,
-                evaluation.Evaluation.from_settings(self.settings.eval),
+                self.cursor.task,
+                dataclasses.replace(settings, read_outs=read_outs),
             )
-            self.recorder.add_accuracy(correct)
 
     def _save_model(self, task: int):
         """Saves the classifiers, and generators, after a task, for other programs and people."""
         arrays = self._kept_after(task)
         self._check_finite(arrays)
-        self.model_checksums.append(checksum(arrays))
-        self._write(self._save_arrays, arrays, problem_lib.model_number(task))
-
-    def _save_arrays(self, arrays: dict[str, np.ndarray], number: int):
-        record = contents.make_record(self.problem.dataset, self.problem.fingerprint)
-        _written(self.models).save(arrays, record, number)
+        self._write(lambda: _written(self.models).save(task, arrays, self._seeds()))
 
     def _kept_after(self, task: int) -> dict[str, np.ndarray]:
-        method, tasks = self.problem.method, self.problem.num_tasks
-        return self._flatten(self.states.map(lambda s: contents.kept(method, s, task, tasks)))
+        """Returns what models/ keeps of the seeds that run, whose newest finished task it is."""
+        return self._flatten(self.states.map(lambda state: self._kept(state, task)))
+
+    def _kept(self, state, task):
+        return contents.kept(self.problem.method, state, task, self.problem.num_tasks)
 
     def _check_models(self):
         """Writes the latest model again if it is gone or damaged; names others that are."""
-        if not self.model_checksums:  # in the first task there is nothing to gather for
-            return
-        within_epoch = self.states.holds(EpochState)
-        latest = {} if within_epoch else self._kept_after(len(self.model_checksums) - 1)
-        self._write(self._mend_models, latest)
-
-    def _mend_models(self, latest: dict[str, np.ndarray]):
-        models = _written(self.models)
-        for task, expected in enumerate(self.model_checksums):
-            number = problem_lib.model_number(task)
-            path = models.folder / str(number)
-            if models.holds(number, expected):
-                continue
-            if checksum(latest) == expected:
-                self._save_arrays(latest, number)
-                note("%s: was gone or damaged; written again from the last checkpoint", path)
-            else:
-                logger.warning(
-                    "%s: gone, or not what this run saved; only a run from the start makes it", path
-                )
+        latest = {}
+        done = self.cursor.task
+        if done and self.cursor.is_task_start and not self.states.holds(EpochState):
+            latest[done] = self._kept_after(done - 1)
+        for group in self.waiting:
+            done = group.cursor.task
+            if done and group.cursor.is_task_start and not group.is_within_epoch:
+                kept = [self._kept(state, done - 1) for state in group.states]
+                group = group._replace(states=kept)
+                latest.setdefault(done, {}).update(record_lib.flatten_group(group))
+        self._write(lambda: _written(self.models).mend(latest))
 
     def _write(self, function: Callable, *args):
         """Lets the first process write, unless someone has taken the workdir away."""
@@ -371,14 +400,19 @@ class Run:
 
     def _save_checkpoint(self, arrays):
         state, within_epoch = self.states.groups[0], self.states.holds(EpochState)
+        for group in self.waiting:
+            arrays |= record_lib.flatten_group(group)
+        arrays |= self.undone
         record = {
-            "format": CHECKPOINT_FORMAT,
+            "format": record_lib.FORMAT,
             "cursor": dataclasses.asdict(self.cursor),
             "metrics": list(state.sums) if within_epoch else None,
             "recorder": self.recorder.state_dict(),
             "data": self.problem.fingerprint,
-            "class_orders": self._class_orders(),
-            "models": self.model_checksums,
+            "class_orders": record_lib.class_orders(self.whole),
+            "models": _written(self.models).checksums,
+            "seeds": list(self.settings.seeds),
+            "waiting": [record_lib.describe(group) for group in self.waiting],
         }
         _written(self.checkpoints).save(arrays, record)
 
@@ -391,86 +425,52 @@ class Run:
                     "checkpoint is kept; try a lower config.optimizer.lr in another --workdir"
                 )
 
-    def _restore(self) -> bool:
-        """Takes the state of the newest good checkpoint; False if there is none."""
+    def _restore(self) -> tuple[bool, str]:
+        """Takes the state of the newest good checkpoint; new seeds start.
+
+        Returns:
+          Whether there is one, and in words what the run has more, "" for nothing.
+        """
         restored = processes.on_main(lambda: _written(self.checkpoints).restore())
         restored = processes.broadcast_from_main(restored)
-        arrays, record = restored or (None, None)
+        if not restored:
+            self.recorder.load_state_dict(None, [])
+            return False, ""
+        arrays, record = restored
         with processes.raise_together():
-            if record is not None:
-                self._check_record(record)
-            self.recorder.load_state_dict(record and record["recorder"])
-        if record is None or arrays is None:
-            return False
-        self.cursor, self.model_checksums = Cursor(**record["cursor"]), record["models"]
-        states = self.problem.states
-        if record["metrics"] is not None:
-            sums = {name: jnp.float32(0) for name in record["metrics"]}
-            states = [EpochState(state, sums, jnp.int32(0)) for state in states]
-        pairs = zip(self.settings.seeds, states, strict=True)
-        try:
-            states = [unflatten(state, f"seed{seed}", arrays) for seed, state in pairs]
-        except UserError as error:
-            raise UserError(
-                f"{self.directory}: the run was saved by another version of cljax: {error}"
-            ) from error
-        self.states = self.executor.distribute(states)
-        return True
-
-    def _check_record(self, record: dict):
-        if record.get("format") != CHECKPOINT_FORMAT:
-            raise UserError(
-                f"{self.directory}: the run was saved by another version of cljax, with other "
-                "files; finish it with that version, or start over in another --workdir"
-            )
-        try:
-            check_record(_CheckpointRecord, record)
-            if _lengths(record["recorder"]["correct"]) != _lengths(self.recorder.correct):
-                raise ValueError("recorder.correct has other read-outs or seeds")
-        except ValueError as error:
-            raise UserError(
-                f"{self.directory}: the record of the checkpoint is damaged: {error}"
-            ) from error
-        cursor = Cursor(**record["cursor"])
-        stages = (
-            self.problem.method.stages(cursor.task, self.problem.num_tasks)
-            if 0 <= cursor.task < self.problem.num_tasks
-            else ()
-        )
-        at_end = cursor == Cursor(self.problem.num_tasks)
-        within = 0 <= cursor.stage <= len(stages) and cursor.epoch >= 0
-        if not (at_end or (stages and within)):
-            raise UserError(f"{self.directory}: the checkpoint names an impossible place, {cursor}")
-        if record["data"] != self.problem.fingerprint:
-            raise UserError(
-                f"{self.directory}: {self.settings.data.name} has other images or labels than when "
-                "this run started; set --config.data.dir or --config.data.path to the data of the "
-                "start"
-            )
-        if record["class_orders"] != self._class_orders():
-            raise UserError(
-                f"{self.directory}: the class order, or the tasks' sizes, are not those with which "
-                f"this run started; put back what config.data.class_order="
-                f"{self.settings.data.class_order} names"
-            )
-
-    def _class_orders(self) -> list[dict]:
-        sizes = list(self.problem.streams[0].task_sizes)  # the same for all seeds
-        return [{"classes": order, "task_sizes": sizes} for order in self.problem.class_orders]
+            given = self.settings, self.whole, list(self.recorder.correct), self.directory
+            record_lib.check(record, arrays, *given)
+            groups = record_lib.read(record, arrays, self.whole, self.directory)
+            seeds = record_lib.seeds_of(record, arrays)
+            new = [seed for seed in self.settings.seeds if seed not in seeds]
+            if new:
+                started = start(build.of_seeds(self.settings, new), self.whole.of_seeds(new))
+                groups.append(Group(new, Cursor(), started.states))
+            self.recorder.load_state_dict(record["recorder"], seeds)
+            if self.models:
+                done = {seed: self.recorder.tasks_done([seed]) for seed in seeds}
+                finished = [
+                    [seed for seed in seeds if done[seed] > task]
+                    for task in range(len(record["models"]))
+                ]
+                self.models.restore(record["models"], finished)
+        self._choose(groups)
+        words = [f"seeds {', '.join(map(str, new))}"] if new else []
+        before = len(record["class_orders"][0]["task_sizes"])
+        if before < self.whole.num_tasks:
+            words.append(f"tasks {before + 1} to {self.whole.num_tasks}")
+        else:
+            self.undone = record_lib.undone_of(arrays)
+        return True, " and ".join(words)
 
     def _flatten(self, value: PerSeed) -> dict[str, np.ndarray]:
         arrays = {}
-        for seed, tree in zip(self.settings.seeds, self.executor.collect(value), strict=True):
+        for seed, tree in zip(self._seeds(), self.executor.collect(value), strict=True):
             arrays |= flatten(tree, f"seed{seed}")
         return arrays
 
 
-def _lengths(correct: dict) -> dict:
-    """Returns the number of seeds of each kind of count of the recorder."""
-    return {name: {kind: len(of) for kind, of in kinds.items()} for name, kinds in correct.items()}
-
-
-def _written(checkpoints: Checkpoints | None) -> Checkpoints:
-    """The checkpoints of the first process; no other one has any."""
-    assert checkpoints is not None
-    return checkpoints
+def _written(kept: T | None) -> T:
+    """What the first process writes; no other one has it."""
+    assert kept is not None
+    return kept

@@ -4,7 +4,7 @@ import dataclasses
 import functools
 import logging
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import jax
@@ -63,6 +63,13 @@ class Problem:
         """Name of the class of each label, for each seed: [seed][k]."""
         names = self.dataset.class_names
         return [[names[label] for label in order] for order in self.class_orders]
+
+    def of_seeds(self, seeds: Sequence[int]) -> "Problem":
+        """Returns the problem of some of the seeds, in the order of `streams`."""
+        pairs = zip(self.streams, self.states, strict=True)
+        kept = [pair for pair in pairs if pair[0].seed in seeds]
+        streams, states = map(list, zip(*kept, strict=True))
+        return dataclasses.replace(self, streams=streams, states=states)
 
     def tasks(self, index: int) -> list[Task]:
         """Makes task `index` (from 0) of each seed."""
@@ -239,11 +246,11 @@ def make_task(
     images, capacity = new, stream.train_indices.shape[1]
     if joint:
         images = np.sort(stream.train_images(index))
-        capacity = stream.train_indices.size
+        capacity *= len(stream.all_sizes)
     labels = stream.label_map[train_labels[new]]
     by_class = [new[labels == k] for k in range(stream.old(index), stream.seen(index))]
     largest = np.bincount(train_labels).max()
-    table = np.zeros((max(stream.task_sizes), largest), np.int32)
+    table = np.zeros((max(stream.all_sizes), largest), np.int32)
     counts = np.zeros(len(table), np.int32)
     for row, found in enumerate(by_class):
         table[row, : len(found)] = found
@@ -254,7 +261,7 @@ def make_task(
         "old": np.int32(stream.old(index)),
         "seen": np.int32(stream.seen(index)),
         "past_images": np.int32(stream.train_counts[:index].sum()),
-        "boundaries": np.cumsum([0, *stream.task_sizes], dtype=np.int32),
+        "boundaries": np.cumsum([0, *stream.all_sizes], dtype=np.int32),
         "class_images": table,
         "class_image_counts": counts,
         "label_map": stream.label_map,

@@ -138,7 +138,8 @@ class Task(struct.PyTreeNode):
       old: int32 [], number of old classes; the new ones have the labels old..seen-1.
       seen: int32 [], number of seen classes.
       past_images: int32 [], number of training images of all previous tasks.
-      boundaries: int32 [T + 1], task j has the labels boundaries[j]..boundaries[j+1]-1.
+      boundaries: int32 [T + 1], task j has the labels boundaries[j]..boundaries[j+1]-1; tasks
+        after `max_tasks` are included.
       images: images to train on: those of the task in file order (joint training: of all tasks so
         far); within a stage, those of the stage.
       class_images: int32 [classes of the largest task, images of the largest class], the images of

@@ -11,8 +11,10 @@ from rich.console import Console
 from rich.text import Text
 
 from cljax import experiment, files
+from cljax import settings as settings_lib
 from cljax.compute import processes
 from cljax.errors import UserError, print_plain, printable
+from cljax.output import workdir
 from cljax.report import tables
 
 # Keys of a table that describe the table; all others are settings of every run.
@@ -44,7 +46,7 @@ def run(config: Any, directory: str | Path, console: Console | None = None) -> N
     failed = {}
     for number, (name, run_config) in enumerate(plan, start=1):
         console.rule(Text(f"{number}/{len(plan)}  {printable(name)}"), style="dim")
-        if not config.overwrite and processes.max_over_processes(_is_complete(directory / name)):
+        if not config.overwrite and _is_complete(run_config, directory / name):
             print_plain(console, f"{directory / name}: already complete, skipped")
             continue
         try:
@@ -109,9 +111,9 @@ def _report(runs: list[Path], directory: Path, console: Console) -> None:
         tables.write_report(begun, directory, console)
 
 
-def _is_complete(directory: Path) -> bool:
-    path = directory / "results.json"
-    return path.exists() and files.read_json(path).get("complete") is True
+def _is_complete(config: ConfigDict, directory: Path) -> bool:
+    complete = workdir.is_complete(directory, settings_lib.read(config))
+    return bool(processes.max_over_processes(complete))
 
 
 def _flatten(config: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:

@@ -82,6 +82,7 @@ def experiment(method: str, **settings) -> ConfigDict:
     }
     config.eval = {
         "batch_size": 0,  # 0: what is fast, 32 on a CPU, whose cores share batches out, else 256
+        "every_epochs": 0,  # evaluate while it trains, for its curves alone; 0: after tasks only
         "top_k": 1,
         "read_outs": (),  # besides the method's own: "cnn", "nme", "ncm", see docs/results.md
         "mirror": "none",  # their class means average over mirrored images: "horizontal"

@@ -126,6 +126,15 @@ def test_results_and_files(reference):
     assert content["task_sizes"] == [2, 2] and content["tasks_total"] == 2
     assert [len(row) for row in content["accuracy"][0]] == [1, 2]
     assert {"compile", "train", "invert", "evaluate", "save", "total"} == set(content["seconds"])
+    first, second = content["cost"]
+    assert first["images"] == {"train": 2 * 2 * 8, "invert": 4 * 8}  # epochs, steps, batch
+    assert second["images"] == {"train": 2 * 2 * 8}
+    assert first["seconds"].keys() == {"compile", "train", "invert", "evaluate"}
+    assert second["peak_device_bytes"] is None  # a CPU
+    assert second["peak_host_bytes"] > 10**8  # JAX alone needs that much
+    ((_, carried),) = content["carried_bytes"]
+    assert carried.keys() == {"classifier", "teacher", "generator", "total"}
+    assert carried["teacher"] == carried["classifier"]
     names = {path.name for path in reference.iterdir()}
     assert names >= {
         "checkpoints",

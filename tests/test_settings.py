@@ -190,6 +190,7 @@ def test_random_streams_have_an_offset_each():
 
 
 def test_what_may_change_when_a_run_resumes():
+    assert {key for key in FIELDS if settings.may_grow(key)} == {"seeds", "max_tasks"}
     free = {key for key in FIELDS if settings.may_change(key)}
     assert free == {
         "overwrite",
@@ -198,6 +199,7 @@ def test_what_may_change_when_a_run_resumes():
         "data.path",
         "data.residence",
         "data.url",
+        "eval.every_epochs",
         *(key for key in FIELDS if key.split(".")[0] in ("checkpoint", "execution", "mesh")),
     }
     assert not settings.may_change("no.such.key")

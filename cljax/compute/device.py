@@ -137,6 +137,13 @@ def memory() -> int | None:
         return None
 
 
+def peak_memory() -> int | None:
+    """Returns the most bytes that this process had on one of its devices; None on a CPU."""
+    found = [device.memory_stats() or {} for device in jax.local_devices()]
+    peaks = [stats["peak_bytes_in_use"] for stats in found if "peak_bytes_in_use" in stats]
+    return max(peaks, default=None)
+
+
 def device_name() -> str:
     """Returns the devices that JAX uses, such as "cpu: cpu" or "gpu: NVIDIA H100 x 2"."""
     devices = jax.devices()

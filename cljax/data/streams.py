@@ -31,7 +31,8 @@ class TaskStream:
     Attributes:
       seed: seed of the run.
       class_order: int32 [classes of the run], class ids, task after task.
-      task_sizes: number of classes of each of the T tasks.
+      task_sizes: number of classes of each of the T tasks of the run.
+      all_sizes: the same with the tasks after them, which `max_tasks` leaves out.
       label_map: int32 [K], from class id to label, the position in the class order; -1: in no task.
       train_indices: int32 [T, capacity], training images of each task in file order, padded with 0.
       train_counts: int32 [T], number of images in each row.
@@ -39,17 +40,21 @@ class TaskStream:
       eval_indices: int32 [M], images of that split by task, then in file order; padded with 0 at
         the end.
       eval_counts: int32 [T], number of evaluation images of each task.
+      capacities: bounds of the images of a task and of the evaluation images, equal for all seeds
+        and any number of tasks.
     """
 
     seed: int
     class_order: np.ndarray
     task_sizes: tuple[int, ...]
+    all_sizes: tuple[int, ...]
     label_map: np.ndarray
     train_indices: np.ndarray
     train_counts: np.ndarray
     eval_split: str
     eval_indices: np.ndarray
     eval_counts: np.ndarray
+    capacities: tuple[int, int]
 
     @property
     def num_tasks(self) -> int:
@@ -232,6 +237,7 @@ def make_stream(
         or a task has no evaluation image.
     """
     ids = class_order(order, dataset.num_classes, order_seed)
+    all_sizes = split_sizes(len(ids), num_tasks, first_task_size, task_sizes)
     sizes = split_sizes(len(ids), num_tasks, first_task_size, task_sizes, max_tasks)
     ids = ids[: sum(sizes)]
     label_map = np.full(dataset.num_classes, -1, np.int32)
@@ -245,13 +251,22 @@ def make_stream(
         seed=seed,
         class_order=ids,
         task_sizes=sizes,
+        all_sizes=all_sizes,
         label_map=label_map,
         train_indices=_padded(train_rows),
         train_counts=np.array(train_counts, np.int32),
         eval_split="train" if validation else "test",
         eval_indices=np.concatenate(eval_rows).astype(np.int32),
         eval_counts=np.array(eval_counts, np.int32),
+        capacities=_capacities(dataset, max(all_sizes), validation),
     )
+
+
+def _capacities(dataset: Dataset, largest: int, validation: bool) -> tuple[int, int]:
+    """Bounds of the images of a task of `largest` classes and of the evaluation images."""
+    counts = np.sort(np.bincount(dataset.train_labels))[::-1]
+    held_out = -(-len(dataset.train_labels) // _FOLDS)
+    return int(counts[:largest].sum()), held_out if validation else len(dataset.test_labels)
 
 
 def _split_images(dataset: Dataset, seed: int, validation: bool):
@@ -296,16 +311,19 @@ def _padded(rows: list[np.ndarray]) -> np.ndarray:
 def stack_streams(streams: Sequence[TaskStream]) -> list[TaskStream]:
     """Pads streams so that arrays of the same name have the same shape.
 
+    The shapes do not depend on the seeds and, but for the rows, on the number of tasks. So programs
+    and numbers of a seed are the same whatever seeds are added and however many tasks follow.
+
     Args:
       streams: of all seeds; `train_indices` and `eval_indices` are padded with 0, counts stay.
 
     Raises:
       ValueError: the streams differ in task sizes or evaluation split.
     """
-    if len({(stream.task_sizes, stream.eval_split) for stream in streams}) > 1:
+    kinds = {(stream.task_sizes, stream.eval_split, stream.capacities) for stream in streams}
+    if len(kinds) > 1:
         raise ValueError("streams of different task sizes or evaluation splits cannot be stacked")
-    capacity = max(stream.train_indices.shape[1] for stream in streams)
-    length = max(len(stream.eval_indices) for stream in streams)
+    capacity, length = streams[0].capacities
     return [
         replace(
             stream,

@@ -91,6 +91,8 @@ class Finetune:
     folds_teacher: ClassVar[bool] = False
     # Entries of the parameters that the first task of another method may lack.
     extra_parameters: ClassVar[tuple[str, ...]] = ()
+    # What `LearnerState.extras` are, in the bytes that results.json counts.
+    extras_name: ClassVar[str] = "extras"
 
     classifier: Classifier
     preprocessing: Preprocessing

@@ -53,6 +53,7 @@ class BiC(Finetune):
     supports_partial_batches: ClassVar[bool] = False
     extra_parameters: ClassVar[tuple[str, ...]] = ("bias_layers",)
     folds_teacher: ClassVar[bool] = True
+    extras_name: ClassVar[str] = "bias_layer_of_label"
 
     correction_stage: TrainStage
     temperature: Rate = 2.0

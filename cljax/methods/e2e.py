@@ -51,6 +51,8 @@ class EndToEnd(LearningWithoutForgetting):
         logits of the new classes before the stage.
     """
 
+    extras_name: ClassVar[str] = "new_class_teacher"
+
     balancing_stage: TrainStage | None = None
     new_class_teacher: Literal["previous", "current"] = "previous"
 

@@ -85,6 +85,7 @@ class EWC(TaskwiseLoss, Finetune):
     """
 
     fisher_stage_class: ClassVar[type[TrainStage]] = FisherStage
+    extras_name: ClassVar[str] = "importance"
 
     fisher_stage: TrainStage
     lamda: Weight = 10.0

@@ -1,5 +1,7 @@
 """iCaRL: Incremental Classifier and Representation Learning (Rebuffi et al., CVPR 2017)."""
 
+from typing import ClassVar
+
 import jax
 import jax.numpy as jnp
 
@@ -43,6 +45,8 @@ class ICaRL(MultiClassLwF):
     `state.extras` float [D, K] has the class means, computed after each task. `forward` computes
     the logits of the head.
     """
+
+    extras_name: ClassVar[str] = "means"
 
     @classmethod
     def from_parts(cls, parts, **fields):

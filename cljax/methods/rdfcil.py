@@ -107,6 +107,7 @@ class RDFCIL(Dreaming):
     """
 
     extra_parameters: ClassVar[tuple[str, ...]] = ("projections",)
+    extras_name: ClassVar[str] = "label_counts"
     inversion_class: ClassVar[type[InversionStage]] = InversionOfOld
 
     head_stage: TrainStage

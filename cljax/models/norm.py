@@ -88,9 +88,9 @@ def moments(
 ) -> tuple[jax.Array, jax.Array]:
     """Computes the mean and the biased variance of each channel.
 
-    On CPU first the mean, then the variance. On other devices one pass over x sums distances to
-    `about`; rounding then moves the variance by about the dtype's relative precision times
-    var + (mean - about)^2, so `about` should be near the mean.
+    First the mean, then the variance. On a GPU one pass over x sums distances to `about`; rounding
+    then moves the variance by about the dtype's relative precision times var + (mean - about)^2, so
+    `about` should be near the mean.
 
     Args:
       x: float [B, ..., C].
@@ -121,8 +121,8 @@ def _one_pass(shares, x, about):
 def sums(*terms: jax.Array) -> list[jax.Array]:
     """Sums arrays float [B, ..., C] of equal shapes over all axes but the last: [C] each.
 
-    XLA makes one kernel of a reduction of several arrays, but two or more of several reductions.
-    On CPU that one reduction would be a serial loop.
+    For GPUs XLA makes one kernel of a reduction of several arrays, but two or more of several
+    reductions. On CPU that one reduction would be a serial loop, and TPUs have more to move.
     """
     return jax.lax.platform_dependent(*terms, cpu=_one_by_one, tpu=_one_by_one, default=_together)
 

@@ -29,6 +29,7 @@ from cljax.errors import UserError
 from cljax.files import writing
 
 PyTree = Any
+_REPLACED = "replaced_"  # checkpoint N, while one with more arrays is written in its place
 logger = logging.getLogger("cljax")
 
 
@@ -94,13 +95,14 @@ class Checkpoints:
         with writing(self.folder):
             if not read_only:
                 self.folder.mkdir(parents=True, exist_ok=True)
+                self._finish_replacing()
             self._manager = ocp.CheckpointManager(self.folder, options=options)
 
     def save(self, arrays: dict[str, np.ndarray], record: dict, number: int | None = None) -> None:
         """Saves a checkpoint under the next number, unless one is given.
 
-        A checkpoint of that number with the same arrays stays; anything else under that name is
-        renamed to `damaged_N`, with a warning.
+        A checkpoint of that number with the same arrays stays. One that has a part of them is
+        replaced. Anything else under that name is renamed to `damaged_N`, with a warning.
 
         Raises:
           UserError: it cannot be written (full disk, no permission); earlier ones stay.
@@ -108,14 +110,18 @@ class Checkpoints:
         if number is None:
             number = max(self._manager.all_steps(), default=-1) + 1
         elif (self.folder / str(number)).exists():
-            if self.holds(number, checksum(arrays)):
+            found = self._checksums_of(number)
+            if found == _checksums(arrays):
                 return
-            self._set_aside(number)
-            logger.warning(
-                "%s is not what this run saves there; renamed to damaged_%d and written anew",
-                self.folder / str(number),
-                number,
-            )
+            if found and found.items() <= _checksums(arrays).items():
+                self._rename(number, f"{_REPLACED}{number}")
+            else:
+                self._set_aside(number)
+                logger.warning(
+                    "%s is not what this run saves there; renamed to damaged_%d and written anew",
+                    self.folder / str(number),
+                    number,
+                )
             self._manager.reload()
         names = {f"{i:05d}": name for i, name in enumerate(arrays)}
         content = {"record": record, "names": names, "checksums": _checksums(arrays)}
@@ -127,15 +133,18 @@ class Checkpoints:
                     arrays=ocp.args.StandardSave({key: arrays[names[key]] for key in names}),
                     record=ocp.args.JsonSave(record),
                 ),
+                force=True,  # also where later numbers are there
             )
         except Exception as error:
             self._remove_unfinished()
+            self._finish_replacing()
             if not _is_write_error(error):
                 raise
             raise UserError(
                 f"{self.folder}: cannot write a checkpoint ({_reason(error)}); the earlier ones "
                 "are intact: make room or fix permissions, then run the same command again"
             ) from error
+        self._finish_replacing()
 
     def read(self, number: int) -> tuple[dict[str, np.ndarray], dict]:
         """Reads checkpoint `number`: (arrays, record).
@@ -148,22 +157,31 @@ class Checkpoints:
         except Exception as error:
             raise UserError(f"{self.folder / str(number)}: {_reason(error)}") from error
 
-    def holds(self, number: int, expected: int) -> bool:
+    def holds(self, number: int, expected: int, prefixes: tuple[str, ...] = ("",)) -> bool:
         """Whether checkpoint `number` is there, whole, and has arrays of this `checksum`.
+
+        Args:
+          number: the checkpoint.
+          expected: checksum of the arrays whose names begin with one of `prefixes`.
+          prefixes: all arrays by default.
 
         Raises:
           UserError: it cannot be read now, as the system says.
         """
+        found = self._checksums_of(number)
+        return _checksum_of_json(_only(found, prefixes)) == expected if found else False
+
+    def _checksums_of(self, number: int) -> dict[str, int]:
+        """Returns the checksums of the arrays of a checkpoint; none if it is absent or damaged."""
         try:
-            arrays, _ = self._read(number)
+            return _checksums(self._read(number)[0])
         except Exception as error:
             if _is_system_error(error):
                 raise UserError(
                     f"{self.folder / str(number)}: cannot be read now ({_reason(error)}); mend the "
                     "file system, then run the same command again"
                 ) from error
-            return False
-        return checksum(arrays) == expected
+            return {}
 
     def restore(self) -> tuple[dict[str, np.ndarray], dict] | None:
         """Reads the newest good checkpoint: (arrays, record), or None if there is none.
@@ -206,9 +224,21 @@ class Checkpoints:
         names = itertools.chain(
             [f"damaged_{number}"], (f"damaged_{number}_{n}" for n in itertools.count(2))
         )
-        free = next(name for name in names if not (self.folder / name).exists())
+        self._rename(number, next(name for name in names if not (self.folder / name).exists()))
+
+    def _rename(self, number: int, name: str) -> None:
         with writing(self.folder):
-            (self.folder / str(number)).rename(self.folder / free)
+            (self.folder / str(number)).rename(self.folder / name)
+
+    def _finish_replacing(self) -> None:
+        """Removes what a checkpoint has replaced, or puts it back if a kill came between."""
+        with writing(self.folder):
+            for old in self.folder.glob(f"{_REPLACED}*"):
+                new = self.folder / old.name.removeprefix(_REPLACED)
+                if new.exists():
+                    shutil.rmtree(old)
+                else:
+                    old.rename(new)
 
     def close(self) -> None:
         """Ends Orbax's threads."""
@@ -246,6 +276,10 @@ class Checkpoints:
             if found[name] != expected:
                 raise ValueError(f"checksum of {name} does not match")
         return arrays, record["record"]
+
+
+def _only(named: dict[str, Any], prefixes: tuple[str, ...]) -> dict[str, Any]:
+    return {name: value for name, value in named.items() if name.startswith(prefixes)}
 
 
 def checksum(arrays: dict[str, np.ndarray]) -> int:

@@ -5,9 +5,11 @@ import json
 import logging
 import math
 import os
+import struct
 import time
 import zlib
 from collections import Counter
+from collections.abc import Mapping
 from logging.handlers import MemoryHandler
 from pathlib import Path
 from typing import Any, Self
@@ -75,8 +77,9 @@ class RunLog:
     """Writes metrics.jsonl, a line per seed, task, stage and epoch, and TensorBoard events.
 
     The events are rebuilt from metrics.jsonl whenever it is cut or opened again. So a curve shows
-    each epoch exactly once. Use it as a context manager, or `close` it. Every method raises
-    UserError if a file cannot be written, for example on a full disk.
+    each epoch exactly once. Whoever cuts it adds tasks and pictures again. Use it as a context
+    manager, or `close` it. Every method raises UserError if a file cannot be written, for example
+    on a full disk.
     """
 
     def __init__(self, workdir: str | os.PathLike) -> None:
@@ -100,6 +103,17 @@ class RunLog:
             if self._file.write(line) != len(line):
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         self._events.add(row)
+
+    def add_task(self, seed: int, task: int, values: Mapping[str, float]) -> None:
+        """Adds to the events what a seed has reached after a task (from 1), unless they have it."""
+        prefix = f"seed{seed}/after_task/"
+        if self._events.is_new(prefix, task):
+            self._events.add_scalars({prefix + name: v for name, v in values.items()}, task)
+
+    def add_picture(self, seed: int, task: int, name: str, png: bytes) -> None:
+        """Adds a picture of a seed and a task (from 1) to the events, unless they have it."""
+        if self._events.is_new(f"seed{seed}/{name}", task):
+            self._events.add_picture(f"seed{seed}/{name}", png, task)
 
     def position(self) -> tuple[int, int]:
         """Writes all lines so far to the disk; returns their length in bytes and their CRC-32."""
@@ -189,25 +203,43 @@ class _EventFile:
                 path.unlink()
             self._writer = EventsWriter(str(self._folder / "events"))
         self._counts = Counter()
+        self._once = set()
         self._flushed = -math.inf
         for row in rows:
             self.add(row)
 
     def add(self, row: Row) -> None:
         """Writes the numbers of a row as an event."""
+        tags = {
+            f"seed{row['seed']}/{row['stage']}/{name}": value
+            for name, value in row.items()
+            if name not in LABELS and isinstance(value, (int, float))
+        }
+        self.add_scalars(tags, epoch_axis(row, self._counts))
+
+    def is_new(self, tag: str, step: int) -> bool:
+        """Whether this is the first call with a tag and a step since the events were rebuilt."""
+        count = len(self._once)
+        self._once.add((tag, step))
+        return len(self._once) > count
+
+    def add_scalars(self, tags: Mapping[str, float], step: int) -> None:
+        """Writes numbers by their tags as an event."""
+        values = [{"tag": printable(tag), "simple_value": value} for tag, value in tags.items()]
+        self._write(values, step)
+
+    def add_picture(self, tag: str, png: bytes, step: int) -> None:
+        """Writes a PNG file as an event."""
+        width, height = struct.unpack(">II", png[16:24])
+        image = {"width": width, "height": height, "colorspace": 4, "encoded_image_string": png}
+        self._write([{"tag": tag, "image": image}], step)
+
+    def _write(self, values, step):
         # protobuf makes these classes when the modules are imported.
         from tensorboardX.proto.event_pb2 import Event  # pyright: ignore[reportAttributeAccessIssue]
         from tensorboardX.proto.summary_pb2 import Summary  # pyright: ignore[reportAttributeAccessIssue]
 
         assert self._writer is not None  # `rebuild` has made it
-        values = [
-            Summary.Value(
-                tag=printable(f"seed{row['seed']}/{row['stage']}/{name}"), simple_value=value
-            )
-            for name, value in row.items()
-            if name not in LABELS and isinstance(value, (int, float))
-        ]
-        step = epoch_axis(row, self._counts)
         event = Event(step=step, wall_time=time.time(), summary=Summary(value=values))
         with writing(self._folder):
             self._writer.write_event(event)

@@ -6,7 +6,11 @@ accuracy on the test images of task j, with predictions over all seen classes. T
 
 import statistics
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Annotated, Any
+
+from pydantic import Field
+
+from cljax.files import Record
 
 # Version of the files in a workdir; raise it when a number in them changes its meaning. Version 1
 # counted tasks and epochs from 0; results.json, whose lists are by position, is the same in both.
@@ -19,6 +23,17 @@ READ_OUTS = {
     "nme": "nearest mean of exemplars",
     "ncm": "nearest class mean of all training images (an oracle)",
 }
+Size = Annotated[int, Field(ge=0)]  # of any number of bits
+
+
+class TaskCost(Record):
+    """What is read of the cost of a task, which `cost.Costs` measures."""
+
+    seconds: dict[str, Annotated[float, Field(ge=0)]]
+    images: dict[str, Size]
+    peak_device_bytes: Size | None
+    peak_host_bytes: Size | None
+
 
 Matrix = Sequence[Sequence[float]]
 Counts = Sequence[Sequence[int]]  # row t, entry j: images of task j after task t
@@ -103,6 +118,22 @@ def backward_transfer(accuracy: Matrix) -> float | None:
     return statistics.fmean(accuracy[last][j] - accuracy[j][j] for j in range(last))
 
 
+def after_task(correct: Counts, images: Sequence[int]) -> dict[str, float]:
+    """Returns the metrics of one seed after its last finished task, those of every task included.
+
+    Args:
+      correct, images: as in `accuracy_matrix`; at least one row.
+    """
+    matrix = accuracy_matrix(correct, images)
+    values = {
+        "seen_accuracy": seen_accuracy(correct, images)[-1],
+        "mean_over_tasks": mean_over_tasks(matrix[-1]),
+        **{f"accuracy_on_task_{j}": value for j, value in enumerate(matrix[-1], start=1)},
+    }
+    lost = {"forgetting": forgetting(matrix), "backward_transfer": backward_transfer(matrix)}
+    return values | {name: value for name, value in lost.items() if value is not None}
+
+
 def summarise(per_seed: Sequence[float | None]) -> dict[str, Any]:
     """Computes mean and population standard deviation over seeds, as in the ABD paper's tables.
 
@@ -136,6 +167,8 @@ def build_results(
     versions: Mapping[str, str],
     read_outs: Mapping[str, Sequence[Counts]] | None = None,
     top_k: int = 1,
+    cost: Sequence[Mapping[str, Any]] = (),
+    carried_bytes: Sequence[Sequence[Mapping[str, int]]] = (),
 ) -> dict[str, Any]:
     """Builds the content of results.json after any number of finished tasks.
 
@@ -154,6 +187,8 @@ def build_results(
       versions: of the program and its packages, by name.
       read_outs: `correct` of other read-outs, by name.
       top_k: a prediction is correct if the class of the image is among the k likeliest.
+      cost: [t], time, images and memory of each finished task, as `cost.Costs.results` has them.
+      carried_bytes: [seed][t], bytes that the learner carries on from each finished task, by name.
 
     Raises:
       ValueError: counts contradict each other.
@@ -185,7 +220,9 @@ def build_results(
         "read_outs": {
             name: _accuracies(rows, test_images) for name, rows in (read_outs or {}).items()
         },
+        "carried_bytes": [[dict(sizes) for sizes in of_seed] for of_seed in carried_bytes],
         "seconds": dict(seconds),
+        "cost": [dict(of_task) for of_task in cost],
         "device": device,
         "versions": dict(versions),
     }

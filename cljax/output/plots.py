@@ -25,6 +25,8 @@ NOT_LOSSES = {
     "learning_rate",
     "accuracy",
     "dreamed_accuracy",
+    "test_accuracy",
+    "validation_accuracy",
     "images_per_second",
     "seconds",
 }

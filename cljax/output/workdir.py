@@ -11,11 +11,13 @@ from typing import Any
 
 from cljax.errors import UserError
 from cljax.files import lock, open_lock, read_json, write_json_atomically, writing
-from cljax.settings import Settings, may_change
+from cljax.settings import Settings, may_change, may_grow
 
 # What a run writes into its workdir; config.json last, as its removal ends that of the run.
 _DIRECTORIES = ("checkpoints", "models", "plots", "tensorboard", "evaluation")
 _FILES = ("results.json", "metrics.jsonl", "log.txt", "config.json")
+
+_GROWTH = " (a run keeps what it has and may only get more)"
 
 # Keys that runs of earlier versions lack, and the value that says what these did.
 _ADDED = {
@@ -80,14 +82,15 @@ def check_present(workdir: Path) -> None:
 
 
 def differences(one: dict[str, Any], other: dict[str, Any]) -> list[str]:
-    """Lists the keys that differ and may not change, as "key: one -> other"."""
+    """Lists the keys that differ and may not do so, as "key: one -> other"."""
     flat, other_flat = _flatten(one), _flatten(other)
     lines = []
     for key in sorted(flat.keys() | other_flat.keys()):
         absent = _ADDED.get(key, "absent")
         before, now = flat.get(key, absent), other_flat.get(key, absent)
-        if not may_change(key) and before != now:
-            lines.append(f"{key}: {before} -> {now}")
+        if may_change(key) or before == now or (may_grow(key) and _has_grown(before, now)):
+            continue
+        lines.append(f"{key}: {before} -> {now}{_GROWTH if may_grow(key) else ''}")
     return lines
 
 
@@ -102,6 +105,38 @@ def with_added(settings: dict[str, Any]) -> dict[str, Any]:
         if isinstance(block, dict):
             block.setdefault(name, value)
     return result
+
+
+def _has_grown(before: Any, now: Any) -> bool:
+    """Whether a setting that may grow has: seeds were added, or a number of tasks (0: all)."""
+    if isinstance(before, list) and isinstance(now, list):
+        return all(seed in now for seed in before)
+    if isinstance(before, int) and isinstance(now, int):
+        return now == 0 or 0 < before < now
+    return False
+
+
+def new_seeds(workdir: Path, settings: Settings) -> list[int]:
+    """Returns the seeds of a run that its workdir, which `check` has accepted, lacks."""
+    path = workdir / "config.json"
+    before = read_json(path)["seeds"] if path.exists() and not settings.overwrite else []
+    return [seed for seed in settings.seeds if seed not in before]
+
+
+def is_complete(workdir: Path, settings: Settings) -> bool:
+    """Whether a workdir has all results of a run, the seeds and tasks included that were added.
+
+    Raises:
+      UserError: results.json is damaged.
+    """
+    path = workdir / "results.json"
+    results = read_json(path) if path.exists() else {}
+    if results.get("complete") is not True:
+        return False
+    return (
+        set(settings.seeds) == set(results.get("seeds", ()))
+        and results.get("tasks_total") == settings.tasks_wanted
+    )
 
 
 def check(workdir: Path, settings: Settings) -> None:

@@ -19,7 +19,14 @@ FOOTNOTES = (
     "Forgetting: mean over the previous tasks of the best accuracy before the last finished task "
     "minus the accuracy after it, in percentage points. Positive: forgotten (Chaudhry et al. "
     "2018).",
+    "A run that is not finished has no accuracy and no forgetting here; its caveat says what it "
+    "has reached.",
     "Time: wall time of the whole run with all seeds, compilation and evaluation included.",
+    "Carried: megabytes (1,000,000 bytes) that a learner carries from one task to the next: "
+    "classifier, teacher, generator, importance, means, and the pixels of its exemplars; after the "
+    "last finished task, mean over seeds.",
+    "Images/s: training images of stage train per second, all seeds together. Device and host "
+    "memory: largest peak of the run, in gigabytes; a CPU has no device memory.",
     f"Published: {published.SOURCE}. A run with a caveat (column marks) does not reproduce it.",
 )
 
@@ -49,6 +56,10 @@ def cells(run: RunRecord) -> dict[str, str]:
             run.average_incremental_accuracy, len(run.seeds)
         ),
         "forgetting (points)": mean_std(run.forgetting, len(run.seeds)),
+        "carried (MB)": scaled(run.carried_bytes, 1e6),
+        "images/s": scaled(run.images_per_second, 1, 0),
+        "device memory (GB)": scaled(run.device_bytes, 1e9),
+        "host memory (GB)": scaled(run.host_bytes, 1e9),
         "time": clock(run.seconds),
         "device": run.device or "-",
     }
@@ -61,6 +72,11 @@ def mean_std(value: MeanStd | None, seeds: int) -> str:
         return "-"
     has_deviation = seeds > 1 and value.std is not None
     return f"{value.mean:.1f}" + (f" ± {value.std:.1f}" if has_deviation else "")
+
+
+def scaled(value: float | None, unit: float, digits: int = 2) -> str:
+    """Formats a number in a unit."""
+    return "-" if value is None else f"{value / unit:,.{digits}f}"
 
 
 def clock(seconds: float | None) -> str:

@@ -1,5 +1,6 @@
 """Reads runs from their workdirs, and marks those that do not reproduce a published result."""
 
+import statistics
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -13,6 +14,7 @@ from pydantic import Field
 from cljax.errors import UserError
 from cljax.files import Record, check_record, read_json
 from cljax.output import metrics
+from cljax.output.metrics import Size, TaskCost
 from cljax.report import published
 from cljax.report.published import Config, MeanStd
 from cljax.settings import Count, Positive
@@ -55,6 +57,7 @@ class _ConfigRecord(Record):
     num_tasks: int
     task_sizes: list[int] | None = None
     first_task_size: int = 0
+    max_tasks: Count = 0
     exemplars: _Exemplars = _Exemplars()
 
 
@@ -67,11 +70,16 @@ class _Seconds(Record):
     total: float = Field(ge=0)
 
 
+class _Carried(Record):
+    total: Size
+
+
 class _ResultsRecord(Record):
     """What is read of results.json."""
 
     dataset: str
     complete: bool
+    seeds: list[int]
     tasks_done: Count
     tasks_total: Count
     task_sizes: list[Positive]
@@ -83,6 +91,8 @@ class _ResultsRecord(Record):
     seconds: _Seconds
     device: str
     versions: dict[str, str]
+    cost: list[TaskCost] = Field(default=[])
+    carried_bytes: list[list[_Carried]] = Field(default=[])
 
 
 @dataclass(frozen=True)
@@ -102,10 +112,13 @@ class RunRecord:
       marks: caveats; empty if the run can be compared.
       tasks_done, tasks_total: finished tasks and all tasks; both 0 before the first is finished.
       final_accuracy, average_incremental_accuracy, forgetting, backward_transfer: mean and std over
-        seeds; None if there is no value.
+        seeds; None if there is no value, or the run is not finished.
       classes: number of seen classes after each of the t finished tasks.
       seen_accuracy: float [S, t], accuracy on seen classes of each seed; None if t is 0.
       seconds: wall time of the run so far; None before the first task is finished.
+      images_per_second: training images per second of stage `train`, of all seeds together.
+      carried_bytes: what a learner carries on after its last finished task, the mean over seeds.
+      device_bytes, host_bytes: largest peaks of memory; None where they are not known.
       device: name of the devices.
       versions: pairs of name and version.
     """
@@ -129,6 +142,10 @@ class RunRecord:
     classes: tuple[int, ...] = ()
     seen_accuracy: np.ndarray | None = None
     seconds: float | None = None
+    images_per_second: float | None = None
+    carried_bytes: float | None = None
+    device_bytes: int | None = None
+    host_bytes: int | None = None
     device: str = ""
     versions: tuple[tuple[str, str], ...] = ()
 
@@ -220,7 +237,10 @@ def read_run(workdir: Path) -> RunRecord:
         if results["format"] not in metrics.READABLE_RESULTS:
             raise ValueError(f"format {results['format']} instead of {metrics.FORMAT}")
         check_record(_ResultsRecord, results)
-        run = _with_results(run, results)
+        run, wanted = _with_results(run, results), _tasks_wanted(config, run.num_tasks)
+        progress = _progress(run, results, wanted)
+        if progress:
+            run = replace(run, **dict.fromkeys(HEADLINES))
         if per_class := published.lookup(config, "exemplars.per_class"):
             run = replace(run, exemplars=per_class * sum(results["task_sizes"]))
     except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
@@ -228,7 +248,12 @@ def read_run(workdir: Path) -> RunRecord:
         raise UserError(
             f"{path}: damaged, or written by another version of cljax: {reason}"
         ) from error
-    return replace(run, marks=(*_progress(run, results["complete"]), *shortcuts))
+    return replace(run, marks=(*progress, *shortcuts))
+
+
+def _tasks_wanted(config: Config, num_tasks: int) -> int:
+    """Returns how many tasks the config asks for, which may be more than results.json knows of."""
+    return min(published.lookup(config, "max_tasks") or num_tasks, num_tasks)
 
 
 def _from_config_only(workdir: Path, config: Config) -> RunRecord:
@@ -262,8 +287,9 @@ def _split(config: Config) -> tuple[str, int]:
 def _with_results(run: RunRecord, results: dict[str, Any]) -> RunRecord:
     done = results["tasks_done"]
     seen = np.array(results["seen_accuracy"], float)
-    if seen.shape != (len(run.seeds), done) or not np.isfinite(seen).all():
-        raise ValueError(f"seen_accuracy is not {done} numbers for each of {len(run.seeds)} seeds")
+    seeds = results["seeds"]  # before the first task of seeds that were added, only the others
+    if seen.shape != (len(seeds), done) or not np.isfinite(seen).all():
+        raise ValueError(f"seen_accuracy is not {done} numbers for each of {len(seeds)} seeds")
     classes = tuple(accumulate(results["task_sizes"]))
     if len(classes) != results["tasks_total"] or done > len(classes):
         raise ValueError(f"{done} of {results['tasks_total']} tasks, sizes of {len(classes)}")
@@ -277,8 +303,26 @@ def _with_results(run: RunRecord, results: dict[str, Any]) -> RunRecord:
         seconds=float(results["seconds"]["total"]),
         device=str(results["device"]),
         versions=tuple((str(k), str(v)) for k, v in results["versions"].items()),
+        **_costs(results),
         **{key: _mean_std(results[key]) for key in HEADLINES},
     )
+
+
+def _costs(results: dict[str, Any]) -> dict[str, Any]:
+    """Returns speed, storage and memory of a run; versions without them give none."""
+    cost, carried = results.get("cost", []), results.get("carried_bytes", [])
+    images = sum(of_task["images"].get("train", 0) for of_task in cost)
+    seconds = sum(of_task["seconds"].get("train", 0.0) for of_task in cost)
+    peaks = (
+        max((of_task[name] or 0 for of_task in cost), default=0) or None
+        for name in ("peak_device_bytes", "peak_host_bytes")
+    )
+    last = [of_seed[-1]["total"] for of_seed in carried if of_seed]
+    return {
+        "images_per_second": images / seconds if images and seconds else None,
+        "carried_bytes": statistics.fmean(last) if last else None,
+        **dict(zip(("device_bytes", "host_bytes"), peaks, strict=True)),
+    }
 
 
 def _mean_std(value) -> MeanStd | None:
@@ -287,10 +331,19 @@ def _mean_std(value) -> MeanStd | None:
     return MeanStd(float(value["mean"]), float(value["std"]))
 
 
-def _progress(run: RunRecord, complete: bool) -> list[Mark]:
+def _progress(run: RunRecord, results: dict[str, Any], wanted: int) -> list[Mark]:
+    """Returns a caveat if seeds or tasks are missing that the config asks for."""
     if not run.tasks_done:
         return [Mark("unfinished", "no task finished")]
-    return [] if complete else [Mark("unfinished", f"{run.tasks_done} of {run.tasks_total} tasks")]
+    so_far = ""
+    if run.final_accuracy:
+        so_far = f"{run.final_accuracy.mean:.1f} % so far, on the classes of these tasks"
+    if missing := set(run.seeds) - set(results["seeds"]):
+        done = len(run.seeds) - len(missing)
+        return [Mark("unfinished", f"{done} of {len(run.seeds)} seeds", so_far)]
+    if results["complete"] and run.tasks_done >= wanted:
+        return []
+    return [Mark("unfinished", f"{run.tasks_done} of {wanted} tasks", so_far)]
 
 
 def _shortcuts(config: Config, run: RunRecord) -> list[Mark]:

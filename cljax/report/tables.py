@@ -26,15 +26,22 @@ HEADINGS = {
     "published (%)": "published\n(%)",
     "average incremental accuracy (%)": "average\nincremental\naccuracy (%)",
     "forgetting (points)": "forgetting\n(points)",
+    "carried (MB)": "carried\n(MB)",
+    "device memory (GB)": "device\nmemory\n(GB)",
+    "host memory (GB)": "host\nmemory\n(GB)",
 }
 _MARKED = "Runs with a caveat are not reproductions of a published result"
+# Of runs of earlier versions they are not known, and not shown in the terminal.
+COST_COLUMNS = ("host memory (GB)", "device memory (GB)", "images/s", "carried (MB)")
 LEFT_OUT_WHEN_NARROW = (
+    *COST_COLUMNS,
     "device",
     "time",
     "seeds",
     "forgetting (points)",
     "average incremental accuracy (%)",
 )
+COSTS = ("images_per_second", "carried_bytes", "device_bytes", "host_bytes")
 CSV_COLUMNS = (
     "workdir",
     "data_set",
@@ -50,6 +57,7 @@ CSV_COLUMNS = (
     "published_final_accuracy_mean",
     "published_final_accuracy_std",
     "seconds",
+    *COSTS,
     "marks",
     "device",
     "versions",
@@ -121,9 +129,11 @@ def print_table(runs: Sequence[RunRecord], console: Console) -> None:
 def _fit_table(runs: Sequence[RunRecord], console: Console) -> tuple[Table, Sequence[str]]:
     """Returns the widest table that fits the console, and the columns hidden for it."""
     unlimited = console.options.update(width=10_000)
+    rows = [cells(run) for run in runs]
+    unknown = {name for name in COST_COLUMNS if all(row[name] == "-" for row in rows)}
     for n in range(len(LEFT_OUT_WHEN_NARROW)):
-        hidden = LEFT_OUT_WHEN_NARROW[:n]
-        table = _table(runs, {"data set", "tasks", *hidden})
+        hidden = [name for name in LEFT_OUT_WHEN_NARROW[:n] if name not in unknown]
+        table = _table(runs, {"data set", "tasks", *hidden, *unknown})
         if console.measure(table, options=unlimited).maximum <= console.width:
             return table, hidden
     return _table(runs, {"data set", "tasks", *LEFT_OUT_WHEN_NARROW}), LEFT_OUT_WHEN_NARROW
@@ -205,6 +215,7 @@ def _record(run: RunRecord) -> dict[str, Any]:
         "num_seeds": len(run.seeds),
         "seeds": " ".join(map(str, run.seeds)),
         "seconds": run.seconds,
+        **{name: getattr(run, name) for name in COSTS},
         "marks": describe_marks(run),
         "device": run.device,
         "versions": " ".join(f"{name}={version}" for name, version in run.versions),

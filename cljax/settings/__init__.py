@@ -33,6 +33,7 @@ from cljax.settings.reading import (
     fields,
     markdown,
     may_change,
+    may_grow,
     read,
     read_method,
 )
@@ -64,6 +65,7 @@ __all__ = [
     "fields",
     "markdown",
     "may_change",
+    "may_grow",
     "read",
     "read_method",
 ]

@@ -30,9 +30,23 @@ class Block(BaseModel):
     )
 
 
-def _setting(default: Any, meaning: str, may_change: bool = False, **constraints: Any) -> Any:
-    """Describes a setting; `may_change`: whether a resumed run may have another value."""
-    extra: JsonDict = {"may_change": may_change}
+def _setting(
+    default: Any,
+    meaning: str,
+    may_change: bool = False,
+    may_grow: bool = False,
+    **constraints: Any,
+) -> Any:
+    """Describes a setting.
+
+    Args:
+      default: its value in the program's own configs.
+      meaning: what it sets.
+      may_change: whether a resumed run may have another value.
+      may_grow: whether a resumed run may have more of it.
+      **constraints: as of pydantic's `Field`.
+    """
+    extra: JsonDict = {"may_change": may_change, "may_grow": may_grow}
     return Field(default, description=meaning, json_schema_extra=extra, **constraints)
 
 
@@ -100,6 +114,13 @@ class EvaluationSettings(Block):
         0,
         "images per evaluation step; 0: automatic, 32 on CPU, where each core evaluates its own "
         "batches, otherwise 256",
+    )
+    every_epochs: Count = _setting(
+        0,
+        "epochs of training stages between two evaluations of the classifier's logits on the test "
+        "images of the seen classes (or the validation images), for `metrics.jsonl` and "
+        "TensorBoard; 0: only after each task. Nothing is chosen by them",
+        True,
     )
     top_k: Positive = _setting(1, "a prediction is correct if the class is among the k likeliest")
     read_outs: tuple[Literal["cnn", "nme", "ncm"], ...] = _setting(
@@ -303,6 +324,7 @@ class Settings(Block):
         (0,),
         "each seed has its own class order, initial weights and noise; one run trains all of them; "
         "a single number is the seed itself, not a number of seeds",
+        may_grow=True,
         min_length=1,
     )
     num_tasks: Positive = _setting(5, "number of equal tasks, unless the first has another size")
@@ -316,7 +338,7 @@ class Settings(Block):
         "number of classes of each task, such as `(50,20,20,10)`, instead of the two keys above; "
         "remaining classes are not used",
     )
-    max_tasks: Count = _setting(0, "number of tasks to run; 0: all")
+    max_tasks: Count = _setting(0, "number of tasks to run; 0: all", may_grow=True)
     schedule_scale: Annotated[float, Field(gt=0, le=1e6)] = _setting(
         1.0, "multiplies epochs, milestones and inversion steps: 0.1 for 10 % of them"
     )
@@ -354,6 +376,12 @@ class Settings(Block):
     optimizer: OptimizerSettings = OptimizerSettings()
     inversion: InversionSettings | None = None
     autoencoder: AutoencoderSettings | None = None
+
+    @property
+    def tasks_wanted(self) -> int:
+        """Number of tasks to run."""
+        total = len(self.task_sizes) or self.num_tasks
+        return min(self.max_tasks or total, total)
 
     def scaled(self, count: int) -> int:
         """Returns a number of epochs or steps under `schedule_scale`; at least 1 if it was."""

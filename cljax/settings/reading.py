@@ -111,15 +111,25 @@ def markdown() -> str:
     for key, field in fields():
         default = f"`{field.default!r}`"
         changes = "; may change when a run resumes" if may_change(key) else ""
+        changes = "; may grow when a run resumes" if may_grow(key) else changes
         lines.append(f"| `{key}` | {expected(field)} | {default} | {field.description}{changes} |")
     return "\n".join(lines) + "\n"
 
 
 def may_change(key: str) -> bool:
     """Whether a resumed run may have another value of config.`key`."""
+    return _says(key, "may_change")
+
+
+def may_grow(key: str) -> bool:
+    """Whether a resumed run may have more of config.`key`: more seeds, or more tasks."""
+    return _says(key, "may_grow")
+
+
+def _says(key, what):
     field = dict(fields()).get(key)
     extra = field.json_schema_extra if field else None
-    return isinstance(extra, dict) and bool(extra["may_change"])
+    return isinstance(extra, dict) and bool(extra[what])
 
 
 def expected(field: FieldInfo) -> str:

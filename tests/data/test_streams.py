@@ -337,7 +337,7 @@ def test_stacked_streams_have_equal_shapes_and_true_counts():
     ]
     stacked = stack_streams(streams)
     assert {stream.train_indices.shape for stream in stacked} == {(1, 14)}
-    assert {stream.eval_indices.shape for stream in stacked} == {(7,)}
+    assert {stream.eval_indices.shape for stream in stacked} == {(10,)}
     assert np.stack([s.train_counts for s in stacked]).tolist() == [[6], [14], [10]]
     for before, after in zip(streams, stacked, strict=True):
         np.testing.assert_array_equal(np.concatenate(rows(before)), np.concatenate(rows(after)))
@@ -346,6 +346,20 @@ def test_stacked_streams_have_equal_shapes_and_true_counts():
         assert not after.eval_indices[count:].any()
         assert not after.train_indices[0, after.train_counts[0] :].any()
         np.testing.assert_array_equal(before.label_map, after.label_map)
+
+
+@pytest.mark.parametrize("validation", [False, True])
+def test_shapes_do_not_depend_on_seeds_or_the_number_of_tasks(validation):
+    dataset = make_dataset(6, np.repeat(np.arange(6), [9, 8, 12, 11, 7, 10]))
+    kinds = {"num_tasks": 3, "validation": validation}
+    shapes = set()
+    for seed in range(4):
+        for max_tasks in (1, 2, 0):
+            stream = make_stream(dataset, seed=seed, order_seed=seed, max_tasks=max_tasks, **kinds)
+            (stream,) = stack_streams([stream])
+            shapes.add((stream.train_indices.shape[1], stream.eval_indices.shape, stream.all_sizes))
+    length = 12 if validation else len(dataset.test_labels)
+    assert shapes == {(12 + 11, (length,), (2, 2, 2))}
 
 
 def test_streams_of_different_tasks_do_not_stack():

@@ -18,7 +18,6 @@ from cljax.methods.libcontinual import (
     LibContinualWA,
 )
 from cljax.optimizer import SGD
-from cljax.stages import Epoch
 from tests.helpers import libcontinual, tiny
 from tests.helpers.libcontinual import (
     Expected,
@@ -159,7 +158,8 @@ def test_ewc(lucir_goldens):
                 expected.close(name, penalty(state.params, state.extras), bound)
             state, _ = step(method, expected, state, task, f"task{t}.step{i}")
         count = int(task.images.count)
-        prepared = Epoch(jnp.pad(task.images.indices, (0, size)), None)
+        prepared = fisher_stage.prepare(method, state, task, data, 0)
+        prepared = prepared._replace(order=jnp.pad(task.images.indices, (0, size)))
         for i in range(fisher_stage.num_steps(0, count)):
             state, _ = gather(fisher_stage, method, data, task, 0, prepared, i, state)
         state = call(method, "after_task", state, task, data)

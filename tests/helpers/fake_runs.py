@@ -54,5 +54,6 @@ def write_run(workdir: Path, name: str, done: int | None = None, **settings) -> 
         config.data.name,
         size,
     )
+    content["seeds"] = list(config.seeds)
     (workdir / "results.json").write_text(json.dumps(content))
     return content

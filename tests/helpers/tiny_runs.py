@@ -154,7 +154,7 @@ def assert_one_line(status: int, err: str, *words: str) -> None:
 def results(workdir: Path) -> dict:
     """results.json without what differs from run to run."""
     content = json.loads((workdir / "results.json").read_text())
-    del content["seconds"]
+    del content["seconds"], content["cost"]
     content["versions"].pop("commit", None)  # someone may commit while tests run
     return content
 

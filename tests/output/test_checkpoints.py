@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from cljax.errors import UserError
-from cljax.output.checkpoints import Checkpoints, flatten, has_checkpoints, unflatten
+from cljax.output.checkpoints import Checkpoints, checksum, flatten, has_checkpoints, unflatten
 from tests.helpers import tiny_runs
 
 # TensorStore complains once more, from a thread of its own, of a file that it could not read.
@@ -73,6 +73,28 @@ def test_the_same_arrays_under_the_same_number_stay(tmp_path, caplog):
     before = (tmp_path / "0").stat().st_ino
     models.save({"a": np.array(1)}, {}, number=0)
     assert (tmp_path / "0").stat().st_ino == before and not caplog.records
+    models.close()
+
+
+@pytest.mark.parametrize("killed", [None, "before the save", "after the save"])
+def test_more_arrays_take_the_place_of_a_part_of_them(tmp_path, caplog, monkeypatch, killed):
+    models = Checkpoints(tmp_path, keep=None)
+    part, whole = {"a": np.array(1)}, {"a": np.array(1), "b": np.array(2)}
+    for number in (1, 2):
+        models.save(part, {}, number=number)
+    if killed:
+        monkeypatch.setattr(models, "_finish_replacing", lambda: None)
+    if killed == "before the save":
+        models._rename(1, "replaced_1")
+    else:
+        models.save(whole, {}, number=1)
+    models.close()
+    models = Checkpoints(tmp_path, keep=None)
+    expected = part if killed == "before the save" else whole
+    assert models.read(1)[0] == expected and models.read(2)[0] == part
+    assert models.holds(1, checksum(part), ("a",)) and models.holds(1, checksum(expected))
+    assert not models.holds(1, checksum(part), ("b",))
+    assert {path.name for path in tmp_path.iterdir()} == {"1", "2"} and not caplog.records
     models.close()
 
 

@@ -39,7 +39,7 @@ def test_other_config_is_refused_with_every_difference(tmp_path):
     with pytest.raises(UserError) as error:
         claim(tmp_path, optimizer__lr=0.5, seeds=(1,), method__mu=0.2)
     message = str(error.value)
-    assert "method.mu: 0.1 -> 0.2; optimizer.lr: 0.1 -> 0.5; seeds: [0] -> [1]" in message
+    assert "method.mu: 0.1 -> 0.2; optimizer.lr: 0.1 -> 0.5; seeds: [0] -> [1] (a run" in message
     assert "--config.overwrite=True" in message and "\n" not in message
     assert (tmp_path / "config.json").read_text() == before
 
@@ -64,6 +64,62 @@ def test_a_run_of_an_earlier_version_lacks_later_keys(block, key, as_before, oth
     assert workdir.differences(before, same) == workdir.differences(same, before) == []
     [line] = workdir.differences(before, {block: {"name": "x", key: other}})
     assert line.startswith(f"{block}.{key}")
+
+
+@pytest.mark.parametrize(
+    ("key", "before", "now", "is_allowed"),
+    [
+        ("seeds", [0, 1], [0, 1, 2], True),
+        ("seeds", [0, 1], [2, 1, 0], True),
+        ("seeds", [0, 1], [0], False),
+        ("seeds", [0, 1], [0, 2], False),
+        ("seeds", "01", [0, 1], False),  # a damaged file
+        ("max_tasks", 2, 3, True),
+        ("max_tasks", 2, 0, True),
+        ("max_tasks", 3, 2, False),
+        ("max_tasks", 0, 2, False),  # 0 are all tasks
+        ("num_tasks", 5, 10, False),
+    ],
+)
+def test_a_run_may_only_grow(key, before, now, is_allowed):
+    lines = workdir.differences({key: before}, {key: now})
+    if is_allowed:
+        assert lines == []
+    else:
+        (line,) = lines
+        assert line.startswith(f"{key}: {before} -> {now}")
+        assert ("(a run keeps what it has and may only get more)" in line) == (key != "num_tasks")
+
+
+def test_growth_is_written_and_new_seeds_are_known(tmp_path):
+    settings = settings_lib.read(tiny_runs.make_config(seeds=(0, 1)))
+    assert workdir.new_seeds(tmp_path, settings) == [0, 1]
+    claim(tmp_path)
+    assert workdir.new_seeds(tmp_path, settings) == [1]
+    claim(tmp_path, seeds=(0, 1), max_tasks=3)
+    content = json.loads((tmp_path / "config.json").read_text())
+    assert (content["seeds"], content["max_tasks"]) == ([0, 1], 3)
+    assert workdir.new_seeds(tmp_path, settings) == []
+    with pytest.raises(UserError, match=r"max_tasks: 3 -> 2 .*; seeds: \[0, 1\] -> \[0\]"):
+        claim(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("results", "is_complete"),
+    [
+        (None, False),
+        ({"complete": False, "seeds": [0], "tasks_total": 2}, False),
+        ({"complete": True, "seeds": [0], "tasks_total": 2}, True),
+        ({"complete": True, "seeds": [0], "tasks_total": 1}, False),  # a task is to be added
+        ({"complete": True, "seeds": [1], "tasks_total": 2}, False),
+        ({"complete": True}, False),
+    ],
+)
+def test_a_run_is_complete_with_all_that_its_config_asks_for(tmp_path, results, is_complete):
+    settings = settings_lib.read(tiny_runs.make_config())
+    if results is not None:
+        (tmp_path / "results.json").write_text(json.dumps(results))
+    assert workdir.is_complete(tmp_path, settings) is is_complete
 
 
 def test_images_may_move_between_device_and_host():

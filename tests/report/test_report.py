@@ -3,6 +3,7 @@
 import base64
 import csv
 import io
+import json
 import re
 import subprocess
 import sys
@@ -44,7 +45,8 @@ def test_the_terminal_shows_figures_side_by_side_and_the_marks(table):
     lines = [" ".join(line.split()) for line in text.splitlines()]
     # Final: (70 + 75 + 80 + 85 + 90) / 5 = 80 plus the seed's number.
     assert "ABD 0 3 81.0 ± 0.8 43.9 ± 0.9 86.0 ± 0.8 12.5 ± 0.0 0:21:40 cpu" in lines
-    assert "LwF 0 1 85.0 17.0 ± 0.1 3 of 5 tasks 87.5 7.5 0:21:40 cpu" in lines
+    assert "LwF 0 1 - 17.0 ± 0.1 3 of 5 tasks - - 0:21:40 cpu" in lines  # not finished
+    assert "3 of 5 tasks: 85.0 % so far, on the classes of these tasks" in text
     assert "Base, cifar100, 5 tasks" in text
     assert "shortened: epochs 25 instead of 250" in text
     assert f"Written: {table}/report.md, {table}/report.csv, {table}/report.html" in text
@@ -84,11 +86,53 @@ def test_markdown_has_a_row_for_each_run(table):
     base, lwf, abd, mc, digits = rows
     assert abd["final accuracy (%)"] == "81.0 ± 0.8" and abd["published (%)"] == "43.9 ± 0.9"
     assert abd["marks"] == "" and base["marks"] == "**shortened**"
-    assert lwf["final accuracy (%)"] == "85.0"  # no deviation of one seed
+    accuracies = ("final accuracy (%)", "average incremental accuracy (%)", "forgetting (points)")
+    assert [lwf[name] for name in accuracies] == ["-"] * 3  # not finished
     assert lwf["marks"] == "**3 of 5 tasks**, **1 seed**"
     assert mc["final accuracy (%)"] == mc["time"] == "-" and mc["published (%)"] == "17.1 ± 0.1"
     assert digits["published (%)"] == "-" and digits["time"] == "0:21:40"
     assert "shortened: epochs 25 instead of 250" in (table / "report.md").read_text()
+
+
+def test_cost_and_storage_have_columns(tmp_path):
+    content = write_run(tmp_path / "run", "abd_cifar100", seeds=(0, 1))
+    cost = {"seconds": {"train": 2.0}, "images": {"train": 500}, "peak_device_bytes": None}
+    content["cost"] = [cost | {"peak_host_bytes": bytes} for bytes in (5 * 10**9, None)]
+    content["carried_bytes"] = [[{"total": 9}, {"total": total}] for total in (10**6, 2 * 10**6)]
+    (tmp_path / "run" / "results.json").write_text(json.dumps(content))
+    text = printed([tmp_path], tmp_path, 200)
+    assert "images/s" in text and "carried" in text
+    (row,) = read_markdown(tmp_path / "report.md")
+    assert (row["images/s"], row["carried (MB)"]) == ("250", "1.50")
+    assert (row["device memory (GB)"], row["host memory (GB)"]) == ("-", "5.00")
+    with (tmp_path / "report.csv").open(newline="") as file:
+        (line,) = csv.DictReader(file)
+    assert (line["images_per_second"], line["carried_bytes"]) == ("250.0", "1500000.0")
+
+
+@pytest.mark.parametrize(
+    ("config", "results", "mark"),
+    [
+        ({"seeds": [0, 1]}, {}, "1 of 2 seeds"),  # stopped before it wrote results of both
+        ({"max_tasks": 0}, {}, "2 of 5 tasks"),
+        ({}, {"complete": False, "tasks_total": 5, "task_sizes": [2] * 5}, "2 of 5 tasks"),
+    ],
+)
+def test_an_unfinished_run_has_no_final_accuracy(tmp_path, config, results, mark):
+    """Neither one that was stopped, nor one that has been given more seeds or tasks."""
+    workdir = tmp_path / "run"
+    content = write_run(workdir, "abd_digits", max_tasks=2)
+    printed([workdir], tmp_path)
+    (row,) = read_markdown(tmp_path / "report.md")
+    assert row["final accuracy (%)"] != "-" and "of" not in row["marks"]
+    settings = json.loads((workdir / "config.json").read_text()) | config
+    settings |= {"max_tasks": 0} if "tasks_total" in results else {}
+    (workdir / "config.json").write_text(json.dumps(settings))
+    (workdir / "results.json").write_text(json.dumps(content | results))
+    printed([workdir], tmp_path)
+    (row,) = read_markdown(tmp_path / "report.md")
+    assert row["final accuracy (%)"] == row["forgetting (points)"] == "-"
+    assert row["marks"].startswith(f"**{mark}**")
 
 
 def test_csv_holds_every_number_in_full(table):
@@ -104,7 +148,9 @@ def test_csv_holds_every_number_in_full(table):
     assert (row["published_final_accuracy_mean"], row["seconds"]) == ("4.7", "1300.0")
     assert (row["num_seeds"], row["seeds"], row["tasks_total"]) == ("3", "0 1 2", "20")
     assert (row["device"], row["versions"]) == ("cpu", "python=3.11.7 jax=0.10.2")
-    assert row["marks"] == "" and rows["lwf"]["marks"] == "3 of 5 tasks | 1 seed"
+    unfinished = "3 of 5 tasks: 85.0 % so far, on the classes of these tasks | 1 seed"
+    assert row["marks"] == "" and rows["lwf"]["marks"] == unfinished
+    assert {rows["lwf"][f"{key}_mean"] for key in runs.HEADLINES} == {""}
     assert rows["mc"]["final_accuracy_mean"] == rows["mc"]["seconds"] == ""
 
 
