@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 
 from cljax import evaluation, methods
-from cljax.compute import mesh
+from cljax.compute import device, mesh
 from cljax.compute.device import PRECISIONS
 from cljax.compute.executor import Executor
 from cljax.data.augment import Augmentation
@@ -31,12 +31,17 @@ _PLAIN = (bool, float, int, str)
 
 def compute_dtype(settings: Settings) -> jnp.dtype:
     """Returns the dtype of activations; parameters and statistics are float32 always."""
-    return PRECISIONS[settings.dtype][0]
+    return PRECISIONS[device.precision(settings.dtype)][0]
 
 
 def matmul_precision(settings: Settings) -> str:
     """Returns the precision of matrix products and convolutions, as JAX names it."""
-    return PRECISIONS[settings.dtype][1]
+    return PRECISIONS[device.precision(settings.dtype)][1]
+
+
+def with_precision(settings: Settings) -> Settings:
+    """Returns the settings with the dtype that "auto" stands for on this device."""
+    return settings.model_copy(update={"dtype": device.precision(settings.dtype)})
 
 
 def classifier(settings: Settings, dataset: Dataset) -> Classifier:

@@ -64,7 +64,7 @@ def run(
     directory, console = files.expand(directory), processes.main_console(console)
     logs.log_to_console(console)
     with processes.raise_together():
-        settings = settings_lib.read(config)
+        settings = build.with_precision(settings_lib.read(config))
         build.check(settings)
         compilation.enable_compilation_cache(settings.compilation_cache, console)
     fixed = device.fixed_settings(build.matmul_precision(settings))
@@ -94,7 +94,7 @@ def check(config: ml_collections.ConfigDict, directory: Path) -> Settings:
     Raises:
       UserError: a setting is wrong, or the workdir is not fit for the run.
     """
-    settings = settings_lib.read(config)
+    settings = build.with_precision(settings_lib.read(config))
     build.check(settings)
     if processes.is_main():
         workdir.check(directory, settings)

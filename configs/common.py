@@ -58,7 +58,7 @@ def experiment(method: str, **settings) -> ConfigDict:
     config.task_sizes = ()  # or the sizes one by one, such as (50, 20, 20, 10)
     config.max_tasks = 0  # stop after so many tasks; 0: after all
     config.schedule_scale = 1.0  # multiplies epochs, milestones and inversion steps
-    config.dtype = "float32"  # or "tf32", "bfloat16" (parameters and statistics stay float32)
+    config.dtype = "auto"  # "float32", "tf32" or "bfloat16"; parameters are float32 always
     config.first_task_from = ""  # workdir of a run whose first task is taken over
     config.overwrite = False  # start over in a workdir that has a run
     config.compilation_cache = "auto"  # folder of compiled programs; "": keep none

@@ -128,6 +128,7 @@ def test_inversion_steps_are_split_into_epochs_that_add_up():
 @pytest.mark.parametrize(
     ("dtype", "expected", "precision"),
     [
+        ("auto", jnp.float32, "highest"),  # on CPU
         ("float32", jnp.float32, "highest"),
         ("tf32", jnp.float32, "tensorfloat32"),
         ("bfloat16", jnp.bfloat16, "default"),

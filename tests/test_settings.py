@@ -172,7 +172,7 @@ def choices(block, name):
 @pytest.mark.parametrize(
     ("block", "name", "served"),
     [
-        (settings.Settings, "dtype", PRECISIONS),
+        (settings.Settings, "dtype", {"auto", *PRECISIONS}),
         (settings.ExemplarSettings, "strategy", STRATEGIES),
         (settings.ExemplarSettings, "replay", REPLAYS),
         (settings.EvaluationSettings, "mirror", nearest_mean.MIRRORS),

@@ -46,12 +46,26 @@ _NO_MEMORY = re.compile(
 )
 
 
+_TF32_SINCE = 8.0  # compute capability of NVIDIA's GPUs
+
 _platform: contextvars.ContextVar[str | None] = contextvars.ContextVar("platform", default=None)
 
 
 def platform() -> str:
     """Returns the platform that programs are made for: "cpu", "gpu" or "tpu"."""
     return _platform.get() or jax.default_backend()
+
+
+def precision(name: str) -> str:
+    """Returns the key of `PRECISIONS` that config.dtype stands for on this device.
+
+    "auto" is TF32 on GPUs that have it, as convolutions in PyTorch, and float32 elsewhere.
+    """
+    if name != "auto":
+        return name
+    capability = getattr(jax.devices()[0], "compute_capability", "")  # "9.0"; other makers: a name
+    has_tf32 = platform() == "gpu" and re.fullmatch(r"\d+\.\d+", capability)
+    return "tf32" if has_tf32 and float(capability) >= _TF32_SINCE else "float32"
 
 
 @contextlib.contextmanager

@@ -297,7 +297,7 @@ class Recorder:
             name: {kind: [rows[:done] for rows in of_seeds] for kind, of_seeds in kinds.items()}
             for name, kinds in self.correct.items()
         }
-        return metrics.build_results(
+        results = metrics.build_results(
             method=self.settings.method.name,
             dataset=self.problem.dataset.name,
             seeds=list(self.settings.seeds),
@@ -314,6 +314,7 @@ class Recorder:
             cost=self.costs.results(done),
             carried_bytes=[sizes[:done] for sizes in self.carried],
         )
+        return results | {"dtype": self.settings.dtype}
 
     def write_results(self) -> None:
         """Writes results.json and the plots, and shows the latest accuracy."""

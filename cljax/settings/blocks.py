@@ -351,10 +351,11 @@ class Settings(Block):
         True,
         "drops the last, incomplete batch of an epoch; False only for methods that support it",
     )
-    dtype: Literal["float32", "tf32", "bfloat16"] = _setting(
-        "float32",
+    dtype: Literal["auto", "float32", "tf32", "bfloat16"] = _setting(
+        "auto",
         "precision of the computation; `bfloat16` for activations; parameters and statistics are "
-        "float32 always",
+        "float32 always. `auto`: `tf32` on GPUs that have it, `float32` elsewhere; the workdir's "
+        "config.json has what it was",
     )
     first_task_from: PathText = _setting(
         "",

@@ -125,6 +125,14 @@ def test_differences_are_told_with_both_values():
     }
 
 
+@pytest.mark.parametrize(
+    ("dtype", "differs"), [("auto", 0), ("float32", 0), ("tf32", 0), ("bfloat16", 1)]
+)
+def test_precisions_of_pytorch_are_as_published(dtype, differs):
+    config = load("abd_cifar100", dtype=dtype)
+    assert len(published.differences(config, published.setting(config))) == differs
+
+
 def test_keys_that_an_older_config_lacks_do_not_differ():
     config = minimal("abd", 0, 5)
     assert published.differences(config, published.setting(config)) == []
