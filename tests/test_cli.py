@@ -381,7 +381,7 @@ MISTAKES = {
     "negative rate": ({"optimizer__lr": -1.0}, "config.optimizer.lr"),
     "temperature": ({"inversion__temperature": 0.0}, "config.inversion.temperature"),
     "inversion steps": ({"inversion__steps": 0}, "config.inversion.steps"),
-    "dtype": ({"dtype": "float16"}, "must be one of 'float32', 'tf32'"),
+    "dtype": ({"dtype": "float16"}, "must be one of 'auto', 'float32', 'tf32'"),
     "network": ({"model__name": "resnet9"}, "config.model.name"),
     "width": ({"model__width": 0}, "config.model.width"),
     "generator": (

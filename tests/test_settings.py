@@ -67,7 +67,7 @@ def test_shipped_configs_have_every_setting(name):
         ("milestones", (1, -2), "config.milestones: entry 2 is -2, must be a whole number"),
         ("data.std", (0.0,), "config.data.std: entry 1 is 0.0, must be a finite number above 0"),
         ("eval.read_outs", ("knn",), "entry 1 is 'knn', must be one of 'cnn', 'nme', 'ncm'"),
-        ("dtype", "float16", "config.dtype='float16': must be one of 'float32', 'tf32', "),
+        ("dtype", "float16", "config.dtype='float16': must be one of 'auto', 'float32', 'tf32', "),
         ("data", 3, "config.data=3: must be a block of settings"),
         ("data", None, "config.data=None: must be a block of settings"),
         ("optimizer.lrr", 1.0, "config.optimizer.lrr: the config has no such setting; did you"),

@@ -336,7 +336,7 @@ def describe(settings: Settings) -> dict:
 
 def whole_run(config: ConfigDict) -> dict:
     """Measures a run from start to end, in a temporary directory."""
-    settings = settings_lib.read(config)
+    settings = build.with_precision(settings_lib.read(config))
     measure.forget_host_peak()
     compiled = measure.num_compilations()
     start = time.perf_counter()
