@@ -7,6 +7,7 @@ from jax.sharding import PartitionSpec as P
 
 from cljax.compute import mesh as mesh_lib
 from cljax.compute.executor import Executor
+from cljax.models import norm
 from cljax.output import plots
 from tests.compute.test_executor import FORMS, affine, double, expected
 from tests.compute.test_lowering import check, lower, record
@@ -64,6 +65,24 @@ def test_rows_share_seeds_and_batches(shape, vmap):
     program = executor.lower(centre).compile().as_text()
     assert ("all-reduce(" in program) == (shape[1] > 1)
     assert f"f32[{16 // shape[1]},3]" in program.replace("f32[1,", "f32[") or vmap
+
+
+def moments_on_gpus(about, batch):
+    """Batch norm's moments in the form of programs for GPUs."""
+    return tuple(norm._one_pass(1.0, mesh_lib.shard_batch(batch), about))
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_rows_share_one_reduction_of_two_arrays(shape, monkeypatch):
+    monkeypatch.setattr(norm, "sums", norm._together)
+    executor = make_executor(shape)
+    draws = np.random.default_rng(0)
+    seeds = [draws.normal(size=(16, 2, 2, 3)).astype(np.float32) for _ in range(4)]
+    about = mesh_lib.replicate(executor.mesh, np.float32([0.5, 0, -1]))
+    found = executor.collect(executor.call(moments_on_gpus, about, executor.distribute(seeds)))
+    for seed, (mean, var) in zip(seeds, found, strict=True):
+        np.testing.assert_allclose(mean, seed.mean((0, 1, 2)), atol=1e-6)
+        np.testing.assert_allclose(var, seed.var((0, 1, 2)), rtol=1e-5)
 
 
 @pytest.mark.parametrize(
