@@ -57,7 +57,7 @@ class SGD:
         """
         decayed = jax.tree.map(lambda moves: moves is not False, trained)
         empty, trace = state
-        if device.platform() != "cpu":  # all that follows is one kernel for each packed array
+        if device.platform() == "gpu":  # all that follows is one kernel for each packed array
             trained, decayed = _pack_mask(trained, params), _pack_mask(decayed, params)
             grads, params = pack(grads), pack(params)
             trace = trace._replace(trace=pack(trace.trace))

@@ -149,8 +149,8 @@ class Executor:
         Args:
           step: a step of one seed; i is int32 [].
           inputs: what does not change from step to step.
-          carry: its buffers are donated. A compiled loop carries `carry.pack()` of one seed if
-            there is such a method (see `cljax.compute.packing`); the step does not see it.
+          carry: its buffers are donated. On a GPU a compiled loop carries `carry.pack()` of one
+            seed if there is such a method (see `cljax.compute.packing`); the step does not see it.
           starts, stops: per seed; they may differ.
           stopped: asked between steps where the host loops; True ends the loop early.
           on_one_core: of a CPU, as others are busy with steps of their own. The same in all calls
@@ -277,7 +277,7 @@ class Executor:
             self.when_compiling(True)
             step = functools.partial(function, per_seed.values(inputs))
             carry = per_seed.values(carry)
-            if not hasattr(carry, "pack"):
+            if device.platform() != "gpu" or not hasattr(carry, "pack"):
                 return jax.lax.fori_loop(start, stop, step, carry)
 
             def packed_step(i, packed):

@@ -63,15 +63,17 @@ def test_a_compiled_loop_carries_few_arrays():
         return EpochState(learner, {"loss": state.sums["loss"] + 1}, jnp.int32(i + 1))
 
     results = []
-    for compiled_loop in (False, True):
-        executor = Executor(compiled_loop=compiled_loop)
-        states = executor.distribute([state])
-        states = executor.repeat(step, 0.5, jax.tree.map(jnp.copy, states), [0], [4])
-        results += executor.collect(states)
-    same(*results)
+    for compiled_loop, platform in ((False, "cpu"), (True, "cpu"), (True, "gpu")):
+        with device.programs_for(platform):
+            executor = Executor(compiled_loop=compiled_loop)
+            states = executor.distribute([state])
+            states = executor.repeat(step, 0.5, jax.tree.map(jnp.copy, states), [0], [4])
+            results += executor.collect(states)
+        is_packed = "tensor<2x2x3xf32>" in executor.lower(step).as_text()  # both parameters
+        assert is_packed == (platform == "gpu")
+    same(*results[:2])
+    same(*results[1:])
     assert results[0].learner.params["a"][0, 0] == 1 + 0.5 * 6
-    text = executor.lower(step).as_text()
-    assert "tensor<2x2x3xf32>" in text  # both parameters
 
 
 def test_packed_updates_are_those_of_every_array():
