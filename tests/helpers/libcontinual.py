@@ -46,9 +46,13 @@ class Shift:
 
     by: float = 0.0
 
-    def train(self, key, images):
+    def draw(self, key, count, sizes):
+        """Whatever the key is."""
+        return self.by
+
+    def train(self, images, draws):
         """Shifted."""
-        return images + self.by
+        return images + draws
 
     def center(self, images):
         """The images as they are."""
