@@ -210,10 +210,11 @@ def _none_for(shares):
 
 
 def fold(params: PyTree, batch_stats: PyTree, epsilon: float = 1e-5) -> tuple[PyTree, PyTree]:
-    """Folds batch norms in eval mode into the convolutions before them, which have no bias.
+    """Folds batch norms in eval mode into the convolutions before them.
 
     `(x * kernel - mean) factor + bias` with `factor = scale / sqrt(var + epsilon)` is
-    `x * (kernel factor) + (bias - mean factor)`: nothing but a bias is left to add.
+    `x * (kernel factor) + (bias - mean factor)`: nothing but a bias is left to add. Convolutions
+    with a bias, and batch norms without scales and biases, stay as they are.
 
     Args:
       params, batch_stats: of a network in which layer "conv..." is always followed by layer
@@ -221,16 +222,17 @@ def fold(params: PyTree, batch_stats: PyTree, epsilon: float = 1e-5) -> tuple[Py
       epsilon: as in `BatchNorm`.
 
     Returns:
-      Both, with other kernels, with biases alone as parameters of batch norms, and without their
-      running statistics.
+      Both, with other kernels, with biases alone as parameters of folded batch norms, and without
+      their running statistics.
     """
-    folded, statistics = dict(params), {}
+    folded, statistics = dict(params), dict(batch_stats)
     for name, layer in params.items():
         norm = name.replace("conv", "bn")
-        if "kernel" in layer and norm in batch_stats:
-            factor = params[norm]["scale"] * jax.lax.rsqrt(batch_stats[norm]["var"] + epsilon)
+        if layer.keys() == {"kernel"} and norm in batch_stats and norm in params:
+            of_norm = statistics.pop(norm)
+            factor = params[norm]["scale"] * jax.lax.rsqrt(of_norm["var"] + epsilon)
             folded[name] = {"kernel": layer["kernel"] * factor}
-            folded[norm] = {"bias": params[norm]["bias"] - batch_stats[norm]["mean"] * factor}
+            folded[norm] = {"bias": params[norm]["bias"] - of_norm["mean"] * factor}
         elif name in batch_stats and "mean" not in batch_stats[name]:
             folded[name], statistics[name] = fold(layer, batch_stats[name], epsilon)
     return folded, statistics
