@@ -131,7 +131,8 @@ def test_results_and_files(reference):
     assert second["images"] == {"train": 2 * 2 * 8}
     assert first["seconds"].keys() == {"compile", "train", "invert", "evaluate"}
     assert second["peak_device_bytes"] is None  # a CPU
-    assert second["peak_host_bytes"] > 10**8  # JAX alone needs that much
+    peak = second["peak_host_bytes"]  # none if an earlier run of this process needed as much
+    assert peak is None or peak > 10**8  # JAX alone needs that much
     ((_, carried),) = content["carried_bytes"]
     assert carried.keys() == {"classifier", "teacher", "generator", "total"}
     assert carried["teacher"] == carried["classifier"]
