@@ -88,8 +88,7 @@ def score(
         versions=device.versions(),
         top_k=settings.eval.top_k,
     )
-    of_training = {"cost", "carried_bytes"}
-    return {key: value for key, value in results.items() if key not in of_training} | {
+    return results | {
         "dtype": settings.dtype,
         "confusion": [table.tolist() for table in confusion],
         "class_accuracy": [_class_accuracy(table) for table in confusion],

@@ -167,8 +167,6 @@ def build_results(
     versions: Mapping[str, str],
     read_outs: Mapping[str, Sequence[Counts]] | None = None,
     top_k: int = 1,
-    cost: Sequence[Mapping[str, Any]] = (),
-    carried_bytes: Sequence[Sequence[Mapping[str, int]]] = (),
 ) -> dict[str, Any]:
     """Builds the content of results.json after any number of finished tasks.
 
@@ -187,8 +185,6 @@ def build_results(
       versions: of the program and its packages, by name.
       read_outs: `correct` of other read-outs, by name.
       top_k: a prediction is correct if the class of the image is among the k likeliest.
-      cost: [t], time, images and memory of each finished task, as `cost.Costs.results` has them.
-      carried_bytes: [seed][t], bytes that the learner carries on from each finished task, by name.
 
     Raises:
       ValueError: counts contradict each other.
@@ -220,9 +216,7 @@ def build_results(
         "read_outs": {
             name: _accuracies(rows, test_images) for name, rows in (read_outs or {}).items()
         },
-        "carried_bytes": [[dict(sizes) for sizes in of_seed] for of_seed in carried_bytes],
         "seconds": dict(seconds),
-        "cost": [dict(of_task) for of_task in cost],
         "device": device,
         "versions": dict(versions),
     }

@@ -311,10 +311,12 @@ class Recorder:
             seconds={name: round(value, 2) for name, value in self.seconds.items()},
             **self._ran_on,
             top_k=self.settings.eval.top_k,
-            cost=self.costs.results(done),
-            carried_bytes=[sizes[:done] for sizes in self.carried],
         )
-        return results | {"dtype": self.settings.dtype}
+        return results | {
+            "dtype": self.settings.dtype,
+            "carried_bytes": [sizes[:done] for sizes in self.carried],
+            "cost": self.costs.results(done),
+        }
 
     def write_results(self) -> None:
         """Writes results.json and the plots, and shows the latest accuracy."""

@@ -1,12 +1,13 @@
 """A tiny experiment, run in this process or as its user runs it, and what it leaves behind."""
 
+import functools
 import importlib
 import io
 import json
 import os
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import MappingProxyType
 
@@ -86,6 +87,18 @@ def run(config, workdir: Path) -> str:
     console = Console(file=io.StringIO(), width=200)
     experiment.run(config, workdir, console)
     return console.file.getvalue()
+
+
+def on_demand(make_config: Callable, make_folder: Callable[[str], Path]) -> Callable[[str], Path]:
+    """A function from a name to the workdir of its run, which starts when it is first asked for."""
+
+    @functools.cache
+    def workdir(name):
+        path = make_folder(name) / "run"
+        run(make_config(name), path)
+        return path
+
+    return workdir
 
 
 def arguments(workdir: Path, name: str = "", **settings) -> list[str]:

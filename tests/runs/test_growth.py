@@ -20,29 +20,13 @@ def config(name, seeds, tasks, **settings):
 @pytest.fixture(scope="module")
 def whole(fast_runs, tmp_path_factory):
     """A function from a method to the workdir of two seeds and three tasks at once."""
-    workdirs = {}
-
-    def run(name):
-        if name not in workdirs:
-            workdirs[name] = tmp_path_factory.mktemp(name) / "whole"
-            tiny_runs.run(config(name, (0, 1), 3), workdirs[name])
-        return workdirs[name]
-
-    return run
+    return tiny_runs.on_demand(lambda name: config(name, (0, 1), 3), tmp_path_factory.mktemp)
 
 
 @pytest.fixture(scope="module")
 def small(fast_runs, tmp_path_factory):
     """A function from a method to the workdir of seed 0 and two tasks; not to be changed."""
-    workdirs = {}
-
-    def run(name):
-        if name not in workdirs:
-            workdirs[name] = tmp_path_factory.mktemp(name) / "small"
-            tiny_runs.run(config(name, (0,), 2), workdirs[name])
-        return workdirs[name]
-
-    return run
+    return tiny_runs.on_demand(lambda name: config(name, (0,), 2), tmp_path_factory.mktemp)
 
 
 def rows_of(workdir, seed):

@@ -23,15 +23,7 @@ MANY_STAGES = ("abd", "deep_inversion", "deep_inversion_lwf", "lucir", "rdfcil")
 @pytest.fixture(scope="module")
 def whole(fast_runs, tmp_path_factory):
     """A function from a learner to the workdir of its run without an interruption."""
-    workdirs = {}
-
-    def run(name):
-        if name not in workdirs:
-            workdirs[name] = tmp_path_factory.mktemp(name) / "whole"
-            tiny_runs.run(tiny_runs.make_config(name), workdirs[name])
-        return workdirs[name]
-
-    return run
+    return tiny_runs.on_demand(tiny_runs.make_config, tmp_path_factory.mktemp)
 
 
 @pytest.mark.parametrize(
