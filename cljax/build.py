@@ -1,5 +1,6 @@
 """Builds the parts of a run from its settings, and checks the settings."""
 
+import dataclasses
 import functools
 import math
 import typing
@@ -22,7 +23,7 @@ from cljax.memory.policy import MemoryPolicy
 from cljax.methods.base import Finetune, Parts
 from cljax.models import AutoEncoder, Classifier, make_autoencoder, make_classifier, make_generator
 from cljax.models.own import check_own_backbone, has_moments
-from cljax.optimizer import SGD
+from cljax.optimizers import by_name
 from cljax.settings import MethodSettings, Settings, read_method
 from cljax.stages import InversionStage, TrainStage
 
@@ -139,21 +140,18 @@ def train_stage(
       cls: class of the stage.
       name: name of the stage.
       lr_scale: factor of the learning rate.
+
+    Raises:
+      UserError: optimizer or schedule are unknown, or have wrong arguments.
     """
-    milestones = tuple(map(settings.scaled, settings.milestones))
     return cls(
         name=name,
         epochs=settings.scaled(settings.epochs),
         save_every=settings.checkpoint.every_epochs,
         batch_size=settings.batch_size,
         drop_last=settings.drop_last,
-        optimizer=SGD(
-            learning_rate=lr_scale * settings.optimizer.lr,
-            momentum=settings.optimizer.momentum,
-            weight_decay=settings.optimizer.weight_decay,
-            decay=settings.optimizer.decay,
-            milestones=milestones,
-        ),
+        optimizer=by_name.make_optimizer(settings, lr_scale),
+        schedule=by_name.make_schedule(settings),
     )
 
 
@@ -242,10 +240,15 @@ def make_method(settings: Settings, dataset: Dataset) -> Finetune:
             "only; set it to True"
         )
     network = classifier(settings, dataset)
+    training = dataclasses.replace(
+        train_stage(settings),
+        first_epochs=settings.scaled(settings.init_epochs) or None,
+        first_learning_rate=settings.optimizer.init_lr or None,
+    )
     parts = Parts(
         classifier=network,
         preprocessing=preprocessing(settings, dataset),
-        training=train_stage(settings),
+        training=training,
         memory=memory_policy(settings, cls.supports_exemplars),
         stage=functools.partial(train_stage, settings),
         inversion_stage=functools.partial(inversion_stage, settings, dataset, network),

@@ -217,7 +217,7 @@ class Run:
     def _run_task(self):
         cursor, method, data = self.cursor, self.problem.method, self.problem.data
         tasks = self.executor.distribute(self.problem.tasks(cursor.task))
-        stages = method.stages(cursor.task, self.problem.num_tasks)
+        stages = self.problem.stages(cursor.task)
         if cursor == Cursor(cursor.task) and not self.states.holds(EpochState):
             self.recorder.start("prepare", cursor)
             before_task = type(method).before_task

@@ -81,10 +81,15 @@ class Problem:
         tasks = slice(0 if self.method.is_joint else task, task + 1)
         return sum(int(stream.train_counts[tasks].sum()) for stream in self.streams)
 
+    def stages(self, task: int, num_tasks: int | None = None) -> tuple[Stage, ...]:
+        """Lists the stages of a task (from 0) of this run, or of one of `num_tasks` tasks."""
+        listed = self.method.stages(task, self.num_tasks if num_tasks is None else num_tasks)
+        return tuple(stage.of_task(task) for stage in listed)
+
     def plan(self, num_tasks: int | None = None) -> Iterator[tuple[int, int, Stage]]:
         """Yields (task, position in the task, stage) for the first `num_tasks` tasks, or all."""
         for task in range(self.num_tasks if num_tasks is None else num_tasks):
-            for place, stage in enumerate(self.method.stages(task, self.num_tasks)):
+            for place, stage in enumerate(self.stages(task)):
                 yield task, place, stage
 
 

@@ -6,7 +6,8 @@ only through these members.
 """
 
 import abc
-from typing import Any, ClassVar, NamedTuple
+import dataclasses
+from typing import Any, ClassVar, NamedTuple, Self
 
 import jax
 import jax.numpy as jnp
@@ -16,7 +17,8 @@ from cljax import losses, rng
 from cljax.compute.mesh import shard_batch
 from cljax.data.augment import Draws
 from cljax.memory.ranking import class_counts
-from cljax.optimizer import SGD
+from cljax.optimizers import CONSTANT, Optimizer, Schedule, Trained, is_trained
+from cljax.optimizers.base import as_groups
 from cljax.state import Batch, Canvases, Data, LearnerState, PyTree, Subset, Task, hyperparameters
 
 
@@ -61,6 +63,10 @@ class Stage(abc.ABC):
     name: str
     epochs: int
     save_every: int
+
+    def of_task(self, index: int) -> Self:
+        """Returns the stage as task `index` (from 0) has it."""
+        return self
 
     @property
     @abc.abstractmethod
@@ -153,13 +159,33 @@ class TrainStage(Stage):
       optimizer: the update rule.
       drop_last: whether an epoch's last, incomplete batch is left out, as in the ABD code. If not,
         it is padded, and `Batch.weights` tells.
+      schedule: factor of the learning rate in each epoch.
+      first_epochs: number of epochs in the first task; None: `epochs`.
+      first_learning_rate: of the optimizer in the first task; None: its own.
     """
 
     observes: ClassVar[str] = "observe"
 
     batch_size: int
-    optimizer: SGD
+    optimizer: Optimizer
     drop_last: bool = True
+    schedule: Schedule = CONSTANT
+    first_epochs: int | None = None
+    first_learning_rate: float | None = None
+
+    def of_task(self, index):
+        """Returns the stage with the epochs and the learning rate of the task."""
+        if index:
+            return self
+        rate, optimizer = self.first_learning_rate, self.optimizer
+        if rate is not None:
+            optimizer = dataclasses.replace(optimizer, learning_rate=rate)
+        epochs = self.first_epochs or self.epochs
+        return dataclasses.replace(self, epochs=epochs, optimizer=optimizer)
+
+    def learning_rate(self, epoch: int) -> float:
+        """Returns the learning rate of an epoch (from 0)."""
+        return float(self.optimizer.learning_rate * self.schedule.factor(epoch, self.epochs))
 
     @property
     def images_per_step(self):
@@ -174,8 +200,8 @@ class TrainStage(Stage):
         """Returns the images that the method trains on."""
         return method.training_set(state, task, data)
 
-    def get_parameters(self, method, params: PyTree, task: Task) -> PyTree:
-        """Returns which parameters the stage moves, as `SGD.update` takes it."""
+    def get_parameters(self, method, params: PyTree, task: Task) -> Trained:
+        """Returns which parameters the stage moves, as `Optimizer.update` takes it."""
         return method.get_parameters(params, task)
 
     def num_steps(self, epoch, count):
@@ -272,18 +298,20 @@ class TrainStage(Stage):
         teacher = inputs.prepared.teacher
         given = state if teacher is None else state.replace(teacher=teacher)
         trained = self.get_parameters(inputs.method, state.params, task)
+        moves = is_trained(as_groups(trained))
 
         def loss(params):
             # Without this, gradients of parameters that stay would be computed.
             params = jax.tree.map(
-                lambda moves, p: jax.lax.stop_gradient(p) if moves is False else p, trained, params
+                lambda moves, p: p if moves else jax.lax.stop_gradient(p), moves, params
             )
             observed = observe(given.replace(params=params), task, batch, key)
             return observed.loss, observed
 
         grads, seen = jax.grad(loss, has_aux=True)(state.params)
+        factor = self.schedule.factor(inputs.epoch, self.epochs)
         params, opt_state = self.optimizer.update(
-            grads, state.opt_state, state.params, trained, inputs.epoch
+            grads, state.opt_state, state.params, trained, factor
         )
         state = state.replace(params=params, batch_stats=seen.batch_stats, opt_state=opt_state)
         if seen.extras is not None:
@@ -297,7 +325,7 @@ class TrainStage(Stage):
 
     def log_scalars(self, epoch):
         """Returns the learning rate."""
-        return {"learning_rate": float(self.optimizer.rate(epoch))}
+        return {"learning_rate": self.learning_rate(epoch)}
 
 
 class InversionEpoch(NamedTuple):

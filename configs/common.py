@@ -127,8 +127,19 @@ def cifar(config: ConfigDict, name: str) -> ConfigDict:
         "head": "linear",  # or "cosine"
         "pretrained": "",  # file of weights to start with; empty: random weights
     }
-    config.optimizer = {"lr": 0.1, "momentum": 0.9, "weight_decay": 2e-4, "decay": 0.1}
+    config.optimizer = {
+        "name": "sgd",  # or one of Optax, such as "adamw"
+        "lr": 0.1,
+        "momentum": 0.9,
+        "weight_decay": 2e-4,
+        "decay": 0.1,
+        "init_lr": 0.0,  # of the first task; 0: lr
+        "clip_norm": 0.0,  # largest norm of a step's gradients; 0: not clipped
+        "arguments": {},  # further ones of that optimizer
+    }
+    config.schedule = {"name": "multistep", "arguments": {}}  # or one of Optax, such as "cosine"
     config.epochs = 250
+    config.init_epochs = 0  # of the first task; 0: epochs
     config.milestones = (100, 150, 200)  # epochs at which the rate is multiplied by `decay`
     config.batch_size = 128
     config.drop_last = True  # leave out an epoch's last, incomplete batch

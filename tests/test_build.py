@@ -111,7 +111,7 @@ def test_schedule_scale_shortens_everything_together():
     config.schedule_scale = 0.1
     method = make_method(config, CIFAR)
     assert method.training.epochs == 25
-    assert method.training.optimizer.milestones == (10, 15, 20)
+    assert method.training.schedule.milestones == (10, 15, 20)
     assert method.inversion_stage.inversion.steps == 1000
     config.schedule_scale = 1e-6
     assert make_method(config, CIFAR).training.epochs == 1

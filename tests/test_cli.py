@@ -72,7 +72,7 @@ def test_huge_pages_unless_the_user_has_settings(tmp_path, own):
 @pytest.mark.parametrize(
     ("flag", "words"),
     [
-        ("--config.epoch=3", ["config.epoch:", "no such key", "did you mean epochs?"]),
+        ("--config.epoch=3", ["config.epoch:", "no such key", "did you mean epochs, init_epochs?"]),
         ("--config.lr=3", ["optimizer.lr", "inversion.lr"]),
         ("--config.optimizer.learning_rate=1", ["optimizer.lr"]),
         ("--config.method.nu=3", ["method.mu"]),

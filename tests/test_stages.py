@@ -10,7 +10,7 @@ from cljax import inversion as inversion_lib
 from cljax.compute import device
 from cljax.inversion import Inversion
 from cljax.methods.base import Observed
-from cljax.optimizer import SGD
+from cljax.optimizers import SGD, Multistep
 from cljax.rng import Streams
 from cljax.stages import InversionStage, TrainStage
 from cljax.state import Batch, Data, GeneratorState, Subset
@@ -46,8 +46,8 @@ def toy_params(expected, precision):
 def test_sgd(goldens, precision, case, weight_decay, platform):
     """Ten epochs of one step with the schedule [5, 8, 10], array by array or packed."""
     expected = Expected(goldens, "optim", precision)
-    optimizer = SGD(0.1, 0.9, weight_decay, 0.1, (5, 8, 10))
-    method, stage = Toy(), TrainStage("train", 10, 0, 6, optimizer)
+    optimizer, schedule = SGD(0.1, 0.9, weight_decay), Multistep(0.1, (5, 8, 10))
+    method, stage = Toy(), TrainStage("train", 10, 0, 6, optimizer, schedule=schedule)
     with enable(precision), device.programs_for(platform):
         batch = Batch(*(expected[f"toy/{name}"].astype(precision) for name in "AB"), None)
         state = stage.begin(method, learner(toy_params(expected, precision)), None, None)
@@ -59,7 +59,7 @@ def test_sgd(goldens, precision, case, weight_decay, platform):
             history.append({"loss": metrics["loss"], **state.params})
         for name in ("W", "b", "loss"):
             expected.forward(f"{case}/{name}", np.stack([entry[name] for entry in history]))
-        rates = [optimizer.rate(epoch) for epoch in range(10)]
+        rates = [stage.learning_rate(epoch) for epoch in range(10)]
     np.testing.assert_allclose(rates, expected[f"{case}/lr"], rtol=1e-6)
 
 
@@ -89,23 +89,11 @@ def test_adam(goldens, precision, monkeypatch):
             expected.forward(f"adam/{name}", np.stack([params[name] for params in history]))
 
 
-@pytest.mark.parametrize(
-    ("name", "milestones"), [("cifar", (100, 150, 200, 250)), ("imagenet", (30, 60, 80, 90, 100))]
-)
-def test_schedule(goldens, name, milestones):
-    expected = goldens("optim")[f"lr_per_epoch/{name}"]
-    optimizer = SGD(0.1, 0.9, 2e-4, 0.1, milestones)
-    rates = [optimizer.rate(epoch) for epoch in range(len(expected))]
-    np.testing.assert_allclose(rates, expected, rtol=1e-6)
-    traced = jax.jit(jax.vmap(optimizer.rate))(jnp.arange(len(expected)))
-    np.testing.assert_allclose(traced, expected, rtol=1e-6)
-
-
 def test_frozen_parameters_stay_without_decay_or_momentum():
     """Whole parameters, or some of their entries."""
     rows = jnp.array([[True], [False], [True]])
     method = Toy(lambda params, task: {"W": rows, "b": False})
-    train = TrainStage("train", 1, 0, 2, SGD(0.1, 0.9, 0.5, 0.1, ()))
+    train = TrainStage("train", 1, 0, 2, SGD(0.1, 0.9, 0.5))
     params = {"W": jnp.ones((3, 4)), "b": jnp.ones(3)}
     state = train.begin(method, learner(params), None, None)
     batch = Batch(jnp.ones((2, 4)), jnp.zeros((2, 3)), None)
@@ -113,7 +101,7 @@ def test_frozen_parameters_stay_without_decay_or_momentum():
         state, _ = tiny.update(train, method, state, None, batch, 0, None)
     np.testing.assert_array_equal(state.params["b"], params["b"])
     np.testing.assert_array_equal(state.params["W"] == 1, np.broadcast_to(~rows, (3, 4)))
-    everything = TrainStage("train", 1, 0, 2, SGD(0.1, 0.9, 0.5, 0.1, ()))
+    everything = TrainStage("train", 1, 0, 2, SGD(0.1, 0.9, 0.5))
     whole = everything.begin(Toy(), learner(params), None, None).opt_state
     assert jax.tree.structure(whole) == jax.tree.structure(state.opt_state)
 
@@ -127,7 +115,7 @@ def make_task(images=50, padding=0, index=1):
 
 
 def stage(batch_size=16):
-    return TrainStage("train", 2, 0, batch_size, SGD(0.1, 0.9, 0.0, 0.1, ()))
+    return TrainStage("train", 2, 0, batch_size, SGD(0.1, 0.9, 0.0))
 
 
 IMAGES = jnp.broadcast_to(jnp.arange(150, dtype=jnp.uint8)[:, None, None, None], (150, 2, 2, 1))
@@ -260,6 +248,6 @@ def test_inversion_takes_the_classifier_as_teacher():
 
 
 def test_what_is_logged_of_an_epoch():
-    train = TrainStage("train", 10, 0, 6, SGD(0.1, 0.9, 0.0, 0.1, (5,)))
+    train = TrainStage("train", 10, 0, 6, SGD(0.1, 0.9, 0.0), schedule=Multistep(0.1, (5,)))
     assert train.log_scalars(4) == {"learning_rate": pytest.approx(0.1)}
     assert train.log_scalars(5) == {"learning_rate": pytest.approx(0.01)}

@@ -13,6 +13,7 @@ from cljax.compute.mesh import shard_batch
 from cljax.data.preprocessing import Preprocessing
 from cljax.memory.policy import MemoryPolicy
 from cljax.models import AutoEncoder, Classifier, Outputs
+from cljax.optimizers import Trained
 from cljax.stages import InversionStage, Stage, TrainStage
 from cljax.state import Batch, Data, LearnerState, PyTree, Subset, Task, hyperparameters
 
@@ -312,6 +313,6 @@ class Finetune:
         """
         return losses.top_k(self.forward(state, images), valid, k)
 
-    def get_parameters(self, params: PyTree, task: Task) -> PyTree:
-        """Returns which parameters are trained: a tree like `params`, see `SGD.update`."""
+    def get_parameters(self, params: PyTree, task: Task) -> Trained:
+        """Returns which parameters are trained, see `Optimizer.update`."""
         return jax.tree.map(lambda _: True, params)

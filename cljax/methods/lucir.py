@@ -82,9 +82,8 @@ class LUCIR(TeacherMixin, Finetune):
         stage = dataclasses.replace(
             stage,
             epochs=parts.scaled(20),
-            optimizer=dataclasses.replace(
-                stage.optimizer, weight_decay=1e-4, milestones=(parts.scaled(10),)
-            ),
+            optimizer=dataclasses.replace(stage.optimizer, weight_decay=1e-4),
+            schedule=stage.schedule.with_milestones((parts.scaled(10),)),
         )
         method = super().from_parts(parts, finetuning_stage=stage, **fields)
         if not isinstance(method.classifier.head, CosineHead):

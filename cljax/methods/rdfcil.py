@@ -12,6 +12,7 @@ from cljax import losses, rng
 from cljax.methods.base import Observed
 from cljax.methods.dreaming import Dreaming
 from cljax.models import Projection
+from cljax.optimizers import CONSTANT
 from cljax.settings import Positive, Rate, Weight
 from cljax.stages import InversionStage, TrainStage
 from cljax.state import Batch, LearnerState, PyTree, Task, hyperparameters
@@ -122,11 +123,12 @@ class RDFCIL(Dreaming):
         """Adds stage `heads`, at a constant learning rate."""
         stage = parts.stage(HeadFinetuning, "heads")
         method = super().from_parts(parts, head_stage=stage, **fields)
-        optimizer = dataclasses.replace(
-            stage.optimizer, learning_rate=method.finetuning_lr, milestones=()
+        stage = dataclasses.replace(
+            stage,
+            epochs=parts.scaled(method.finetuning_epochs),
+            optimizer=dataclasses.replace(stage.optimizer, learning_rate=method.finetuning_lr),
+            schedule=CONSTANT,
         )
-        epochs = parts.scaled(method.finetuning_epochs)
-        stage = dataclasses.replace(stage, epochs=epochs, optimizer=optimizer)
         return dataclasses.replace(method, head_stage=stage)
 
     def init(self, streams, image_shape):

@@ -175,7 +175,7 @@ def _early_end(problem: Problem, done: int, directory: Path) -> int:
 
     0 if the task has the same stages in a longer run, or the run is not longer.
     """
-    ended, now = (problem.method.stages(done - 1, n) for n in (done, problem.num_tasks))
+    ended, now = (problem.stages(done - 1, n) for n in (done, problem.num_tasks))
     if problem.num_tasks == done or ended == now:
         return 0
     if now[: len(ended)] != ended:
@@ -188,7 +188,7 @@ def _early_end(problem: Problem, done: int, directory: Path) -> int:
 
 def ends_early(problem: Problem, task: int) -> bool:
     """Whether a task (from 0) is the last one and has further stages if the run grows by tasks."""
-    stages = problem.method.stages
+    stages = problem.stages
     is_last = task == problem.num_tasks - 1 < len(problem.streams[0].all_sizes) - 1
     return is_last and stages(task, task + 1) != stages(task, task + 2)
 
@@ -264,7 +264,7 @@ def _check_seeds(record, seeds, read_outs, problem):
 
 
 def _check_place(cursor, tasks, problem, directory):
-    stages = problem.method.stages(cursor.task, tasks) if 0 <= cursor.task < tasks else ()
+    stages = problem.stages(cursor.task, tasks) if 0 <= cursor.task < tasks else ()
     at_end = cursor == Cursor(tasks)
     within = 0 <= cursor.stage <= len(stages) and cursor.epoch >= 0
     if not (at_end or (stages and within)) or tasks > problem.num_tasks:

@@ -24,6 +24,14 @@ _ADDED = {
     "model.pretrained": "",
     "data.augmentation.crop_fill": "black",
     "data.augmentation.resized_crop": False,
+    "init_epochs": 0,
+    "optimizer.name": "sgd",
+    "optimizer.init_lr": 0.0,
+    "optimizer.clip_norm": 0.0,
+    "optimizer.arguments": {},
+    "schedule": {},
+    "schedule.name": "multistep",
+    "schedule.arguments": {},
 }
 
 
@@ -103,7 +111,7 @@ def with_added(settings: dict[str, Any]) -> dict[str, Any]:
         for part in blocks:
             block = block.get(part) if isinstance(block, dict) else None
         if isinstance(block, dict):
-            block.setdefault(name, value)
+            block.setdefault(name, copy.deepcopy(value))
     return result
 
 

@@ -99,7 +99,7 @@ def _with_generators(
     arrays: dict[str, np.ndarray],
 ) -> Adopted:
     """Adds the generators of the other run where its config and its arrays have the same ones."""
-    stages = problem.method.stages(0, problem.num_tasks)
+    stages = problem.stages(0)
     if not any(stage.has_samples for stage in stages[_STAGE_OF_GENERATOR:][:1]):
         return Adopted(states, has_generators=False)
     reasons = differences(_what_dreams(config), _what_dreams(settings.plain()))

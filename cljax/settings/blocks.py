@@ -19,6 +19,8 @@ Rate = Annotated[float, Field(gt=0, le=LARGEST_FLOAT)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 
 
+Arguments = dict[str, bool | int | float]
+
 PathText = Annotated[str, AfterValidator(os.path.expanduser)]
 
 
@@ -284,12 +286,44 @@ class ModelSettings(Block):
 
 
 class OptimizerSettings(Block):
-    """Stochastic gradient descent."""
+    """The optimizer of the classifier."""
 
+    name: str = _setting(
+        "sgd",
+        "`sgd` in PyTorch's form, or an optimizer of Optax by the name of its function: `adam`, "
+        "`adamw`, `lars`, `lion`, ...",
+        min_length=1,
+    )
     lr: Rate = _setting(0.1, "learning rate")
-    momentum: Fraction = _setting(0.9, "momentum")
-    weight_decay: Weight = _setting(2e-4, "weight decay")
+    momentum: Fraction = _setting(0.9, "momentum of `sgd` and of those of Optax that have one")
+    weight_decay: Weight = _setting(
+        2e-4,
+        "weight decay, as the optimizer has it; added to the gradient where it has none of its own",
+    )
     decay: Rate = _setting(0.1, "factor of the learning rate at each milestone")
+    init_lr: Weight = _setting(0.0, "learning rate of the first task; 0: `optimizer.lr`")
+    clip_norm: Weight = _setting(
+        0.0, "largest norm of all gradients of a step together; 0: not clipped"
+    )
+    arguments: Arguments = _setting(
+        {}, "further arguments, such as `{'b1': 0.95}` of `adam` or `{'nesterov': True}` of `sgd`"
+    )
+
+
+class ScheduleSettings(Block):
+    """The schedule of the learning rate."""
+
+    name: str = _setting(
+        "multistep",
+        "`multistep` has `milestones`; `constant`, `cosine`, `warmup_cosine`, `linear`, ... are "
+        "Optax's, see docs/configuration.md",
+        min_length=1,
+    )
+    arguments: Arguments = _setting(
+        {},
+        "arguments of Optax's schedule: steps are epochs, values are factors of the learning rate, "
+        "such as `{'warmup_steps': 5, 'init_value': 0.1}`",
+    )
 
 
 class InversionSettings(Block):
@@ -343,6 +377,7 @@ class Settings(Block):
         1.0, "multiplies epochs, milestones and inversion steps: 0.1 for 10 % of them"
     )
     epochs: Positive = _setting(250, "epochs per task")
+    init_epochs: Count = _setting(0, "epochs of the first task; 0: `epochs`")
     milestones: tuple[Count, ...] = _setting(
         (100, 150, 200), "epochs after which the learning rate is multiplied by `optimizer.decay`"
     )
@@ -375,6 +410,7 @@ class Settings(Block):
     data: DataSettings = DataSettings()
     model: ModelSettings = ModelSettings()
     optimizer: OptimizerSettings = OptimizerSettings()
+    schedule: ScheduleSettings = ScheduleSettings()
     inversion: InversionSettings | None = None
     autoencoder: AutoencoderSettings | None = None
 

@@ -192,9 +192,15 @@ def _training(options: argparse.Namespace, where: str) -> dict[str, Any]:
         near = hint(options.model_name, _NETWORKS)
         _fail(where, "model_name", options.model_name, f"unknown network; {near}")
     if options.optimizer != "SGD":
-        _fail(where, "optimizer", options.optimizer, "cljax trains with SGD; use it, with its --lr")
+        what = "only SGD is translated; use it, or set --config.optimizer.name as well"
+        _fail(where, "optimizer", options.optimizer, what)
     if options.schedule_type != "decay":
-        _fail(where, "schedule_type", options.schedule_type, "unknown; use decay (milestones)")
+        _fail(
+            where,
+            "schedule_type",
+            options.schedule_type,
+            "unknown; use decay, or set --config.schedule.name",
+        )
     schedule = options.schedule
     if sorted(set(schedule)) != schedule or schedule[0] < 1:
         _fail(where, "schedule", schedule, "must be rising epochs, the number of epochs last")

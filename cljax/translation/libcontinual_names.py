@@ -28,13 +28,20 @@ NO_COUNTERPART = {
     "eval_with_test": "without effect in LibContinual",
     "optimzer": "without effect in LibContinual, which reads optimizer",
     "stage2_epoch": "stage `correct` has as many epochs as stage `train`",
-    "init_optimizer": "the first task has the optimizer of all tasks",
 }
 KNOWN = (
     *NO_COUNTERPART,
     *DEFAULTS,
     *("data_root", "dataset", "image_size", "init_cls_num", "inc_cls_num", "task_num"),
-    *("optimizer", "backbone", "classifier", "init_epoch", "train_batch_size", "test_batch_size"),
+    *(
+        "optimizer",
+        "init_optimizer",
+        "backbone",
+        "classifier",
+        "init_epoch",
+        "train_batch_size",
+        "test_batch_size",
+    ),
     *("train_trfms", "test_trfms", "class_order"),
 )
 # dataset: (config.data.name, number of classes, side of the images)

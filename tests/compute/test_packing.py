@@ -8,7 +8,7 @@ import optax
 from cljax.compute import device
 from cljax.compute.executor import Executor
 from cljax.compute.packing import Packed, pack, repack, unpack_all
-from cljax.optimizer import SGD
+from cljax.optimizers import SGD
 from cljax.state import EpochState
 from tests.helpers import tiny
 
@@ -83,11 +83,11 @@ def test_packed_updates_are_those_of_every_array():
     params = {name: jnp.asarray(random.normal(size=s), jnp.float32) for name, s in shapes.items()}
     some = jnp.array([True, False, True])
     columns = {"a": True, "b": False, "c": some, "d": True, "e": some}
-    optimizer = SGD(0.1, 0.9, 0.5, 0.1, (1,))
+    optimizer = SGD(0.1, 0.9, 0.5)
 
     def run(platform, trained):
         with device.programs_for(platform):
-            update = jax.jit(lambda g, s, p, e: optimizer.update(g, s, p, trained, e))
+            update = jax.jit(lambda g, s, p, e: optimizer.update(g, s, p, trained, 0.1**e))
             now, state = params, optimizer.init(params)
             for step in range(3):
                 grads = jax.tree.map(jnp.cos, now)

@@ -12,7 +12,7 @@ from cljax import losses
 from cljax.interop import torch
 from cljax.methods.dgr import DeepGenerativeReplay
 from cljax.models import AutoEncoder
-from cljax.optimizer import SGD
+from cljax.optimizers import SGD
 from cljax.stages import TrainStage
 from cljax.state import Batch, hyperparameters
 from tests.helpers import tiny
@@ -44,7 +44,7 @@ def given_numbers(classifier, autoencoder, latents, noise_by_count):
         def noise(self, key, count):
             return noise_by_count[count]
 
-    training = TrainStage("train", 1, 0, 20, SGD(0.1, 0.9, 0.0, 0.1, ()))
+    training = TrainStage("train", 1, 0, 20, SGD(0.1, 0.9, 0.0))
     return Given(classifier, tiny.PLAIN, training, tiny.NO_MEMORY, autoencoder)
 
 

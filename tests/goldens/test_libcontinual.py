@@ -17,7 +17,7 @@ from cljax.methods.libcontinual import (
     LibContinualLwF,
     LibContinualWA,
 )
-from cljax.optimizer import SGD
+from cljax.optimizers import SGD
 from tests.helpers import libcontinual, tiny
 from tests.helpers.libcontinual import (
     Expected,
@@ -28,7 +28,7 @@ from tests.helpers.libcontinual import (
     step,
 )
 
-PUBLISHED = SGD(0.1, 0.9, 5e-4, 0.1, ())
+PUBLISHED = SGD(0.1, 0.9, 5e-4)
 call = jax.jit(lambda method, name, *args: getattr(method, name)(*args), static_argnums=1)
 
 
@@ -57,7 +57,7 @@ def test_finetune(lucir_goldens):
 
 def test_lwf(lucir_goldens):
     expected = Expected(lucir_goldens, "lib_lwf")
-    plain = SGD(0.1, 0.0, 0.0, 0.1, ())
+    plain = SGD(0.1, 0.0, 0.0)
     method = libcontinual.build(LibContinualLwF, 7, plain, mu=3.0)
     state = start(method, expected, "task0.before.")
     for t, (old, seen) in enumerate([(0, 3), (3, 5)]):

@@ -29,7 +29,7 @@ def test_learning_rates(lucir_goldens):
         (method.finetuning_stage, "original_class_balanced_finetuning"),
         (method.training, "libcontinual_lucir"),
     ):
-        rates = [stage.optimizer.rate(epoch) for epoch in range(stage.epochs)]
+        rates = [stage.learning_rate(epoch) for epoch in range(stage.epochs)]
         np.testing.assert_allclose(rates, arrays[f"lr.{name}"], rtol=1e-6)
 
 
@@ -44,7 +44,7 @@ def test_imagenet(lucir_goldens, module, sizes):
     found = streams.split_sizes(sum(sizes), config.num_tasks, config.first_task_size)
     assert found == sizes and config.data.class_order == "numpy:1993"
     method = make_method(config, empty_dataset(512, 512, 3, num_classes=1000, input_size=224))
-    rates = [method.training.optimizer.rate(epoch) for epoch in range(method.training.epochs)]
+    rates = [method.training.learning_rate(epoch) for epoch in range(method.training.epochs)]
     np.testing.assert_allclose(rates, arrays["lr.original_imagenet"], rtol=1e-6)
     optimizer = method.training.optimizer
     assert (optimizer.momentum, optimizer.weight_decay) == (0.9, 1e-4)

@@ -14,9 +14,9 @@ from cljax import losses
 from cljax.methods.libcontinual import LibContinualLUCIR
 from cljax.methods.lucir import LUCIR, ClassBalancedFinetuning
 from cljax.models import imprint
-from cljax.optimizer import SGD
+from cljax.optimizers import SGD, Group
 from cljax.stages import TrainStage
-from cljax.state import Batch
+from cljax.state import Batch, hyperparameters
 from tests.helpers import lucir, tiny
 from tests.helpers.goldens import PRECISIONS, channels_last, enable, jit
 from tests.helpers.lucir import NUM_CLASSES, OLD, SEEN
@@ -24,7 +24,7 @@ from tests.helpers.lucir import NUM_CLASSES, OLD, SEEN
 pytestmark = pytest.mark.slow
 
 precisions = pytest.mark.parametrize("precision", PRECISIONS)
-PUBLISHED = SGD(0.1, 0.9, 5e-4, 0.1, ())
+PUBLISHED = SGD(0.1, 0.9, 5e-4)
 NUM_HARD_NEGATIVES, MARGIN = 2, 0.5
 
 
@@ -45,9 +45,7 @@ def make_method(module, cls=LUCIR, **settings):
         preprocessing=tiny.PLAIN,
         training=TrainStage("train", 1, 0, 16, PUBLISHED),
         memory=tiny.NO_MEMORY,
-        finetuning_stage=ClassBalancedFinetuning(
-            "balance", 1, 0, 16, SGD(0.01, 0.9, 1e-4, 0.1, ())
-        ),
+        finetuning_stage=ClassBalancedFinetuning("balance", 1, 0, 16, SGD(0.01, 0.9, 1e-4)),
         **settings,
     )
 
@@ -303,7 +301,7 @@ def test_class_balanced_finetuning(lucir_goldens, precision):
     module, variables = lucir.network(lucir_goldens, precision)
     head, weight = variables["params"]["head"], float(expected["cur_lamda"])
     names = ("lr", "momentum", "weight_decay")
-    optimizer = SGD(*(float(expected[name]) for name in names), 0.1, ())
+    optimizer = SGD(*(float(expected[name]) for name in names))
 
     @jit
     def observe(head, features, labels):
@@ -326,7 +324,7 @@ def test_class_balanced_finetuning(lucir_goldens, precision):
             outputs = lucir.passes(module, variables, batches[f"step{i}.x"], precision)[0]
             labels = batches[f"step{i}.y"].astype(np.int32)
             grads, (parts, scores) = observe(head, outputs.features, labels)
-            head, opt_state = optimizer.update(grads, opt_state, head, trained, 0)
+            head, opt_state = optimizer.update(grads, opt_state, head, trained, 1.0)
             expected.close(f"step{i}.scores_before_scale", scores[:, :SEEN])
             for name, part in parts.items():
                 if (i, name) != (2, "loss_margin_ranking"):
@@ -400,8 +398,18 @@ def test_the_methods_extra_stage_is_class_balanced_finetuning(lucir_goldens, pre
         jax.tree.map(np.testing.assert_array_equal, one, other)
 
 
+@hyperparameters
+class LUCIRInGroups(LibContinualLUCIR):
+    """LibContinual's parameter groups: the old columns of the head have their own, at rate 0."""
+
+    def get_parameters(self, params, task):
+        frozen = jax.tree.map(lambda _: False, params)
+        old = frozen | {"head": frozen["head"] | {"kernel": self.classes(0, task.old)}}
+        return [Group(super().get_parameters(params, task)), Group(old, 0.0, 0.0)]
+
+
 @precisions
-def test_a_teacher_in_train_mode_is_libcontinuals(lucir_goldens, precision):
+def test_groups_and_a_teacher_in_train_mode_are_libcontinuals(lucir_goldens, precision):
     """Its LUCIR imprints from given images; then two steps, each with both modes of the teacher."""
     expected = lucir.Expected(lucir_goldens, "lib_lucir", precision)
     batches = lucir_goldens("lucir_update_incremental")
@@ -417,7 +425,11 @@ def test_a_teacher_in_train_mode_is_libcontinuals(lucir_goldens, precision):
         start = {"params": params, "batch_stats": variables["batch_stats"]}
         expected.close("imprint.fc2_weight", np.asarray(kernel).T[OLD:SEEN], 1e-6)
 
-        methods = [make_method(module, cls) for cls in (LibContinualLUCIR, LUCIR)]
+        methods = [make_method(module, cls) for cls in (LUCIRInGroups, LUCIR)]
+        groups = methods[0].get_parameters(params, tiny.task(OLD, SEEN))
+        rates = [PUBLISHED.rates(group) for group in groups]
+        expected.close("group_lr", np.array([rate for rate, _ in rates], precision))
+        expected.close("group_weight_decay", np.array([decay for _, decay in rates], precision))
         state = tiny.learner(**start, teacher=start)
         state = state.replace(opt_state=PUBLISHED.init(params))
         task, key = tiny.task(OLD, SEEN), jax.random.key(0)
@@ -451,7 +463,7 @@ def test_a_teacher_in_train_mode_is_libcontinuals(lucir_goldens, precision):
             conv, before = found["conv1.weight"], tensors(lucir_goldens, precision, start)
             moved = largest(conv - before["conv1.weight"])
             expected.close(f"step{i}.after.conv1_weight", conv, 1e-2 if i == 1 else 1e-1, moved)
-    settings = ("group_lr", "group_weight_decay", "group_sizes", "cur_lamda")
+    settings = ("group_sizes", "cur_lamda")
     # The original's teacher moves its running statistics, which train mode does not read.
     moved = [f"step{i}.after.teacher_bn1_running_mean" for i in (1, 2)]
     moved.append("step2.loss_with_teacher_in_eval")

@@ -14,6 +14,7 @@ from cljax.interop import torch
 from cljax.inversion import Inversion
 from cljax.methods.rdfcil import InversionOfOld
 from cljax.models import make_classifier
+from cljax.optimizers import Multistep
 from cljax.stages import StepInput
 from cljax.state import Batch
 from tests.helpers import rdfcil, tiny
@@ -70,7 +71,7 @@ def test_configs_hold_the_values_of_the_original(rdfcil_goldens, data):
 def test_learning_rates_are_the_originals(rdfcil_goldens, data):
     method = make_method(load(CONFIGS[data]), CIFAR)
     stages = method.stages(1, 2)[1:]
-    rates = [stage.optimizer.rate(epoch) for stage in stages for epoch in range(stage.epochs)]
+    rates = [stage.learning_rate(epoch) for stage in stages for epoch in range(stage.epochs)]
     np.testing.assert_allclose(rates, rdfcil_goldens("rates")[f"lr/{data}"], rtol=1e-6)
 
 
@@ -187,10 +188,12 @@ def test_steps_of_a_run_are_the_originals(rdfcil_goldens, small):
     starts = [i for i, event in enumerate(events) if event[0] not in ("step", "epoch_end")]
     parts = [events[i + 1 : j] for i, j in zip(starts, [*starts[1:], None], strict=True)]
     method, state = small
-    slow = dataclasses.replace(method.training.optimizer, learning_rate=0.01, milestones=(1,))
+    slow = dataclasses.replace(method.training.optimizer, learning_rate=0.01)
     method = dataclasses.replace(
         method,
-        training=dataclasses.replace(method.training, epochs=2, optimizer=slow),
+        training=dataclasses.replace(
+            method.training, epochs=2, optimizer=slow, schedule=Multistep(0.1, (1,))
+        ),
         head_stage=dataclasses.replace(method.head_stage, epochs=2),
     )
     update = jax.jit(tiny.update)

@@ -183,7 +183,7 @@ def test_finetuning_is_the_originals(original):
         state = rdfcil.initial_state(original, method)
         state, _ = step(original, method.training, method, state, 0)
         state = method.head_stage.begin(method, state, rdfcil.third_task(), None)
-    assert method.head_stage.optimizer.rate(0) == pytest.approx(expected["lr"][1])
+    assert method.head_stage.learning_rate(0) == pytest.approx(expected["lr"][1])
     expected.forward("count_before", counts_of(original, state))
     before = tensors(original, state)
     momentum = state.replace(params=jax.tree.map(np.asarray, state.opt_state[1].trace))

@@ -13,7 +13,7 @@ from flax import linen as nn
 from cljax.methods.teacher import TeacherMixin
 from cljax.models import Classifier, LinearHead
 from cljax.models.norm import BatchNorm
-from cljax.optimizer import SGD
+from cljax.optimizers import SGD
 from cljax.stages import TrainStage
 from cljax.state import Batch, Data, Subset, Task, hyperparameters
 from tests.helpers import lucir, tiny

@@ -14,7 +14,7 @@ from cljax.interop import torch
 from cljax.inversion import Inversion
 from cljax.methods.rdfcil import RDFCIL, HeadFinetuning, InversionOfOld
 from cljax.models import make_classifier
-from cljax.optimizer import SGD
+from cljax.optimizers import SGD
 from cljax.stages import TrainStage
 from cljax.state import hyperparameters
 from tests.helpers import tiny
@@ -36,8 +36,8 @@ class Given(tiny.GivenImages, RDFCIL):
 
 def method(classifier, generator=None, learning_rate: float = 0.1, batch_size: int = 12) -> RDFCIL:
     """R-DFCIL with the published settings; dreamed images are given, in place of a generator."""
-    optimizer = SGD(learning_rate, 0.9, 5e-4, 0.1, ())
-    heads = SGD(0.005, 0.9, 5e-4, 0.1, ())
+    optimizer = SGD(learning_rate, 0.9, 5e-4)
+    heads = SGD(0.005, 0.9, 5e-4)
     return Given(
         classifier=classifier,
         preprocessing=tiny.PLAIN,

@@ -20,7 +20,7 @@ from cljax.methods.e2e import BalancedFinetuning, EndToEnd
 from cljax.methods.icarl import MultiClassLwF
 from cljax.methods.lwf import LearningWithoutForgetting
 from cljax.models import LATENT_SIZE, Classifier, Generator, make_classifier
-from cljax.optimizer import SGD
+from cljax.optimizers import SGD
 from cljax.rng import Streams
 from cljax.stages import Epoch, InversionStage, StepInput, TrainStage
 from cljax.state import GeneratorState, LearnerState, Subset, Task, hyperparameters
@@ -91,7 +91,7 @@ def images(count: int, seed: int) -> np.ndarray:
 
 def sgd(learning_rate: float = 0.1) -> SGD:
     """The published optimiser at a constant rate."""
-    return SGD(learning_rate, 0.9, 2e-4, 0.1, ())
+    return SGD(learning_rate, 0.9, 2e-4)
 
 
 class GivenImages:

@@ -196,7 +196,7 @@ MISTAKES = {
     f"{BASE} --learner_type dgr --learner_name Generative_Replay": "MLP: use CIFAR_GEN",
     f"{BASE} --model_name resnet9": "--model_name resnet9: unknown network; did you mean resnet",
     f"{BASE} --model_type mlp": "--model_type mlp: unknown network; use resnet",
-    f"{BASE} --optimizer Adam": "--optimizer Adam: cljax trains with SGD",
+    f"{BASE} --optimizer Adam": "--optimizer Adam: only SGD is translated",
     f"{BASE} --schedule_type cosine": "--schedule_type cosine: unknown; use decay",
     f"{BASE} --schedule 9 9": "--schedule 9 9: must be rising epochs",
     f"{BASE} --schedule 0": "--schedule 0: must be rising epochs",
