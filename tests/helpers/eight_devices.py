@@ -106,6 +106,22 @@ def test_run(name, shape, execution, tmp_path, monkeypatch):
     tiny_runs.assert_near_run(tmp_path / "many", tmp_path / "one")
 
 
+def test_run_grows_on_a_mesh(tmp_path, monkeypatch):
+    """Two seeds and one task, then four and two; the new seeds catch up on the same rows."""
+    monkeypatch.setattr(plots, "write_plots", lambda *args: None)
+    on_mesh = {"mesh__seeds": 2, "mesh__data": 2, "compilation_cache": ""}
+    begun = tiny_runs.make_config("base", seeds=(0, 1), max_tasks=1, **on_mesh)
+    tiny_runs.run(begun, tmp_path / "grown")
+    shown = tiny_runs.run(
+        tiny_runs.make_config("base", seeds=(0, 1, 2, 3), **on_mesh), tmp_path / "grown"
+    )
+    assert "adds seeds 2, 3 and tasks 2 to 2 to this run" in shown
+    on_one = {"mesh__seeds": 1, "mesh__data": 1, "compilation_cache": ""}
+    whole = tiny_runs.make_config("base", seeds=(0, 1, 2, 3), **on_one)
+    tiny_runs.run(whole, tmp_path / "one")
+    tiny_runs.assert_near_run(tmp_path / "grown", tmp_path / "one")
+
+
 @pytest.mark.parametrize("name", ["abd", "lucir"])
 def test_run_lowers_for_accelerators(name, tmp_path, monkeypatch):
     settings = {"seeds": (0, 1), "epochs": 1, "milestones": (), "compilation_cache": ""}

@@ -220,9 +220,12 @@ def assert_near_run(workdir: Path, reference: Path) -> None:
     After few steps that is a matter of 1e-6; later a ReLU that switches makes more of it, so
     parameters are compared after the first task only. Adam's first steps are as long on gradients
     that are zero but for rounding, such as those of biases before batch norm, as on all others:
-    STABLE keeps them short.
+    STABLE keeps them short. Seeds that were added later have their lines later.
     """
-    one, other = metrics(workdir), metrics(reference)
+    one, other = (
+        sorted(metrics(path), key=lambda row: (row["seed"], row["global_epoch"]))
+        for path in (workdir, reference)
+    )
     assert len(one) == len(other)
     for row, right in zip(one, other, strict=True):
         assert row.keys() == right.keys()
