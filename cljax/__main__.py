@@ -12,7 +12,8 @@ from cljax.output import terminal
 if TYPE_CHECKING:
     from absl.flags import FlagHolder
 
-DESCRIPTION = """Trains a class-incremental method on a stream of tasks, or a table of methods.
+DESCRIPTION = """Trains a class-incremental method on a stream of tasks, or a table of methods, or a
+grid of settings (--config.grid="{'optimizer.lr': (0.05, 0.1)}", in runs/CONFIG_grid).
 
 usage: cljax [--config=CONFIG] [--config.KEY=VALUE ...] [--FLAG=VALUE ...]
        (or python main.py ... in a checkout)
@@ -58,7 +59,7 @@ def define_flags() -> "list[FlagHolder]":
 
 
 def run(argv: list[str]) -> None:
-    """Runs the experiment or the table of the flags; returns only if it is complete."""
+    """Runs the experiment, table or grid of the flags; returns only if it is complete."""
     from absl import flags, logging
     from ml_collections import config_flags
 
@@ -75,18 +76,23 @@ def run(argv: list[str]) -> None:
     values = flags.FLAGS
     path = config_flags.get_config_filename(values["config"])
     try:
-        config, workdir = values.config, values.workdir or config_files.default_workdir(path)
+        config, workdir = values.config, values.workdir
+        has_grid = bool(config.get("grid"))
+        if not workdir:
+            workdir = config_files.default_workdir(path) + ("_grid" if has_grid else "")
     except UserError as error:
         cli.fail(error)
     if not (values.process_id or values.distributed):  # the imports below take a second or two
         what = f"{Path(path.partition(':')[0]).stem}, seeds {config.get('seeds')}, in {workdir}"
         print(printable(f"cljax {__version__}: {what}"), flush=True)
     # Imported here: `--help` needs neither JAX nor data.
-    from cljax import dry_run, errors, experiment, table
+    from cljax import dry_run, errors, experiment
     from cljax.compute import device, processes
+    from cljax.plans import grid, table
 
     stdlib_logging.raiseExceptions = False  # log.txt on a full disk; other files report it
-    start = table.run if "runs" in config else experiment.run
+    start = grid.run if has_grid else experiment.run
+    start = table.run if "runs" in config else start
     start = dry_run.run if values.dry_run else start
     together = values.coordinator, values.num_processes, values.process_id
     try:

@@ -320,9 +320,11 @@ def make_mesh(settings: Settings, devices: Sequence[Any] | None = None) -> Mesh 
 
 
 def check(settings: Settings) -> None:
-    """Checks what depends on the machine, not on the data.
+    """Checks what depends on the machine and the method, not on the data.
 
     Raises:
-      UserError: the devices that config.mesh asks for are missing.
+      UserError: the devices that config.mesh asks for are missing, there is no such method, or a
+        setting of it is wrong.
     """
     make_mesh(settings)
+    method_settings(settings.method, methods.find_class(settings.method.name))

@@ -161,6 +161,7 @@ def parse(argv: list[str], default: str) -> list[str]:
     if config_path(argv) is None:
         argv.insert(1, f"--config={default}")
     try:
+        _wrap_grid(argv)
         for place, flag, value in _config_values(argv):
             config, colon, argument = value.partition(":")
             argv[place] = flag + config_files.find(config) + colon + argument
@@ -173,6 +174,13 @@ def parse(argv: list[str], default: str) -> list[str]:
         return flags.FLAGS(argv)
     except (flags.Error, AttributeError, KeyError, TypeError, ValueError) as error:
         fail(error)
+
+
+def _wrap_grid(argv: list[str]) -> None:
+    """Makes a grid on the command line a tuple with one dictionary, as absl reads no dictionary."""
+    for place, arg in enumerate(argv):
+        if match := re.fullmatch(r"(?s)(--?config\.grid=)\s*(\{.*\})\s*", arg):
+            argv[place] = f"{match[1]}({match[2]},)"
 
 
 def config_path(argv: list[str]) -> str | None:

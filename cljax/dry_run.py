@@ -15,16 +15,17 @@ from cljax import build, experiment, files
 from cljax.compute import device, processes
 from cljax.errors import UserError, print_plain, printable
 from cljax.output import logs
+from cljax.plans import grid, table
+from cljax.reuse import Reuse
 from cljax.saved import contents
-from cljax.table import make_plan
 
 
 def run(config: Any, directory: str | Path, console: Console | None = None) -> None:
-    """Checks a run, or each run of a table, as its first start would; writes nothing.
+    """Checks a run, or each run of a table or a grid, as its first start would; writes nothing.
 
     Args:
       config: config as the files in configs/ make it.
-      directory: workdir of the run, or of the table.
+      directory: workdir of the run, or directory of the table or the grid.
       console: standard output by default.
 
     Raises:
@@ -32,18 +33,26 @@ def run(config: Any, directory: str | Path, console: Console | None = None) -> N
     """
     directory, console = files.expand(directory), processes.main_console(console)
     logs.log_to_console(console)
-    if "runs" not in config:
-        _check_run(config, directory, console)
+    reuse = Reuse()
+    if "runs" in config:
+        plan = list(table.make_plan(config))
+    elif config.get("grid"):
+        plan = grid.make_plan(config)
+    else:
+        _check_run(config, directory, console, reuse)
         return
-    for name, run_config in make_plan(config):
+    for name, run_config in plan:
         console.rule(Text(printable(name)), style="dim")
-        _check_run(run_config, directory / name, console)
+        _check_run(run_config, directory / name, console, reuse)
+    programs = f"{reuse.num_executors} times" if reuse.num_executors > 1 else "once"
+    print_plain(console, f"{len(plan)} runs, one after another; programs are compiled {programs}.")
 
 
-def _check_run(config: ConfigDict, directory: Path, console: Console) -> None:
+def _check_run(config: ConfigDict, directory: Path, console: Console, reuse: Reuse) -> None:
     settings = experiment.check(config, directory)
     with device.reporting_memory(), device.fixed_settings(build.matmul_precision(settings)):
-        problem = experiment.make_problem(settings, directory)
+        problem = experiment.make_problem(settings, directory, reuse)
+        reuse.executor(settings, problem)  # only to count them
     needed = _disk_bytes(settings, problem)
     free = _check_disk(directory, needed)
     _print_classes(problem, console)

@@ -16,6 +16,7 @@ from cljax import build, evaluation, files, training
 from cljax import problem as problem_lib
 from cljax import settings as settings_lib
 from cljax.compute import compilation, device, host_images, processes
+from cljax.compute.executor import Executor
 from cljax.compute.per_seed import PerSeed
 from cljax.compute.signals import StopRequest
 from cljax.data import residence
@@ -27,6 +28,7 @@ from cljax.output.checkpoints import Checkpoints, flatten, has_checkpoints
 from cljax.output.models import Models
 from cljax.output.record import Group
 from cljax.output.recorder import Cursor, Recorder
+from cljax.reuse import Reuse
 from cljax.saved import contents, first_task
 from cljax.settings import Settings
 from cljax.stages import Stage, StepInput, TrainStage
@@ -44,7 +46,10 @@ class Stopped(Exception):
 
 
 def run(
-    config: ml_collections.ConfigDict, directory: str | Path, console: Console | None = None
+    config: ml_collections.ConfigDict,
+    directory: str | Path,
+    console: Console | None = None,
+    reuse: Reuse | None = None,
 ) -> dict:
     """Starts or resumes the run of a config.
 
@@ -52,6 +57,7 @@ def run(
       config: config as the files in configs/ make it.
       directory: workdir of the run; docs/results.md lists its files.
       console: shows progress and summary; standard output by default.
+      reuse: what is taken over from the run before.
 
     Returns:
       The content of results.json.
@@ -62,6 +68,7 @@ def run(
       Stopped: SIGINT or SIGTERM was received; the same call resumes the run.
     """
     directory, console = files.expand(directory), processes.main_console(console)
+    reuse = reuse or Reuse()
     logs.log_to_console(console)
     with processes.raise_together():
         settings = build.with_precision(settings_lib.read(config))
@@ -77,12 +84,13 @@ def run(
             names = settings.data.name, settings.method.name
             line = "loading dataset {}, setting up method {}".format(*names)
             print_plain(console, line)
-            problem = make_problem(settings, directory)
+            problem = make_problem(settings, directory, reuse)
         with processes.raise_together():
             if processes.is_main():
                 workdir.begin(directory, settings)
                 logs.log_to_file(directory)
-            this = Run(settings, problem, directory, console)
+            executor = reuse.executor(settings, problem)
+            this = Run(settings, problem, executor, directory, console)
         results = this.go()
         processes.on_main(summary.print_summary, results, directory, console)
     return results
@@ -101,7 +109,7 @@ def check(config: ml_collections.ConfigDict, directory: Path) -> Settings:
     return settings
 
 
-def make_problem(settings: Settings, directory: Path) -> problem_lib.Problem:
+def make_problem(settings: Settings, directory: Path, reuse: Reuse) -> problem_lib.Problem:
     """Makes the problem of a run, whose new seeds also need the weights that they start with.
 
     These are of a file, or of another run's first task, which is only checked here.
@@ -110,7 +118,7 @@ def make_problem(settings: Settings, directory: Path) -> problem_lib.Problem:
       UserError: a setting, the data, the file in config.model.pretrained or the run in
         config.first_task_from is wrong.
     """
-    problem = problem_lib.make_problem(settings)
+    problem = reuse.problem(settings)
     if settings.overwrite or not has_checkpoints(directory / "checkpoints"):
         return start(settings, problem)
     if seeds := workdir.new_seeds(directory, settings):
@@ -145,12 +153,17 @@ class Run:
     """
 
     def __init__(
-        self, settings: Settings, problem: problem_lib.Problem, directory: Path, console: Console
+        self,
+        settings: Settings,
+        problem: problem_lib.Problem,
+        executor: Executor,
+        directory: Path,
+        console: Console,
     ):
         self.settings = settings
         self.directory = directory
         self.problem = self.whole = problem
-        self.executor = build.make_executor(settings)
+        self.executor = executor
         self.recorder = Recorder(settings, problem, self.executor, directory, console)
         self.checkpoints = self.models = None  # where others write
         if processes.is_main():

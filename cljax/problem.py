@@ -93,13 +93,20 @@ class Problem:
                 yield task, place, stage
 
 
-def make_problem(settings: Settings, dataset: Dataset | None = None) -> Problem:
+def make_problem(
+    settings: Settings, dataset: Dataset | None = None, before: Problem | None = None
+) -> Problem:
     """Loads the dataset, unless it is given, splits it into tasks, and builds the method.
+
+    Args:
+      settings: those of the run.
+      dataset: the dataset.
+      before: a problem of the same dataset, whose arrays are taken over.
 
     Raises:
       UserError: the data are missing or wrong, the split is impossible, or a setting is wrong.
     """
-    dataset = dataset or sources.load(settings.data)
+    dataset = before.dataset if before else dataset or sources.load(settings.data)
     task_streams = make_streams(settings, dataset)
     if settings.eval.top_k > dataset.num_classes:
         raise UserError(
@@ -116,21 +123,28 @@ def make_problem(settings: Settings, dataset: Dataset | None = None) -> Problem:
             "config.eval.read_outs: 'nme' needs exemplars; set config.exemplars.total or "
             ".per_class, or remove 'nme'"
         )
-    data, line = residence.place(
-        dataset, settings.data.residence, settings.data.validation, build.make_mesh(settings)
-    )
-    image_shape = dataset.image_shape
+    if before:
+        data, line, checksum = before.data, before.residence, before.fingerprint
+    else:
+        data, line = residence.place(
+            dataset, settings.data.residence, settings.data.validation, build.make_mesh(settings)
+        )
+        checksum = fingerprint(dataset)
+    init, shape = _compiled_init(), dataset.image_shape
+    states = [init(method, random_streams(settings, seed), shape) for seed in settings.seeds]
+    return Problem(dataset, data, line, task_streams, method, states, checksum)
 
+
+@functools.cache
+def _compiled_init():
     # With all optimizations, a CPU would compile this for seconds to run it for milliseconds.
     options = {"xla_backend_optimization_level": 1} if jax.default_backend() == "cpu" else None
+    return jax.jit(_init, static_argnums=2, compiler_options=options)
 
-    @functools.partial(jax.jit, compiler_options=options)
-    def init(random_streams):
-        state = method.init(random_streams, image_shape)
-        return state.replace(opt_state=method.training.optimizer.init(state.params))
 
-    states = [init(random_streams(settings, seed)) for seed in settings.seeds]
-    return Problem(dataset, data, line, task_streams, method, states, fingerprint(dataset))
+def _init(method, random_streams, image_shape):
+    state = method.init(random_streams, image_shape)
+    return state.replace(opt_state=method.training.optimizer.init(state.params))
 
 
 def fingerprint(dataset: Dataset) -> int:

@@ -61,6 +61,7 @@ def experiment(method: str, **settings) -> ConfigDict:
     config.dtype = "auto"  # "float32", "tf32" or "bfloat16"; parameters are float32 always
     config.first_task_from = ""  # workdir of a run whose first task is taken over
     config.overwrite = False  # start over in a workdir that has a run
+    config.grid = ()  # values to try, such as {"method.mu": (0.1, 1.0)}: a run for each, see docs
     config.compilation_cache = "auto"  # folder of compiled programs; "": keep none
 
     # Images of earlier tasks that are kept, and come back in later ones.

@@ -34,7 +34,7 @@ logging.getLogger("asyncio").setLevel(logging.CRITICAL)
 # Files of more than a minute start first, so that no process is left alone with one at the end.
 LONG = (
     "goldens/test_methods.py",
-    "test_table.py",
+    "plans/test_table.py",
     "goldens/test_staged_methods.py",
     "goldens/test_lucir_updates.py",
     "goldens/test_rdfcil_updates.py",

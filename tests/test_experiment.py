@@ -87,7 +87,7 @@ OUT_OF_MEMORY = {
 @pytest.mark.parametrize("where", ["data", "epoch"])
 @pytest.mark.parametrize("who", OUT_OF_MEMORY)
 def test_used_up_memory_is_one_line(fast_runs, monkeypatch, tmp_path, who, where):
-    def fail(*args):
+    def fail(*args, **kwargs):
         raise OUT_OF_MEMORY[who]
 
     if where == "data":

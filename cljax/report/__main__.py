@@ -8,7 +8,8 @@ from pathlib import Path
 from cljax.output import terminal
 
 DESCRIPTION = """Prints a table of runs beside the published results on CIFAR-100, and writes it as
-report.md, report.csv and report.html (with accuracy curves). Adds a caveat ("marks") to each run
+report.md, report.csv and report.html (with accuracy curves). Of a grid, also prints its table with
+the best point, and writes it as grid.md and grid.png. Adds a caveat ("marks") to each run
 that is shortened, changed or incomplete."""
 
 
@@ -40,12 +41,17 @@ def main(argv: Sequence[str] | None = None) -> None:
     with terminal.ready():
         args = parse(argv)
         # Imported here: `--help` needs neither NumPy nor Matplotlib.
+        from rich.console import Console
+
         from cljax import cli
         from cljax.errors import UserError
+        from cljax.report import grid
         from cljax.report.tables import write_report
 
         try:
             write_report(args.workdirs, args.out)
+            for folder in filter(grid.is_grid, args.workdirs):
+                grid.write(folder, args.out or folder, Console())
         except UserError as error:
             cli.fail(error)
 

@@ -38,6 +38,8 @@ def read(config: Mapping[str, Any] | ml_collections.ConfigDict) -> Settings:
       UserError: a line for each mistake, with the key, its value and what it must be.
     """
     values = _plain(config)
+    if values.pop("grid", None):
+        raise UserError("config.grid: is for many runs, and this is one of them; remove it here")
     mistakes = [
         f"config.{key} is missing; set it ({expected(field)}; default {field.default!r})"
         for key, field in fields()

@@ -6,9 +6,10 @@ from types import MappingProxyType
 import pytest
 import yaml
 
-from cljax import errors, experiment, table
+from cljax import errors, experiment
 from cljax.errors import UserError
 from cljax.output import workdir
+from cljax.plans import table
 from cljax.translation import libcontinual as translation
 from configs import common, libcontinual
 from tests.helpers.configs import changed, shipped

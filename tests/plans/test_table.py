@@ -6,8 +6,9 @@ import json
 import pytest
 from rich.console import Console
 
-from cljax import experiment, table
+from cljax import experiment
 from cljax.errors import UserError
+from cljax.plans import table
 from configs import common, table_datafree_cifar100
 from tests.helpers import tiny_runs
 

@@ -1,20 +1,16 @@
 """Runs a table: many methods and numbers of tasks, one run after another, in one directory."""
 
-import traceback
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import jax
 from ml_collections import ConfigDict
 from rich.console import Console
-from rich.text import Text
 
-from cljax import experiment, files
-from cljax import settings as settings_lib
+from cljax import files
 from cljax.compute import processes
-from cljax.errors import UserError, print_plain, printable
-from cljax.output import workdir
+from cljax.errors import UserError
+from cljax.plans.queue import Planned, Queue, raise_failures
 from cljax.report import tables
 
 # Keys of a table that describe the table; all others are settings of every run.
@@ -39,41 +35,13 @@ def run(config: Any, directory: str | Path, console: Console | None = None) -> N
       experiment.Stopped: SIGINT or SIGTERM was received; the same command resumes the table.
     """
     directory, console = files.expand(directory), processes.main_console(console)
-    plan = list(make_plan(config))
-    with processes.raise_together():
-        for name, run_config in plan:
-            experiment.check(run_config, directory / name)
-    failed = {}
-    for number, (name, run_config) in enumerate(plan, start=1):
-        console.rule(Text(f"{number}/{len(plan)}  {printable(name)}"), style="dim")
-        if not config.overwrite and _is_complete(run_config, directory / name):
-            print_plain(console, f"{directory / name}: already complete, skipped")
-            continue
-        try:
-            experiment.run(run_config, directory / name, console)
-        except experiment.Stopped:
-            raise
-        except UserError as error:
-            failed[name] = str(error)
-        except Exception as error:
-            if not processes.is_alone():
-                raise  # the others may wait for this one
-            traceback.print_exc()
-            failed[name] = f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
-        finally:
-            jax.clear_caches()  # the next method has other programs
-        if name in failed:
-            print_plain(console, f"{name} failed: {failed[name]}", style="bold red")
-    processes.on_main(_report, [directory / name for name, _ in plan], directory, console)
-    if failed:
-        reasons = "; ".join(f"{name}: {reason}" for name, reason in failed.items())
-        raise UserError(
-            f"{len(failed)} of {len(plan)} runs failed; run the same command to repeat them: "
-            f"{reasons}"
-        )
+    queue = Queue(make_plan(config), directory, console)
+    failed = queue.run()
+    processes.on_main(_report, queue.workdirs, directory, console)
+    raise_failures(failed, len(queue.plan))
 
 
-def make_plan(config: Any) -> Iterator[tuple[str, ConfigDict]]:
+def make_plan(config: Any) -> Iterator[Planned]:
     """Yields name and config of each run of a table, sorted by number of tasks as in `splits`.
 
     Args:
@@ -103,17 +71,12 @@ def make_plan(config: Any) -> Iterator[tuple[str, ConfigDict]]:
                     "remove the method from config.learners"
                 )
             run_config.update_from_flattened_dict(common | {"num_tasks": num_tasks})
-            yield f"{learner}_{num_tasks}tasks", run_config
+            yield Planned(f"{learner}_{num_tasks}tasks", run_config)
 
 
 def _report(runs: list[Path], directory: Path, console: Console) -> None:
     if begun := [run for run in runs if (run / "config.json").exists()]:
         tables.write_report(begun, directory, console)
-
-
-def _is_complete(config: ConfigDict, directory: Path) -> bool:
-    complete = workdir.is_complete(directory, settings_lib.read(config))
-    return bool(processes.max_over_processes(complete))
 
 
 def _flatten(config: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:

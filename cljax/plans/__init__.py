@@ -1,0 +1,1 @@
+"""Plans of many runs in one directory: tables of methods, and grids of settings."""
