@@ -112,13 +112,8 @@ def resnet(state, images, is_train):
 
     x = conv(as_var(images), as_var(state["conv1.weight"]), padding=1)
     x = leaky_relu(norm(x, "bn1"))
-    for stage, block in itertools.product((1, 2, 3), itertools.count()):
-        name = f"layer{stage}.{block}"
-        if f"{name}.conv1.weight" not in state:
-            if stage == 3:
-                break
-            continue
-        stride = 2 if stage > 1 and block == 0 else 1
+    for name in _blocks(state):
+        stride = 2 if name in ("layer2.0", "layer3.0") else 1
         y = conv(x, as_var(state[f"{name}.conv1.weight"]), stride, 1)
         y = leaky_relu(norm(y, f"{name}.bn1"))
         y = norm(conv(y, as_var(state[f"{name}.conv2.weight"]), 1, 1), f"{name}.bn2")
@@ -130,12 +125,17 @@ def resnet(state, images, is_train):
     return features, head(state, features), inputs
 
 
+def _blocks(state):
+    end = ".conv1.weight"
+    return sorted(name.removesuffix(end) for name in state if "layer" in name and end in name)
+
+
 def head(state, features):
     return features @ as_var(state["last.weight"]).T + as_var(state["last.bias"])
 
 
 def generator(state, latents, is_train):
-    """Images [B, 3, H, W] and inputs of batch norms of CIFAR_GEN."""
+    """Images [B, 3, H, W] and inputs of batch norms of CIFAR_GEN, of any width."""
     inputs = {}
 
     def convolve(x, name):
@@ -143,8 +143,9 @@ def generator(state, latents, is_train):
         return conv(x, kernel, padding=1) + _by_channel(bias)
 
     x = as_var(latents) @ as_var(state["l1.0.weight"]).T + as_var(state["l1.0.bias"])
-    side = int((x.shape[1] // 128) ** 0.5)
-    x = x.reshape(-1, 128, side, side)
+    channels = as_var(state["conv_blocks0.0.weight"]).shape[0]
+    side = int((x.shape[1] // channels) ** 0.5)
+    x = x.reshape(-1, channels, side, side)
     x = batch_norm(x, state, "conv_blocks0.0", is_train, inputs)
     for block in ("conv_blocks1", "conv_blocks2"):
         x = convolve(_twice(x), f"{block}.0")
@@ -245,7 +246,9 @@ class Learner:
         features, logits, inputs = resnet(state, images, True)
         local = cross_entropies(logits[:count, old:seen], labels[:count] - old)
         fine = cross_entropies(head(state, stop(features)), labels)
-        differences = (features - features_before.value) @ as_var(self.teacher["last.weight"][:old]).T
+        differences = (features - features_before.value) @ as_var(
+            self.teacher["last.weight"][:old]
+        ).T
         terms = {
             "local": (local * weights[:count]).mean(),
             "head": (fine * weights).mean(),
