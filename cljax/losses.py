@@ -162,7 +162,7 @@ def class_share_weights(
     Returns:
       float [B]; ones in the first task.
     """
-    old_share = old / seen
+    old_share = jnp.asarray(old, float) / seen
     return jnp.where(labels < old, old_share, 1 - old_share)
 
 

@@ -1,5 +1,7 @@
 """Optimisers and schedules against the original's numbers, and what stages do within a task."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -14,7 +16,14 @@ from cljax.optimizers import SGD, Multistep
 from cljax.rng import Streams
 from cljax.stages import InversionStage, TrainStage
 from cljax.state import Batch, Data, GeneratorState, Subset
-from tests.helpers import tiny
+from tests.helpers import configs, tiny, tiny_runs
+from tests.helpers.distributions import (
+    assert_even,
+    assert_fair,
+    assert_independent,
+    assert_normal,
+    assert_uniform,
+)
 from tests.helpers.goldens import PRECISIONS, Expected, enable
 from tests.helpers.tiny import ZEROS, learner
 
@@ -230,6 +239,62 @@ def test_random_numbers_of_a_step():
     assert replayed.items() <= base.items()
     initial, _ = recorded(streams=Streams(1, 0, 0, 0))
     assert initial == base
+
+
+@pytest.fixture(scope="module")
+def published():
+    """What the stages of ABD on CIFAR-100, as published, prepare: by stage and (task, epoch)."""
+    dataset = tiny_runs.empty_dataset(32, 32, 3, num_classes=100)
+    method = tiny_runs.make_method(configs.shipped("abd_cifar100"), dataset)
+    method = dataclasses.replace(method, classifier=tiny.classifier())  # draws nothing
+    variables = tiny.variables(method.classifier, 0)
+    state = learner(**variables, teacher=variables)
+    images = Subset(jnp.zeros(39 * 128, jnp.int32), jnp.int32(39 * 128))
+
+    def prepare(stage, index, epoch):
+        task = tiny.task(2, 4, index=index, images=images, label_map=(3, 1, 4, 0, 2))
+        return stage.prepare(method, state, task, DATA, epoch)
+
+    prepare = jax.jit(prepare)
+    return {
+        stage.name: {at: prepare(stage, *at) for at in ((1, 0), (1, 1), (2, 0))}
+        for stage in (method.training, method.inversion_stage)
+    }
+
+
+def test_draws_of_the_augmentation_in_an_epoch(published):
+    """As published; independent of each other and of other steps, images, epochs and tasks."""
+    epochs = [jax.tree.map(np.asarray, epoch.draws) for epoch in published["train"].values()]
+    for draws in epochs:
+        assert draws.brightness.shape == (39, 128)
+        assert_uniform(draws.brightness, 1 - 63 / 255, 1 + 63 / 255, "brightness")
+        assert_uniform(draws.contrast, 0.2, 1.8, "contrast")
+        assert_fair(draws.brightness_first, "order")
+        assert_fair(draws.mirrored, "flip")
+        for axis in range(2):
+            assert_even(draws.offsets[..., axis], 9, "offset")
+        columns = [*draws[:4], *np.moveaxis(draws.offsets, -1, 0)]
+        assert_independent(columns)
+        for values in columns:
+            assert_independent([values[1:], values[:-1]])
+            assert_independent([values[:, 1:], values[:, :-1]])
+    for of_epochs in zip(*epochs, strict=True):
+        if of_epochs[0] is not None:
+            assert_independent(of_epochs)
+
+
+def test_latents_of_epochs(published):
+    """Standard normal, and others in every step, epoch, task and stage."""
+    draw = jax.jit(lambda key: inversion_lib.draw_latents(jax.random.wrap_key_data(key), 128))
+    steps = [(0, (1, 0)), (1, (1, 0)), (0, (1, 1)), (0, (2, 0))]
+    latents = [draw(stage[at].keys[i]) for stage in published.values() for i, at in steps]
+    assert len(latents) == 8
+    for values in latents:
+        assert values.shape == (128, 1000)
+        assert_normal(values, 1, "latents")
+    assert_independent(latents)
+    assert_independent([latents[0][1:], latents[0][:-1]])
+    assert_independent([latents[0][:, 1:], latents[0][:, :-1]])
 
 
 def test_inversion_steps_are_cut_into_epochs():

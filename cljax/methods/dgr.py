@@ -8,6 +8,7 @@ import jax.numpy as jnp
 
 from cljax import losses, rng
 from cljax.methods.base import Finetune
+from cljax.methods.dreaming import with_dreamed_accuracy
 from cljax.models import AutoEncoder
 from cljax.settings import Rate, Weight
 from cljax.state import LearnerState, Task, hyperparameters
@@ -94,7 +95,10 @@ class DeepGenerativeReplay(Finetune):
                 outputs.logits[num_real:], replay.logits, old, None, self.temperature
             )
         terms |= self._autoencoder_terms(state, images, weights, noise_key)
-        return self.observed(task, batch, outputs.logits[:num_real], terms, batch_stats)
+        observed = self.observed(task, batch, outputs.logits[:num_real], terms, batch_stats)
+        if replay is None:
+            return observed
+        return with_dreamed_accuracy(observed, outputs.logits[num_real:], replay.labels, seen)
 
     def replay(self, state: LearnerState, task: Task, key: jax.Array, count: int) -> Replay:
         """Decodes and labels `count` images of old classes with the teacher; consumes the key."""

@@ -27,6 +27,21 @@ class Replay(NamedTuple):
     teacher: Outputs
 
 
+def with_dreamed_accuracy(
+    observed: Observed, logits: jax.Array, labels: jax.Array, seen: jax.Array
+) -> Observed:
+    """Adds the metric `dreamed_accuracy`, the fraction of dreamed images with the teacher's label.
+
+    Args:
+      observed: what a method observes, without metrics of its own.
+      logits: float [B, K], the classifier's logits of dreamed images.
+      labels: int32 [B], the teacher's labels.
+      seen: bool [K], the classes among which the classifier chooses.
+    """
+    predictions = losses.masked_argmax(logits, seen)
+    return observed._replace(metrics={"dreamed_accuracy": (predictions == labels).mean()})
+
+
 @hyperparameters
 class Dreaming(Finetune):
     """Trains a generator of dreamed images against the teacher (ABD, section 4).
@@ -96,11 +111,9 @@ class Dreaming(Finetune):
           task, batch, terms, batch_stats: as of `observed`.
 
         Returns:
-          With the metric `dreamed_accuracy`, the fraction of dreamed images whose label, predicted
-          among the seen classes, is the teacher's.
+          With the metric of `with_dreamed_accuracy`.
         """
         num_real = batch.labels.shape[0]
         observed = self.observed(task, batch, logits[:num_real], terms, batch_stats)
-        predictions = losses.masked_argmax(logits[num_real:], self.classes(0, task.seen))
-        accuracy = (predictions == labels[num_real:]).mean()
-        return observed._replace(metrics={"dreamed_accuracy": accuracy})
+        seen = self.classes(0, task.seen)
+        return with_dreamed_accuracy(observed, logits[num_real:], labels[num_real:], seen)

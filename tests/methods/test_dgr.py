@@ -91,6 +91,34 @@ def test_replay_is_what_the_previous_scholar_makes_and_says(state):
     assert not np.allclose(found.images, replay(rng.key(1, "a")).images)
 
 
+def test_dreamed_accuracy_compares_with_the_teacher_among_seen_classes(state):
+    dreamed, classifier = tiny.images(12, 2), METHOD.classifier
+    batch = Batch(tiny.images(12, 3), np.resize(np.int32([4, 5, 6]), 12), None)
+    student, teacher = (tiny.variables(classifier, seed) for seed in (0, 5))
+    state = state.replace(params=state.params | student["params"], teacher=teacher)
+
+    class Given(DeepGenerativeReplay):
+        def dream(self, state, key, count):
+            return dreamed
+
+    @jax.jit
+    def observe():
+        metrics = (
+            Given(**vars(METHOD)).observe(state, tiny.task(4, 7), batch, rng.key(0, "a")).metrics
+        )
+        logits = METHOD.train_forward(state, np.concatenate([batch.images, dreamed]))[0].logits
+        return (
+            metrics["dreamed_accuracy"],
+            logits[12:, :7],
+            classifier.apply(teacher, dreamed).logits,
+        )
+
+    accuracy, logits, teacher_logits = observe()
+    wanted = (logits.argmax(-1) == teacher_logits[:, :4].argmax(-1)).mean()
+    np.testing.assert_allclose(accuracy, wanted, rtol=1e-6)
+    assert 0 < accuracy < 1
+
+
 def test_a_step_draws_by_key(state):
     """Replay and noise have keys of their own."""
     task = tiny.task(4, 7)

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import importlib
 
 import jax
 import jax.numpy as jnp
@@ -9,9 +10,11 @@ import numpy as np
 import pytest
 
 from cljax import losses, rng
+from cljax.methods import METHODS, find_class
 from cljax.rng import Streams
+from cljax.stages import TrainStage
 from cljax.state import Batch
-from tests.helpers import tiny
+from tests.helpers import tiny, tiny_runs
 
 
 def small_state(method, seed=0):
@@ -89,6 +92,26 @@ def test_dreamed_accuracy_compares_with_the_teacher_among_seen_classes(kind):
     accuracy = float(observed.metrics["dreamed_accuracy"])
     np.testing.assert_allclose(accuracy, (student == wanted).mean(), rtol=1e-6)
     assert 0 < accuracy < 1
+
+
+@pytest.mark.parametrize("name", [n for n in METHODS if hasattr(find_class(n), "dream")])
+def test_every_method_that_dreams_scores_its_dreams(name):
+    """In every training stage of a later task."""
+    config = importlib.import_module(f"configs.{name}_digits").get_config()
+    method = tiny_runs.make_method(config, tiny_runs.empty_dataset(8, 8, 1))
+
+    def metrics(observe, is_first):
+        state = method.init(tiny.ZEROS, (8, 8, 1))
+        task = tiny.task(0 if is_first else 4, 7, is_first)
+        batch = Batch(jnp.zeros((6, 8, 8, 1)), jnp.full(6, 5), jnp.zeros(10, jnp.int32))
+        return observe(state, task, batch, jax.random.key(0)).metrics
+
+    stages = [stage for stage in method.stages(1, 3) if isinstance(stage, TrainStage)]
+    assert stages
+    for stage in stages:
+        observe = functools.partial(metrics, getattr(method, stage.observes))
+        assert jax.eval_shape(functools.partial(observe, False)).keys() == {"dreamed_accuracy"}
+    assert jax.eval_shape(functools.partial(metrics, method.observe, True)) is None
 
 
 def test_streams_of_the_initial_state():

@@ -1,11 +1,13 @@
 """Networks against the original's numbers, and the layers' own rules."""
 
 import functools
+from collections import Counter
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import traverse_util
 
 from cljax.errors import UserError
 from cljax.interop import torch
@@ -13,6 +15,7 @@ from cljax.models import LATENT_SIZE, make_classifier, make_generator
 from cljax.models.norm import BatchNorm, repeat_statistics_update
 from cljax.models.resnet import pad_shortcut
 from tests.helpers import tiny
+from tests.helpers.distributions import assert_normal, assert_uniform
 from tests.helpers.goldens import (
     PRECISIONS,
     Expected,
@@ -215,36 +218,45 @@ def test_logits_are_the_head_of_the_features():
     np.testing.assert_allclose(classified, logits, rtol=1e-6)
 
 
+def assert_standard_norms(variables):
+    """Batch norms start with scales and variances of 1, biases and means of 0."""
+    found = Counter()
+    for collection in ("params", "batch_stats"):
+        for path, values in traverse_util.flatten_dict(variables[collection]).items():
+            if "bn" in path[-2]:
+                assert (values == (path[-1] in ("scale", "var"))).all(), path
+                found[path[-1]] += 1
+    assert found["scale"] == found["bias"] and found["mean"] == found["var"] > 0
+
+
 def test_initial_values_of_the_classifier():
-    """Kernels: variance 2/fan_in; head's bias: uniform within 1/sqrt(features)."""
-    module = make_classifier("resnet20", 100)
-    init = jit(module.init)
-    params = init(jax.random.key(0), jnp.zeros((1, 8, 8, 3)))["params"]
-    for path, leaf in jax.tree_util.tree_leaves_with_path(params):
+    """Kernels: normal of variance 2/fan_in; head's bias: uniform within 1/sqrt(features)."""
+    init = jit(make_classifier("resnet20", 100).init)
+    variables = init(jax.random.key(0), jnp.zeros((1, 8, 8, 3)))
+    kernels = []
+    for path, leaf in jax.tree_util.tree_leaves_with_path(variables["params"]):
         if path[-1].key == "kernel":
-            fan_in = leaf.size // leaf.shape[-1]
-            spread = 5 / np.sqrt(2 * leaf.size)  # five standard errors
-            np.testing.assert_allclose(leaf.std() * np.sqrt(fan_in / 2), 1, atol=spread)
-    bias = np.abs(params["head"]["bias"])
-    assert 0.9 / 8 < bias.max() <= 1 / 8
+            std = (2 * leaf.shape[-1] / leaf.size) ** 0.5
+            assert_normal(leaf, std, str(path))
+            kernels.append(np.ravel(leaf / std))
+    assert len(kernels) == 20
+    assert_normal(np.concatenate(kernels), 1)
+    assert_uniform(variables["params"]["head"]["bias"], -1 / 8, 1 / 8)
+    assert_standard_norms(variables)
 
 
 def test_initial_values_of_the_generator():
     """PyTorch's default: weights and biases uniform within 1/sqrt(fan_in)."""
     module = make_generator("cifar", (16, 16, 3))
     init = jit(functools.partial(module.init, train=True))
-    params = init(jax.random.key(0), jnp.zeros((2, LATENT_SIZE)))["params"]
-    for name, fan_in in [
-        ("project", LATENT_SIZE),
-        ("stage1_conv", 128 * 9),
-        ("image_conv", 64 * 9),
-    ]:
-        kernel, bias = params[name]["kernel"], params[name]["bias"]
-        bound = fan_in**-0.5
-        assert 0.98 * bound < np.abs(kernel).max() <= bound
-        assert np.abs(bias).max() <= bound
-        assert np.abs(bias).max() > 0.2 * bound  # the image convolution has but three
-        np.testing.assert_allclose(kernel.std(), bound / np.sqrt(3), rtol=0.05)
+    variables = init(jax.random.key(0), jnp.zeros((2, LATENT_SIZE)))
+    fan_in = {"project": LATENT_SIZE, "stage0_conv": 128 * 9, "stage1_conv": 128 * 9}
+    fan_in |= {"image_conv": 64 * 9}
+    assert fan_in.keys() == {name for name in variables["params"] if "bn" not in name}
+    for name, size in fan_in.items():
+        for kind, values in variables["params"][name].items():
+            assert_uniform(values, -(size**-0.5), size**-0.5, f"{name} {kind}")
+    assert_standard_norms(variables)
 
 
 def test_half_precision_networks_give_float32_outputs():
