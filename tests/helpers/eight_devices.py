@@ -96,6 +96,7 @@ def test_rows_share_one_reduction_of_two_arrays(shape, monkeypatch):
         ("abd", (2, 4), "auto"),
         ("lucir", (2, 2), "auto"),
         ("bic", (1, 4), "vmap"),
+        ("base", (1, 4), "interleaved"),
         ("rdfcil", (2, 4), "auto"),
     ],
 )

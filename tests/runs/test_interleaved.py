@@ -4,12 +4,24 @@ import signal
 
 import pytest
 
-from cljax import experiment
+from cljax import build, experiment
 from tests.helpers import tiny_runs
 
-pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("as_users_compile")]
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("as_users_compile", "one_executor_each")]
 
 UNEQUAL = {"data__per_class": 0, "batch_size": 32, "max_tasks": 1}  # 9 steps, and 8
+
+
+@pytest.fixture
+def one_executor_each(monkeypatch):
+    """The runs of a test compile once for `sequential`, and once for `interleaved`."""
+    make, made = build.make_executor, {}
+
+    def make_executor(settings):
+        kind = settings.execution.seeds
+        return made[kind] if kind in made else made.setdefault(kind, make(settings))
+
+    monkeypatch.setattr(build, "make_executor", make_executor)
 
 
 def config(name, execution, **settings):
@@ -40,7 +52,8 @@ def test_a_run_may_change_between_both_and_grow(interrupt, tmp_path):
         interrupt(signal.SIGTERM, epoch, 1)
         with pytest.raises(experiment.Stopped):
             tiny_runs.run(config("bic", execution), tmp_path / "grown")
-    tiny_runs.run(config("bic", "interleaved"), tmp_path / "grown")
+    shown = tiny_runs.run(config("bic", "interleaved"), tmp_path / "grown")
+    assert "at task 2, stage 1, epoch 1" in shown  # which both seeds take, one a step further
     whole, grown = (tiny_runs.arrays(tmp_path / name) for name in ("whole", "grown"))
     tiny_runs.assert_same_arrays(grown, whole)
     assert tiny_runs.results(tmp_path / "grown") == tiny_runs.results(tmp_path / "whole")
