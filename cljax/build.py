@@ -287,12 +287,17 @@ def make_executor(settings: Settings) -> Executor:
       UserError: the devices for the mesh are missing.
     """
     return Executor(
-        # "auto" is one after the other: what is fast on CPU, and not measured elsewhere yet.
-        vmap_seeds=settings.execution.seeds == "vmap",
+        sharing=sharing(settings),
         compiled_loop={"auto": None, "compiled": True, "host": False}[settings.execution.loop],
         mesh=make_mesh(settings),
         graphs=graphs(settings),
     )
+
+
+def sharing(settings: Settings) -> str:
+    """Returns the executor's `sharing` for config.execution.seeds."""
+    # "auto" is one after the other: what is fast on CPU, and not measured elsewhere yet.
+    return {"auto": "sequential"}.get(settings.execution.seeds, settings.execution.seeds)
 
 
 def graphs(settings: Settings) -> str:

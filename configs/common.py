@@ -90,7 +90,7 @@ def experiment(method: str, **settings) -> ConfigDict:
     }
     config.checkpoint = {"every_epochs": 50, "every_inversion_steps": 2500, "keep": 2}
     config.execution = {
-        "seeds": "auto",  # on one device: "sequential", one after the other; "vmap": side by side
+        "seeds": "auto",  # on one device: "sequential", "interleaved" (one program), "vmap" (axis)
         "loop": "auto",  # "compiled": an epoch is one program; "host": a step is one
         "graphs": "auto",  # CUDA graphs: "off", "step" or "epoch", see docs/performance.md
     }

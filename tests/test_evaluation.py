@@ -75,9 +75,12 @@ def count_right(dataset, stream, weights, task, k):
 
 
 @pytest.mark.parametrize("batch_size", [0, 5, 16, 1000])
-@pytest.mark.parametrize(("vmap", "loop"), [(False, False), (False, True), (True, True)])
-def test_against_numpy(dataset, batch_size, vmap, loop):
-    executor = Executor(vmap, loop)
+@pytest.mark.parametrize(
+    ("sharing", "loop"),
+    [("sequential", False), ("sequential", True), ("interleaved", False), ("vmap", True)],
+)
+def test_against_numpy(dataset, batch_size, sharing, loop):
+    executor = Executor(sharing, loop)
     rng = np.random.default_rng(1)
     weights = [rng.normal(size=(9, NUM_CLASSES)).astype(np.float32) for _ in range(2)]
     made = make_streams(dataset)
@@ -97,7 +100,7 @@ def test_against_numpy(dataset, batch_size, vmap, loop):
                 np.testing.assert_array_equal(one, right[None])
     # Tasks and seeds with different numbers of images are one program (two where seeds are mapped
     # and some tasks have equally many batches), another k is another.
-    assert executor.num_compilations()["score_batch"] <= (4 if vmap else 2)
+    assert executor.num_compilations()["score_batch"] <= (4 if sharing == "vmap" else 2)
 
 
 def test_evaluation_set_pads_with_images_that_do_not_count(dataset):

@@ -32,6 +32,7 @@ from cljax.state import Data, LearnerState, Task
 _CIFAR = {"cifar10": (10, 5000, 1000), "cifar100": (100, 500, 100)}
 _TRACED_STEPS = 3
 _WAITING_STEPS = 10  # in which the share of waiting is measured
+_SHARING = "sequential", "interleaved", "vmap"
 _LATER = 1  # the later task whose steps are timed, from 0
 
 
@@ -130,7 +131,7 @@ class Bench:
         self._sequential = None
         kind, *args = self.kinds[name]
         more = [n for n in seeds if n > 1] if kind == "stage" else []
-        forms = [(1, "sequential"), *itertools.product(more, ("sequential", "vmap"))]
+        forms = [(1, "sequential"), *itertools.product(more, _SHARING)]
         with device.fixed_settings(self.precision):
             rows = [self._row(name, kind, args, *form) for form in forms]
         return [row for row in rows if row]
@@ -164,7 +165,7 @@ class Bench:
         cost = dict.fromkeys(("flops", "bytes", "memory"))
         if work.function:
             cost = measure.cost(executor.lower(work.function))
-        repeats = work.repeats_per_step * (1 if sharing == "vmap" else seeds)
+        repeats = work.repeats_per_step * (seeds if sharing == "sequential" else 1)
         row |= {key: cost[key] and cost[key] * repeats for key in ("flops", "bytes")}
         row["has_loops"] = work.has_loops
         row["mesh"] = executor.mesh and dict(executor.mesh.shape)
@@ -200,7 +201,9 @@ class Bench:
     def _executor(self, settings):
         """Makes an executor for the seeds in `settings`, and puts the dataset on its devices."""
         executor, data = build.make_executor(settings), self.problem.data
-        if executor.mesh is None and not executor.vmap_seeds:  # one program for all numbers
+        if (
+            executor.mesh is None and executor.sharing == "sequential"
+        ):  # one program for all numbers
             executor = self._sequential = self._sequential or executor
         if executor.mesh is not None:
             data = mesh_lib.replicate(executor.mesh, jax.device_get(data))

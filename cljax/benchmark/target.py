@@ -116,12 +116,13 @@ class TargetBench(rows.Bench):
 
     def _executor(self, settings):
         mesh = build.make_mesh(settings, self.target.devices)
-        vmap = settings.execution.seeds == "vmap"
-        if mesh is None and not vmap and self._sequential:
+        sharing = build.sharing(settings)
+        is_sequential = mesh is None and sharing == "sequential"
+        if is_sequential and self._sequential:
             return self._sequential, self.problem.data  # one program for all numbers
         platform, target = self.target.chip.platform, self.target.devices[0]
-        executor = TargetExecutor(platform, target, vmap, mesh, build.graphs(settings))
-        if mesh is None and not vmap:
+        executor = TargetExecutor(platform, target, sharing, mesh, build.graphs(settings))
+        if is_sequential:
             self._sequential = executor
         return executor, self.problem.data
 

@@ -31,12 +31,12 @@ class TargetExecutor(Executor):
         self,
         platform: str,
         target: Any,
-        vmap_seeds: bool,
+        sharing: str,
         mesh: jax.sharding.Mesh | None,
         graphs: str,
     ):
         """Takes an accelerator's loop."""
-        super().__init__(vmap_seeds, compiled_loop=True, mesh=mesh, graphs=graphs)
+        super().__init__(sharing, compiled_loop=True, mesh=mesh, graphs=graphs)
         self.platform = platform
         self.target = target
 
@@ -54,7 +54,8 @@ class TargetExecutor(Executor):
           seeds that wait for their turn.
         """
         arguments = [p.arguments for (f, _), p in self._compiled.items() if f is function][-1]
-        waiting = len(self._grouped(range(num_seeds))) - 1
+        groups = len(self._grouped(range(num_seeds)))
+        waiting = groups - len(per_seed.only(arguments)[0].groups)
         return _shard_bytes(arguments), waiting * _shard_bytes(per_seed.only(arguments))
 
     def place(self, args: PyTree) -> PyTree:

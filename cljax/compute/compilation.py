@@ -37,12 +37,19 @@ GRAPHS = {
 }
 
 
-def compiler_options(on_one_core: bool, graphs: str) -> dict[str, str] | None:
+# By default a graph's kernels follow one another as they are scheduled.
+_CONCURRENT = {"xla_gpu_command_buffer_scheduling_mode": "CONCURRENT"}
+
+
+def compiler_options(
+    on_one_core: bool, graphs: str, concurrent: bool = False
+) -> dict[str, str] | None:
     """Returns the compiler options of `jax.jit` for the platform that programs are made for.
 
     Args:
       on_one_core: whether the program runs on one CPU core while other cores run other programs.
       graphs: key of `GRAPHS`, what of a program for a GPU is CUDA graphs.
+      concurrent: whether kernels of a graph that do not need each other may run side by side.
 
     Returns:
       None if there are none for the platform, or if this version of JAX does not know them.
@@ -50,7 +57,9 @@ def compiler_options(on_one_core: bool, graphs: str) -> dict[str, str] | None:
     if device.platform() == "cpu":
         handed_over = _ON_ONE_CORE if on_one_core else _ON_ALL_CORES
         return _known_options(xla_cpu_experimental_ynn_fusion_type=handed_over)
-    return _known_options(**GRAPHS[graphs]) if device.platform() == "gpu" else None
+    if device.platform() != "gpu":
+        return None
+    return _known_options(**GRAPHS[graphs], **(_CONCURRENT if concurrent else {}))
 
 
 def _known_options(**options):

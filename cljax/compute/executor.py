@@ -5,8 +5,10 @@ seeds. On CPU convolutions inside a compiled loop leave XLA's fast path (steps t
 long), so there the host loops over steps; elsewhere an epoch is one compiled loop. Steps that need
 not wait for each other, as those of an evaluation, are faster on CPU if every core has its own
 (`Executor.sum_steps`). Seeds follow one another through the same programs unless they are asked to
-be a `vmap`ped axis: weights per seed turn convolutions into grouped ones, about twice as slow per
-seed on CPU. With many devices, seeds run side by side on rows of them; see `cljax.compute.mesh`.
+share one: as a `vmap`ped axis, where weights per seed turn convolutions into grouped ones, about
+twice as slow per seed on CPU; or interleaved, where a step is the steps of all seeds, none of which
+waits for another. With many devices, seeds run side by side on rows of them; see
+`cljax.compute.mesh`.
 """
 
 import concurrent.futures
@@ -43,7 +45,8 @@ class Executor:
     every row of devices has a seed of the group, or its share of all seeds.
 
     Attributes:
-      vmap_seeds: whether seeds on one device are a `vmap`ped axis (else one follows the other).
+      sharing: how seeds share a device: "sequential", groups follow one another through the same
+        programs; "interleaved", a program has all groups; "vmap", all seeds are one group.
       compiled_loop: whether repeated steps are one compiled loop (otherwise the host loops).
       mesh: see `cljax.compute.mesh`; None: one device.
       graphs: what of a program for a GPU is CUDA graphs: "off", nothing; "between", the kernels
@@ -59,13 +62,13 @@ class Executor:
 
     def __init__(
         self,
-        vmap_seeds: bool = False,
+        sharing: str = "sequential",
         compiled_loop: bool | None = None,
         mesh: jax.sharding.Mesh | None = None,
         graphs: str = "between",
     ):
         """Takes what is fastest on the device at hand where `compiled_loop` is None."""
-        self.vmap_seeds = vmap_seeds
+        self.sharing = sharing
         on_cpu = device.platform() == "cpu"
         self.compiled_loop = not on_cpu if compiled_loop is None else compiled_loop
         self.mesh = mesh
@@ -129,9 +132,9 @@ class Executor:
     def call(self, function: Callable, *args: PyTree) -> PerSeed:
         """Runs `function(*args)` for every seed."""
         run, results = self._program(function), []
-        for given in per_seed.split(args):
+        for given in self._in_turn(args):
             with self._watch(run, given):
-                results.append(run(*given))
+                results += run(*given)
         return PerSeed(tuple(results), self._is_stacked)
 
     def repeat(
@@ -149,7 +152,7 @@ class Executor:
         Args:
           step: a step of one seed; i is int32 [].
           inputs: what does not change from step to step.
-          carry: its buffers are donated. On a GPU a compiled loop carries `carry.pack()` of one
+          carry: its buffers are donated. On a GPU a compiled loop carries `carry.pack()` of each
             seed if there is such a method (see `cljax.compute.packing`); the step does not see it.
           starts, stops: per seed; they may differ.
           stopped: asked between steps where the host loops; True ends the loop early.
@@ -160,21 +163,22 @@ class Executor:
           The last carry.
         """
         done = []
-        bounds = self._grouped(list(zip(starts, stops, strict=True)))
-        for (given, state), pairs in zip(per_seed.split((inputs, carry)), bounds, strict=True):
+        bounds = list(zip(starts, stops, strict=True))
+        bounds = [bounds] if self.sharing == "interleaved" else self._grouped(bounds)
+        for (given, state), pairs in zip(self._in_turn((inputs, carry)), bounds, strict=True):
             first, last = np.int32(min(a for a, _ in pairs)), np.int32(max(b for _, b in pairs))
             function = step
             if len(set(pairs)) > 1:
-                limits = self._stack([np.array(pair, np.int32) for pair in pairs])
-                function, given = _within(step), (given, PerSeed((limits,), stacked=True))
+                limits = self.distribute([np.array(pair, np.int32) for pair in pairs])
+                function, given = _within(step), (given, limits)
             run = self._program(function, repeats=True, on_one_core=on_one_core)
             if self.compiled_loop:
                 with self._watch(run, (given, first, last, state)):
-                    state = PerSeed((run(given, first, last, state),), state.stacked)
+                    state = state.replace(groups=run(given, first, last, state))
             else:
                 for i in itertools.takewhile(lambda _: not stopped(), range(first, last)):
                     with self._watch(run, (given, np.int32(i), state)):
-                        state = PerSeed((run(given, np.int32(i), state),), state.stacked)
+                        state = state.replace(groups=run(given, np.int32(i), state))
                     # Waiting lets a request to stop be heard; CPU steps are long enough to hide it.
                     jax.block_until_ready(state)
             done += state.groups
@@ -236,11 +240,15 @@ class Executor:
 
     @property
     def _is_stacked(self):
-        return self.vmap_seeds or self.mesh is not None
+        return self.sharing == "vmap" or self.mesh is not None
+
+    def _in_turn(self, args):
+        """The arguments of calls that follow one another: those of a group, or of all groups."""
+        return [args] if self.sharing == "interleaved" else per_seed.split(args)
 
     def _grouped(self, of_seeds):
         size = 1 if self.mesh is None else self.mesh.shape[mesh_lib.SEEDS]
-        size = len(of_seeds) if self.vmap_seeds else size
+        size = len(of_seeds) if self.sharing == "vmap" else size
         return [of_seeds[i : i + size] for i in range(0, len(of_seeds), size)]
 
     def _stack(self, group):
@@ -249,17 +257,19 @@ class Executor:
         return jax.tree.map(lambda *leaves: jnp.stack(leaves), *group)
 
     def _program(self, function, repeats=False, on_one_core=False):
-        """The compiled form of a function of one seed: arguments of one group -> its result."""
+        """The compiled form of a function of one seed: arguments of groups -> tuple of results."""
         if (function, repeats) not in self._compiled:
             loops = repeats and self.compiled_loop
             traced = self._traced(function, loops)
             options: dict[str, Any] = {
-                "compiler_options": compiler_options(on_one_core, self.graphs)
+                "compiler_options": compiler_options(
+                    on_one_core, self.graphs, self.sharing == "interleaved"
+                )
             }
             if self.mesh is not None:
                 traced = mesh_lib.map_seeds(self.mesh, traced)
                 options["out_shardings"] = mesh_lib.by_seed(self.mesh)
-            elif self.vmap_seeds:
+            elif self.sharing == "vmap":
                 traced = _vmap_seeds(traced)
             traced.__name__ = function.__name__
             carry = (3 if loops else 2,) if repeats else ()
@@ -271,20 +281,22 @@ class Executor:
 
         def once(*args):  # JAX calls it to make a program of it, never to run that
             self.when_compiling(True)
-            return function(*per_seed.values(args))
+            return tuple(function(*per_seed.values(given)) for given in per_seed.split(args))
 
         def loop(inputs, start, stop, carry):
             self.when_compiling(True)
-            step = functools.partial(function, per_seed.values(inputs))
-            carry = per_seed.values(carry)
-            if device.platform() != "gpu" or not hasattr(carry, "pack"):
-                return jax.lax.fori_loop(start, stop, step, carry)
+            groups = [per_seed.values(given) for given in per_seed.split((inputs, carry))]
+            packs = device.platform() == "gpu" and hasattr(groups[0][1], "pack")
 
-            def packed_step(i, packed):
-                before = unpack_all(packed)
-                return repack(packed, before, step(i, before))
+            def step(i, packed):
+                befores = map(unpack_all, packed)
+                return tuple(
+                    repack(old, before, function(given, i, before))
+                    for (given, _), old, before in zip(groups, packed, befores, strict=True)
+                )
 
-            return unpack_all(jax.lax.fori_loop(start, stop, packed_step, carry.pack()))
+            first = tuple(state.pack() if packs else state for _, state in groups)
+            return unpack_all(jax.lax.fori_loop(start, stop, step, first))
 
         return loop if loops else once
 

@@ -15,7 +15,7 @@ class PerSeed(struct.PyTreeNode, Generic[T]):
 
     Attributes:
       groups: one entry for the seeds that run at the same time; the groups follow one another
-        through the same programs.
+        through the same programs, or a program takes all of them.
       stacked: whether the arrays of a group have an axis of seeds in front. If not, a group is one
         seed.
     """
@@ -38,6 +38,8 @@ class PerSeed(struct.PyTreeNode, Generic[T]):
 
 def split(args: PyTree) -> list[PyTree]:
     """Returns the arguments of every group: each `PerSeed` in them is reduced to that group.
+
+    Also within programs, as nothing is computed.
 
     Raises:
       TypeError: a value that belongs to one seed (its class has `is_of_one_seed`) stands outside a

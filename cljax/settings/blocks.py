@@ -150,10 +150,10 @@ class CheckpointSettings(Block):
 class ExecutionSettings(Block):
     """How steps and seeds are looped over; numbers change by no more than rounding."""
 
-    seeds: Literal["auto", "sequential", "vmap"] = _setting(
+    seeds: Literal["auto", "sequential", "interleaved", "vmap"] = _setting(
         "auto",
-        "seeds that share a device: `sequential`, one after the other; `vmap`, side by side; "
-        "`auto` is `sequential`",
+        "seeds that share a device: `sequential`, one after the other; `interleaved`, a step of "
+        "each in turn, as one program; `vmap`, as one axis; `auto` is `sequential`",
         True,
     )
     loop: Literal["auto", "compiled", "host"] = _setting(

@@ -122,6 +122,7 @@ def test_rows(record):
     assert forms == [
         ("plain_step", 1, "sequential"),
         ("plain_step", 2, "sequential"),
+        ("plain_step", 2, "interleaved"),
         ("plain_step", 2, "vmap"),
         *((f"{name}_step", 1, "sequential") for name in ("abd", "inversion")),
         ("evaluation", 1, "sequential"),

@@ -43,6 +43,8 @@ def test_what_programs_are_made_for():
         kinds = {name: set(kind.split(",")) for name, kind in (epoch | {"step": ""}).items()}
         assert kinds["xla_gpu_enable_command_buffer"] >= {"CONVOLUTION", "WHILE"}
         assert "WHILE" not in step["xla_gpu_enable_command_buffer"]
+        side_by_side = compilation.compiler_options(False, "step", True)
+        assert side_by_side == {**step, "xla_gpu_command_buffer_scheduling_mode": "CONCURRENT"}
         assert plan.make_options(1.0).dtypes == ("float32", "tf32", "bfloat16")
     assert device.platform() == "cpu"
 
@@ -123,9 +125,10 @@ def test_rows(record):
     assert forms == [
         ("plain_step", 1, "sequential"),
         ("plain_step", 3, "sequential"),
+        ("plain_step", 3, "interleaved"),
         ("plain_step", 3, "vmap"),
     ]
-    one, three, _ = record["rows"]
+    one, three, together, _ = record["rows"]
     assert one["fits"] and one["images_per_step"] == 8 and three["images_per_step"] == 24
     memory = one["memory"]
     assert memory["waiting_seeds"] == 0 and memory["unused_arguments"] > 0
@@ -135,6 +138,10 @@ def test_rows(record):
     waiting = three["memory"]["waiting_seeds"]
     assert 0 < waiting < 2 * (memory["unused_arguments"] + 100) and waiting % 2 == 0
     assert three["memory"]["total"] == memory["total"] + waiting
+    # One program of all: no seed waits, and what is held is what a seed and the waiting ones hold.
+    held = together["memory"]
+    assert held["waiting_seeds"] == 0
+    assert held["unused_arguments"] == memory["unused_arguments"] + waiting
 
 
 def test_shown_written_and_compared(record, tmp_path):

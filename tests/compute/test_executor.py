@@ -10,7 +10,8 @@ import pytest
 from cljax.compute.executor import Executor
 from tests.helpers import tiny
 
-FORMS = list(itertools.product((False, True), (False, True)))  # (vmap_seeds, compiled_loop)
+SHARING = "sequential", "interleaved", "vmap"
+FORMS = list(itertools.product(SHARING, (False, True)))  # (sharing, compiled_loop)
 
 
 def affine(inputs, i, carry):
@@ -48,7 +49,7 @@ def repeat(executor, starts, stops):
     return executor.collect(executor.repeat(affine, inputs, carry, starts, stops)), vectors
 
 
-@pytest.mark.parametrize(("vmap", "loop"), FORMS)
+@pytest.mark.parametrize(("sharing", "loop"), FORMS)
 @pytest.mark.parametrize(
     ("starts", "stops"),
     [
@@ -58,8 +59,8 @@ def repeat(executor, starts, stops):
         ([1, 1, 1], [1, 1, 1]),
     ],
 )
-def test_repeat(vmap, loop, starts, stops):
-    result, vectors = repeat(Executor(vmap, loop), starts, stops)
+def test_repeat(sharing, loop, starts, stops):
+    result, vectors = repeat(Executor(sharing, loop), starts, stops)
     for (vector, count), (right, steps) in zip(
         result, expected(0.5, CONSTANTS, vectors, starts, stops), strict=True
     ):
@@ -67,10 +68,10 @@ def test_repeat(vmap, loop, starts, stops):
         assert count == steps
 
 
-@pytest.mark.parametrize("vmap", [False, True])
-def test_repeat_in_parts(vmap):
+@pytest.mark.parametrize("sharing", SHARING)
+def test_repeat_in_parts(sharing):
     # Stopped anywhere and continued from there, the numbers are those of the whole.
-    executor, stops = Executor(vmap, compiled_loop=False), [3, 5, 4]
+    executor, stops = Executor(sharing, compiled_loop=False), [3, 5, 4]
     whole, _ = repeat(executor, [0, 0, 0], stops)
     for allowed in range(12):
         asked = itertools.count()
@@ -79,16 +80,16 @@ def test_repeat_in_parts(vmap):
             affine, inputs, carry, [0, 0, 0], stops, lambda n=allowed, asked=asked: next(asked) >= n
         )
         ends = [int(count) for _, count in executor.collect(carry)]
-        assert (ends == stops) == (allowed >= (5 if vmap else 12))
+        assert (ends == stops) == (allowed >= (12 if sharing == "sequential" else 5))
         carry = executor.repeat(affine, inputs, carry, ends, stops)
         for one, other in zip(executor.collect(carry), whole, strict=True):
             np.testing.assert_array_equal(one[0], other[0])
             assert one[1] == other[1]
 
 
-@pytest.mark.parametrize(("vmap", "loop"), FORMS)
-def test_call(vmap, loop):
-    executor = Executor(vmap, loop)
+@pytest.mark.parametrize(("sharing", "loop"), FORMS)
+def test_call(sharing, loop):
+    executor = Executor(sharing, loop)
     values = [{"x": jnp.arange(3) + s} for s in (0, 10)]
     results = executor.collect(executor.call(double, 7, executor.distribute(values)))
     for value, result in zip(values, results, strict=True):
@@ -105,11 +106,11 @@ def count_squares(inputs, i, carry):
     }
 
 
-@pytest.mark.parametrize(("vmap", "loop"), FORMS)
+@pytest.mark.parametrize(("sharing", "loop"), FORMS)
 @pytest.mark.parametrize("cores", [1, 2, 3])
 @pytest.mark.parametrize("count", [0, 1, 2, 11])
-def test_sum_steps(vmap, loop, cores, count):
-    executor = Executor(vmap, loop)
+def test_sum_steps(sharing, loop, cores, count):
+    executor = Executor(sharing, loop)
     assert bool(executor.cores) == (not loop)
     executor.cores = executor.cores and cores
     zeros = [{"steps": np.zeros(3, np.int32), "sum": np.int32(0)} for _ in range(2)]
@@ -122,12 +123,13 @@ def test_sum_steps(vmap, loop, cores, count):
     assert executor.num_compilations()["count_squares"] <= 1
 
 
-@pytest.mark.parametrize("vmap", [False, True])
-def test_per_seed_values_keep_their_structure(vmap):
-    executor = Executor(vmap)
+@pytest.mark.parametrize("sharing", SHARING)
+def test_per_seed_values_keep_their_structure(sharing):
+    executor = Executor(sharing)
     values = [{"x": jnp.arange(3) + s, "y": jnp.float32(s)} for s in range(2)]
     value = executor.distribute(values)
-    assert value.holds(dict) and value.stacked == vmap and len(value.groups) == (1 if vmap else 2)
+    assert value.holds(dict) and value.stacked == (sharing == "vmap")
+    assert len(value.groups) == (1 if sharing == "vmap" else 2)
     for one, other in zip(executor.collect(value), values, strict=True):
         jax.tree.map(np.testing.assert_array_equal, one, other)
     swapped = value.map(lambda one, other: {"x": one["y"], "y": other["x"]}, value)
@@ -136,9 +138,9 @@ def test_per_seed_values_keep_their_structure(vmap):
         assert one["x"] == other["y"]
 
 
-@pytest.mark.parametrize("vmap", [False, True])
-def test_what_belongs_to_one_seed_is_never_shared(vmap):
-    executor, task = Executor(vmap), tiny.task(2, 4)
+@pytest.mark.parametrize("sharing", SHARING)
+def test_what_belongs_to_one_seed_is_never_shared(sharing):
+    executor, task = Executor(sharing), tiny.task(2, 4)
     tasks = executor.distribute([jax.tree.map(jnp.asarray, task)] * 2)
     old = executor.call(lambda shared, task: shared + task.old, 1, tasks)
     assert [int(value) for value in executor.collect(old)] == [3, 3]
@@ -148,9 +150,9 @@ def test_what_belongs_to_one_seed_is_never_shared(vmap):
         executor.call(double, 1, {"x": jnp.zeros(2)})
 
 
-@pytest.mark.parametrize(("vmap", "loop"), FORMS)
-def test_one_program_per_function_and_phase(vmap, loop):
-    executor = Executor(vmap, loop)
+@pytest.mark.parametrize(("sharing", "loop"), FORMS)
+def test_one_program_per_function_and_phase(sharing, loop):
+    executor = Executor(sharing, loop)
     for stops in ([2, 2, 2], [3, 3, 3], [7, 7, 7]):
         repeat(executor, [0, 0, 0], stops)
     assert executor.num_compilations() == {"affine": 1}
@@ -158,18 +160,18 @@ def test_one_program_per_function_and_phase(vmap, loop):
     assert seconds > 0
     repeat(executor, [1, 1, 1], [4, 4, 4])
     assert executor.compile_seconds == seconds
-    repeat(executor, [0, 0, 0], [2, 3, 4])  # only a mapped step has to guard unequal seeds
+    repeat(executor, [0, 0, 0], [2, 3, 4])  # only a shared step has to guard unequal seeds
     repeat(executor, [0, 1, 0], [5, 3, 4])
-    assert executor.num_compilations() == {"affine": 2 if vmap else 1}
+    assert executor.num_compilations() == {"affine": 1 if sharing == "sequential" else 2}
     executor.call(double, 1, executor.distribute([{"x": jnp.zeros(2)}]))
     executor.call(double, 2, executor.distribute([{"x": jnp.ones(2)}]))
     executor.call(double, 2, executor.distribute([{"x": jnp.ones(3)}]))
     assert executor.num_compilations()["double"] == 2
 
 
-@pytest.mark.parametrize(("vmap", "loop"), FORMS)
-def test_compilation_is_told_before_and_after(vmap, loop):
-    executor, told = Executor(vmap, loop), []
+@pytest.mark.parametrize(("sharing", "loop"), FORMS)
+def test_compilation_is_told_before_and_after(sharing, loop):
+    executor, told = Executor(sharing, loop), []
     executor.when_compiling = told.append
     seen = []
 
@@ -178,7 +180,9 @@ def test_compilation_is_told_before_and_after(vmap, loop):
         return value + shared
 
     executor.call(watched, 1, executor.distribute([jnp.zeros(2)] * 2))
-    assert told == [True, False] and seen == [[True]]
+    assert told == [True, False]
+    assert seen == [[True]] * (2 if sharing == "interleaved" else 1)  # of each seed
+
     executor.call(watched, 2, executor.distribute([jnp.ones(2)] * 2))
     assert told == [True, False]
     executor.call(watched, 2, executor.distribute([jnp.ones(3)] * 2))
@@ -190,4 +194,4 @@ def test_compilation_is_told_before_and_after(vmap, loop):
 
 def test_default_loop_is_the_fast_one_here():
     assert Executor().compiled_loop == (jax.default_backend() != "cpu")
-    assert not Executor().vmap_seeds
+    assert Executor().sharing == "sequential"

@@ -37,10 +37,13 @@ def test_a_compiled_loop_waits_for_them():
     np.testing.assert_array_equal(total(HostImages(IMAGES), 7), expected)
 
 
-@pytest.mark.parametrize(("vmap", "loop"), [(False, False), (False, True), (True, True)])
-def test_windows_hold_each_steps_images(vmap, loop, monkeypatch):
+@pytest.mark.parametrize(
+    ("sharing", "loop"),
+    [("sequential", False), ("sequential", True), ("interleaved", True), ("vmap", True)],
+)
+def test_windows_hold_each_steps_images(sharing, loop, monkeypatch):
     monkeypatch.setattr("cljax.compute.host_images._WINDOW_STEPS", 3)
-    executor = Executor(vmap, loop)
+    executor = Executor(sharing, loop)
     orders = [np.random.default_rng(seed).permutation(50) for seed in range(2)]
     starts, stops = [2, 4], [12, 9]  # of batches of 4
     seen = {}

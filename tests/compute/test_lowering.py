@@ -18,7 +18,7 @@ PLATFORMS = "tpu", "cuda"
 
 def record(config, directory, monkeypatch, mesh=None) -> Executor:
     """The executor of a small run, which knows its programs."""
-    executor = Executor(config.execution.seeds == "vmap", compiled_loop=True, mesh=mesh)
+    executor = Executor(config.execution.seeds, compiled_loop=True, mesh=mesh)
     monkeypatch.setattr(build, "make_executor", lambda config: executor)
     monkeypatch.setattr(plots, "write_plots", lambda *args: None)
     tiny_runs.run(config, directory)

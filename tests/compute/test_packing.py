@@ -63,16 +63,21 @@ def test_a_compiled_loop_carries_few_arrays():
         return EpochState(learner, {"loss": state.sums["loss"] + 1}, jnp.int32(i + 1))
 
     results = []
-    for compiled_loop, platform in ((False, "cpu"), (True, "cpu"), (True, "gpu")):
+    for sharing, compiled_loop, platform in (
+        ("sequential", False, "cpu"),
+        ("sequential", True, "cpu"),
+        ("sequential", True, "gpu"),
+        ("interleaved", True, "gpu"),
+    ):
         with device.programs_for(platform):
-            executor = Executor(compiled_loop=compiled_loop)
-            states = executor.distribute([state])
-            states = executor.repeat(step, 0.5, jax.tree.map(jnp.copy, states), [0], [4])
+            executor = Executor(sharing, compiled_loop)
+            states = executor.distribute([state] * 2)
+            states = executor.repeat(step, 0.5, jax.tree.map(jnp.copy, states), [0, 0], [4, 4])
             results += executor.collect(states)
         is_packed = "tensor<2x2x3xf32>" in executor.lower(step).as_text()  # both parameters
         assert is_packed == (platform == "gpu")
-    same(*results[:2])
-    same(*results[1:])
+    for other in results[1:]:
+        same(results[0], other)
     assert results[0].learner.params["a"][0, 0] == 1 + 0.5 * 6
 
 

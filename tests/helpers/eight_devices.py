@@ -9,15 +9,15 @@ from cljax.compute import mesh as mesh_lib
 from cljax.compute.executor import Executor
 from cljax.models import norm
 from cljax.output import plots
-from tests.compute.test_executor import FORMS, affine, double, expected
+from tests.compute.test_executor import FORMS, SHARING, affine, double, expected
 from tests.compute.test_lowering import check, lower, record
 from tests.helpers import tiny_runs
 
 SHAPES = [(4, 1), (4, 2), (2, 4), (1, 8)]  # devices along seeds and data
 
 
-def make_executor(shape, vmap=False, loop=False):
-    return Executor(vmap, loop, mesh_lib.make_mesh(*shape, num_seeds=4, batch_size=16))
+def make_executor(shape, sharing="sequential", loop=False):
+    return Executor(sharing, loop, mesh_lib.make_mesh(*shape, num_seeds=4, batch_size=16))
 
 
 def centre(shared, batch):
@@ -26,10 +26,10 @@ def centre(shared, batch):
     return batch - batch.mean(0)
 
 
-@pytest.mark.parametrize(("vmap", "loop"), FORMS)
+@pytest.mark.parametrize(("sharing", "loop"), FORMS)
 @pytest.mark.parametrize("shape", SHAPES)
-def test_executor(shape, vmap, loop):
-    executor = make_executor(shape, vmap, loop)
+def test_executor(shape, sharing, loop):
+    executor = make_executor(shape, sharing, loop)
     constants = [np.float32(c) for c in (1, 2, -3, 4)]
     vectors = [np.arange(4, dtype=np.float32) + s for s in range(4)]
     for starts, stops in (([0] * 4, [5] * 4), ([2, 0, 5, 1], [5, 4, 5, 1])):
@@ -40,7 +40,9 @@ def test_executor(shape, vmap, loop):
         for (vector, count), (number, steps) in zip(executor.collect(carry), right, strict=True):
             np.testing.assert_allclose(vector, number, rtol=1e-6)
             assert count == steps
-    assert executor.num_compilations() == {"affine": 1 if shape[0] == 1 and not vmap else 2}
+    assert executor.num_compilations() == {
+        "affine": 1 if shape[0] == 1 and sharing == "sequential" else 2
+    }
     values = [{"x": jnp.arange(3) + 10 * s} for s in range(4)]
     results = executor.collect(executor.call(double, 7, executor.distribute(values)))
     for value, result in zip(values, results, strict=True):
@@ -48,10 +50,10 @@ def test_executor(shape, vmap, loop):
         np.testing.assert_array_equal(result["shifted"], value["x"] + 7)
 
 
-@pytest.mark.parametrize("vmap", [False, True])
+@pytest.mark.parametrize("sharing", SHARING)
 @pytest.mark.parametrize("shape", SHAPES)
-def test_rows_share_seeds_and_batches(shape, vmap):
-    executor = make_executor(shape, vmap)
+def test_rows_share_seeds_and_batches(shape, sharing):
+    executor = make_executor(shape, sharing)
     seeds = [np.random.default_rng(s).normal(size=(16, 3)).astype(np.float32) for s in range(4)]
     shared = mesh_lib.replicate(executor.mesh, np.float32([2]))
     value = executor.distribute(seeds)
@@ -60,11 +62,14 @@ def test_rows_share_seeds_and_batches(shape, vmap):
         np.testing.assert_allclose(result, 2 * (seed - seed.mean(0)), atol=1e-6)
     for group in value.groups:
         assert group.sharding.spec == P("seeds")
-        assert group.addressable_shards[0].data.shape[0] == (4 if vmap else shape[0]) / shape[0]
+        assert (
+            group.addressable_shards[0].data.shape[0]
+            == (4 if sharing == "vmap" else shape[0]) / shape[0]
+        )
     # Each device has its part of a batch, and must tell the others of its sum.
     program = executor.lower(centre).compile().as_text()
     assert ("all-reduce(" in program) == (shape[1] > 1)
-    assert f"f32[{16 // shape[1]},3]" in program.replace("f32[1,", "f32[") or vmap
+    assert f"f32[{16 // shape[1]},3]" in program.replace("f32[1,", "f32[") or sharing == "vmap"
 
 
 def moments_on_gpus(about, batch):
@@ -91,6 +96,7 @@ def test_rows_share_one_reduction_of_two_arrays(shape, monkeypatch):
         ("abd", (2, 4), "auto"),
         ("lucir", (2, 2), "auto"),
         ("bic", (1, 4), "vmap"),
+        ("base", (1, 4), "interleaved"),
         ("rdfcil", (2, 4), "auto"),
     ],
 )
