@@ -17,6 +17,18 @@ from cljax.plans.queue import Planned, Queue, raise_failures
 from cljax.report import grid as report
 
 _LONGEST_NAME = 200  # characters of a directory
+# Beginnings of keys that say on what accuracies are measured: other values cannot be compared.
+_MEASURES = (
+    *(
+        "data.name",
+        "data.dir",
+        "data.path",
+        "data.class_order",
+        "data.validation",
+        "data.per_class",
+    ),
+    *("num_tasks", "first_task_size", "task_sizes", "eval.", "streams."),
+)
 
 
 def run(config: ConfigDict, directory: str | Path, console: Console | None = None) -> None:
@@ -104,7 +116,7 @@ def _check(key: Any, values: Any, flat: Mapping[str, Any]) -> None:
         near = cli.nearest(str(key), list(flat))
         hint = f"; did you mean {', '.join(near)}?" if near else ""
         raise UserError(f"config.grid: the config has no setting {key!r}{hint}")
-    if settings_lib.may_change(key) or settings_lib.may_grow(key):
+    if settings_lib.may_change(key) or settings_lib.may_grow(key) or key.startswith(_MEASURES):
         raise UserError(
             f"config.grid: {key} is the same for all points; set --config.{key} for all of them"
         )

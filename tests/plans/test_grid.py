@@ -171,13 +171,13 @@ def test_points_are_all_combinations_of_each_mapping():
 
 def test_names_tell_points_apart():
     same_ends = {"inversion.lr": (0.1,), "optimizer.lr": (0.2,)}
-    odd = {"data.class_order": ("a/b c", "a b/c"), "optimizer.lr": (0.1,)}
+    odd = {"model.name": ("a/b c", "a b/c"), "optimizer.lr": (0.1,)}
     config = tiny_runs.make_config("abd")
-    config.grid = (same_ends, odd, {"data.class_order": ("x" * 300,)})
+    config.grid = (same_ends, odd, {"model.name": ("x" * 300,)})
     names = [name for name, *_ in grid.make_points(config)]
     assert names == [
         "inversion.lr=0.1,optimizer.lr=0.2",
-        "class_order=a-b-c,lr=0.1",
+        "name=a-b-c,lr=0.1",
         "point3",
         "point4",
     ]
@@ -191,6 +191,7 @@ MISTAKES = {
     "type": ({"method.mu": ("much",)}, "method.mu='much': "),
     "bounds": ({"method.mu": (1.0, -1.0)}, "config.method.mu=-1.0: must be a finite number from 0"),
     "seeds": ({"seeds": ((0,), (1,))}, "seeds is the same for all points; set --config.seeds"),
+    "tasks": ({"num_tasks": (2, 5)}, "num_tasks is the same for all points"),
     "display": ({"overwrite": (True, False)}, "overwrite is the same for all points"),
     "twice": ({"method.mu": (1.0, 1.0)}, "has the point mu=1.0 twice; name it once"),
     "a grid": ({"grid": ((), ())}, "the config has no setting 'grid'"),
