@@ -201,9 +201,8 @@ class Bench:
     def _executor(self, settings):
         """Makes an executor for the seeds in `settings`, and puts the dataset on its devices."""
         executor, data = build.make_executor(settings), self.problem.data
-        if (
-            executor.mesh is None and executor.sharing == "sequential"
-        ):  # one program for all numbers
+        if executor.mesh is None and executor.sharing == "sequential":
+            # One program for all numbers.
             executor = self._sequential = self._sequential or executor
         if executor.mesh is not None:
             data = mesh_lib.replicate(executor.mesh, jax.device_get(data))

@@ -152,12 +152,15 @@ def test_rows(record):
 @pytest.mark.slow
 def test_what_rows_count(record):
     rows = record[0]["rows"]
-    plain, twice, side_by_side, abd, inversion, evaluation, herding, streamed, images, run = rows
+    plain, twice, interleaved, side_by_side, abd, inversion, *others = rows
+    evaluation, herding, streamed, images, run = others
     # Two seeds one after the other are the one seed's program; side by side they are another.
     assert plain["compilations"] > 0 and plain["compile_seconds"] > 0
     assert twice["compilations"] == 0 == twice["compile_seconds"]
     assert side_by_side["compilations"] > 0
     assert twice["flops"] == 2 * plain["flops"]
+    assert interleaved["compilations"] > 0
+    assert interleaved["flops"] == pytest.approx(2 * plain["flops"], rel=0.02)
     assert side_by_side["flops"] == pytest.approx(2 * plain["flops"], rel=0.02)
     # Twice the images, a teacher's pass over all and a generator's over half of them besides.
     assert abd["flops"] > 2.6 * plain["flops"]
@@ -214,7 +217,7 @@ def test_compared(record):
     then = copy.deepcopy(now)
     then["rows"][0] |= {"seconds": 2.5, "quartiles": [2.4, 2.6]}
     then["rows"][1] |= {"seconds": 0.5, "quartiles": [0.4, 0.6]}
-    then["rows"][2]["dtype"] = "bfloat16"
+    then["rows"][3]["dtype"] = "bfloat16"
     text = shown(table.compare, now, then)
     lines = {tuple(line.split()[:4]): line for line in text.splitlines() if "_step" in line}
     first = lines["plain_step", "float32", "1", "2,500"]
