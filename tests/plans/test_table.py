@@ -100,11 +100,11 @@ def test_complete_runs_are_skipped_and_others_resumed(fast_runs, monkeypatch, tm
     begun = []
     go = experiment.run
 
-    def stop_in_the_second(run_config, directory, console):
+    def stop_in_the_second(run_config, directory, *others):
         begun.append(directory.name)
         if len(begun) == 2:
             raise experiment.Stopped(15)
-        return go(run_config, directory, console)
+        return go(run_config, directory, *others)
 
     with monkeypatch.context() as patch:
         patch.setattr(experiment, "run", stop_in_the_second)
