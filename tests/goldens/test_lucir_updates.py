@@ -211,7 +211,7 @@ def head_step(loss, params, trained):
         return jax.grad(objective, has_aux=True)(params)
 
     grads, parts = observe(params)
-    params, _ = PUBLISHED.update(grads, PUBLISHED.init(params), params, trained, 0)
+    params, _ = PUBLISHED.update(grads, PUBLISHED.init(params), params, trained, 1.0)
     return parts, params
 
 
