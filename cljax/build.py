@@ -313,6 +313,11 @@ def of_seeds(settings: Settings, seeds: Sequence[int]) -> Settings:
     return settings.model_copy(update={"seeds": tuple(seeds), "mesh": mesh_settings})
 
 
+def shares_devices(settings: Settings) -> bool:
+    """Whether more seeds than one are faster together: they share a program, or there is a mesh."""
+    return sharing(settings) != "sequential" or make_mesh(settings) is not None
+
+
 def make_mesh(settings: Settings, devices: Sequence[Any] | None = None) -> Mesh | None:
     """Builds the mesh of config.mesh of some devices, or of all; None for a single device.
 

@@ -2,10 +2,11 @@
 
 import contextlib
 import dataclasses
+import itertools
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TypeVar
+from typing import Any
 
 import jax
 import ml_collections
@@ -20,21 +21,17 @@ from cljax.compute.executor import Executor
 from cljax.compute.per_seed import PerSeed
 from cljax.compute.signals import StopRequest
 from cljax.data import residence
-from cljax.errors import UserError, print_plain
-from cljax.interop import pretrained
+from cljax.errors import UserError, note, print_plain, printable
+from cljax.member import Member, start
 from cljax.output import logs, summary, workdir
 from cljax.output import record as record_lib
-from cljax.output.checkpoints import Checkpoints, flatten, has_checkpoints
-from cljax.output.models import Models
+from cljax.output.checkpoints import has_checkpoints
 from cljax.output.record import Group
-from cljax.output.recorder import Cursor, Recorder
+from cljax.output.recorder import Cursor
 from cljax.reuse import Reuse
-from cljax.saved import contents, first_task
 from cljax.settings import Settings
 from cljax.stages import Stage, StepInput, TrainStage
-from cljax.state import EpochState, Task
-
-T = TypeVar("T")
+from cljax.state import Data, EpochState, Task
 
 
 class Stopped(Exception):
@@ -67,33 +64,97 @@ def run(
         used up.
       Stopped: SIGINT or SIGTERM was received; the same call resumes the run.
     """
-    directory, console = files.expand(directory), processes.main_console(console)
-    reuse = reuse or Reuse()
+    (outcome,) = run_first([(config, directory)], console, reuse)
+    if isinstance(outcome, UserError):
+        raise outcome
+    return outcome
+
+
+def run_first(
+    runs: Sequence[tuple[ml_collections.ConfigDict, str | Path]],
+    console: Console | None = None,
+    reuse: Reuse | None = None,
+) -> list[dict | UserError]:
+    """Starts or resumes the first of some runs, and with it those that can train together with it.
+
+    These are the next ones, as long as their methods differ in traced values alone, such as loss
+    weights and rates, if seeds share a program or the devices of a mesh: then the seeds of all of
+    them do. Otherwise the first one runs alone. If one of several fails, each goes on alone.
+
+    Args:
+      runs: config and workdir of each; all configs have the same data, tasks, seeds and evaluation.
+      console, reuse: as in `run`.
+
+    Returns:
+      Of each run that was taken, the content of results.json, or the error that ended it.
+
+    Raises:
+      Stopped: as in `run`.
+    """
+    console, reuse = processes.main_console(console), reuse or Reuse()
+    runs = [(config, files.expand(directory)) for config, directory in runs]
     logs.log_to_console(console)
+    taken: list[Path] = []
+    try:
+        return list(_run_first(runs, taken, console, reuse))
+    except UserError as error:
+        if len(taken) < 2:
+            return [error]
+        note("%s; each of the %d runs goes on alone", error, len(taken))
+    reuse.forget()  # arrays that the error may hold
+    return [outcome for one in runs[: len(taken)] for outcome in run_first([one], console, reuse)]
+
+
+def _run_first(runs, taken, console, reuse):
+    """As `run_first`, but raises; fills `taken` with the workdirs of the runs."""
     with processes.raise_together():
-        settings = build.with_precision(settings_lib.read(config))
+        settings = build.with_precision(settings_lib.read(runs[0][0]))
         build.check(settings)
         compilation.enable_compilation_cache(settings.compilation_cache, console)
     fixed = device.fixed_settings(build.matmul_precision(settings))
     mistakes = host_images.reporting_mistakes()
     with device.reporting_memory(), mistakes, fixed, contextlib.ExitStack() as claims:
-        # Mistakes must show here, before anything is written or removed.
+        parts = list(_take(runs, claims, console, reuse))
+        seeds = [stream.seed for _, problem, _ in parts for stream in problem.streams]
+        executor = reuse.executor(build.of_seeds(settings, seeds), parts[0][1])
+        consoles = [console, *(Console(quiet=True) for _ in parts[1:])]
+        taken += [directory for *_, directory in parts]
         with processes.raise_together():
-            if processes.is_main():
-                claims.enter_context(workdir.claim(directory, settings))
-            names = settings.data.name, settings.method.name
-            line = "loading dataset {}, setting up method {}".format(*names)
-            print_plain(console, line)
-            problem = make_problem(settings, directory, reuse)
-        with processes.raise_together():
-            if processes.is_main():
-                workdir.begin(directory, settings)
-                logs.log_to_file(directory)
-            executor = reuse.executor(settings, problem)
-            this = Run(settings, problem, executor, directory, console)
-        results = this.go()
-        processes.on_main(summary.print_summary, results, directory, console)
+            members = [Member(*part, executor, c) for part, c in zip(parts, consoles, strict=True)]
+        if len(members) > 1:
+            names = ", ".join(printable(directory.name) for directory in taken)
+            print_plain(console, f"training together: {names}")
+        results = Run(members, executor).go()
+        for directory, of_run in zip(taken, results, strict=True):
+            processes.on_main(summary.print_summary, of_run, directory, console)
     return results
+
+
+def _take(runs, claims, console, reuse):
+    """Opens the workdirs of the runs that train together; yields settings, problem, directory."""
+    first = key = None
+    for config, directory in runs:
+        with contextlib.ExitStack() as claim:
+            # Mistakes must show here, before anything is written or removed.
+            with processes.raise_together():
+                settings = build.with_precision(settings_lib.read(config))
+                if processes.is_main():
+                    claim.enter_context(workdir.claim(directory, settings))
+                names = settings.data.name, settings.method.name
+                print_plain(console, "loading dataset {}, setting up method {}".format(*names))
+                problem = make_problem(settings, directory, reuse)
+            found = settings.first_task_from, *reuse.program_key(settings, problem)
+            if first and found != key:
+                return
+            with processes.raise_together():
+                if processes.is_main():
+                    workdir.begin(directory, settings)
+                    logs.log_to_file(directory)
+            claims.enter_context(claim.pop_all())
+        yield settings, problem, directory
+        first, key = True, found
+        if not build.shares_devices(settings):
+            return
 
 
 def check(config: ml_collections.ConfigDict, directory: Path) -> Settings:
@@ -126,116 +187,94 @@ def make_problem(settings: Settings, directory: Path, reuse: Reuse) -> problem_l
     return problem
 
 
-def start(settings: Settings, problem: problem_lib.Problem) -> problem_lib.Problem:
-    """Gives the seeds of a problem the weights that they start with, as `make_problem` says."""
-    if settings.first_task_from:
-        first_task.adopt_first_task(settings, problem, problem.states)
-    elif settings.model.pretrained:
-        states = pretrained.start_from(
-            settings.model.pretrained,
-            problem.method.classifier,
-            problem.states,
-            problem.dataset.train_images.shape[-1],
-        )
-        return dataclasses.replace(problem, states=states)
-    return problem
-
-
 class Run:
-    """Runs the tasks of one run, from its last checkpoint on.
+    """Runs the tasks of one run, or of some that train together, from the last checkpoints on.
 
     Attributes:
-      problem: problem of the seeds that run now, those which are furthest behind.
-      cursor: their position in the run: the next epoch, stage and task.
+      members: the runs.
+      running: those with seeds that train now, the ones that are furthest behind.
+      cursor: the position of these seeds: the next epoch, stage and task.
       states: their learner states; within an epoch, the `EpochState`s around them.
-      waiting: the other seeds, if some were added; all run together once these have caught up.
-      undone: what the last task would be followed from, see `record.undone`.
+      method: their method; a `PerSeed` if there are several runs, each with its own.
+      data: the dataset, where their executor needs it.
     """
 
-    def __init__(
-        self,
-        settings: Settings,
-        problem: problem_lib.Problem,
-        executor: Executor,
-        directory: Path,
-        console: Console,
-    ):
-        self.settings = settings
-        self.directory = directory
-        self.problem = self.whole = problem
+    def __init__(self, members: list[Member], executor: Executor):
+        self.members = self.running = members
         self.executor = executor
-        self.recorder = Recorder(settings, problem, self.executor, directory, console)
-        self.checkpoints = self.models = None  # where others write
-        if processes.is_main():
-            self.checkpoints = Checkpoints(directory / "checkpoints", settings.checkpoint.keep)
-            facts = contents.make_record(problem.dataset, problem.fingerprint)
-            self.models = Models(directory / "models", facts)
+        self.num_tasks = members[0].whole.num_tasks
         self.cursor = Cursor()
-        self.waiting: list[Group] = []
-        self.undone: dict[str, np.ndarray] = {}
-        self.states: PerSeed = self.executor.distribute(problem.states)
+        self.states: PerSeed
+        self.method: Any
+        self.data: Data
 
-    def go(self) -> dict:
-        """Runs all tasks that are left, and returns the content of results.json."""
+    def go(self) -> list[dict]:
+        """Runs all tasks that are left, and returns the content of results.json of each run."""
         try:
-            resumes, grown = self._restore()
-            processes.on_main(self.recorder.announce, self.cursor, resumes, grown)
-            self._check_models()
-            if self.cursor.task == self.problem.num_tasks:
-                self._write(self.recorder.mend)
+            restored = [member.restore() for member in self.members]
+            self._write(Member.announce, restored)
+            self._choose([found.groups for found in restored])
             with StopRequest() as self.stop:
-                while self.cursor.task < self.problem.num_tasks:
+                while self.cursor.task < self.num_tasks:
                     self._run_group()
-            return self.recorder.results()
+            return [member.recorder.results() for member in self.members]
         finally:
-            for opened in (self.checkpoints, self.models, self.recorder.log):
-                if opened:
-                    opened.close()
+            for member in self.members:
+                member.close()
 
     def _run_group(self):
         """Runs the tasks of the seeds that are furthest behind, until they meet others."""
-        with self.recorder.progress(self.cursor):
+        with contextlib.ExitStack() as shown:
+            for member in reversed(self.running):
+                shown.enter_context(member.recorder.progress(self.cursor))
             self._run_task()
-            ends = [Cursor(self.whole.num_tasks), *(group.cursor for group in self.waiting)]
+            waiting = [group for member in self.members for group in member.waiting]
+            ends = [Cursor(self.num_tasks), *(group.cursor for group in waiting)]
             while self.cursor < min(ends):
                 self._run_task()
-        if self.waiting:
-            self._choose([self._group(), *self.waiting])
+        if waiting:
+            for member, states in zip(self.running, self._collect(self.states), strict=True):
+                member.waiting.append(Group(member.seeds, self.cursor, jax.device_get(states)))
+            self._choose([member.waiting for member in self.members])
 
-    def _choose(self, groups: list[Group]):
-        """Takes the seeds that are furthest behind as those that run; the others wait."""
-        group, *others = record_lib.merge(groups, self.settings.seeds)
-        self.waiting = [other._replace(states=jax.device_get(other.states)) for other in others]
-        settings = build.of_seeds(self.settings, group.seeds)
-        self.problem = self.whole.of_seeds(group.seeds)
-        mesh = build.make_mesh(settings)
+    def _choose(self, groups: list[list[Group]]):
+        """Takes the seeds that are furthest behind as those that train; the others wait.
+
+        Args:
+          groups: of each member, all its seeds.
+        """
+        pairs = [
+            (member, record_lib.merge(own, member.settings.seeds))
+            for member, own in zip(self.members, groups, strict=True)
+        ]
+        first = min(own[0].place for _, own in pairs)
+        states = [member.take(own, first) for member, own in pairs]
+        self.running = [member for member, own in pairs if own[0].place == first]
+        self.cursor = Cursor(*first[0])
+        problem, settings = self.running[0].problem, self.running[0].settings
+        seeds = [seed for member in self.running for seed in member.seeds]
+        mesh = build.make_mesh(build.of_seeds(settings, seeds))
         if self.executor.mesh != mesh:
-            self.executor = build.make_executor(settings)
-        if mesh != build.make_mesh(self.settings):
+            self.executor = build.make_executor(build.of_seeds(settings, seeds))
+        self.data = problem.data
+        if mesh != build.make_mesh(settings):
             placed = settings.data.residence, settings.data.validation, mesh
-            data, _ = residence.place(self.problem.dataset, *placed)
-            self.problem = dataclasses.replace(self.problem, data=data)
-        self.cursor = group.cursor
-        self.states = self.executor.distribute(jax.device_put(group.states))
-        self.recorder.follow(self.problem, self.executor)
-
-    def _group(self) -> Group:
-        """Returns the seeds that run, with their states on the host."""
-        states = jax.device_get(self.executor.collect(self.states))
-        return Group(self._seeds(), self.cursor, states)
-
-    def _seeds(self) -> list[int]:
-        return [stream.seed for stream in self.problem.streams]
+            self.data, _ = residence.place(problem.dataset, *placed)
+        self.states = self.executor.distribute(jax.device_put([s for own in states for s in own]))
+        self.method = self._of_seeds([member.problem.method for member in self.running])
+        for member in self.running:
+            member.recorder.follow(member.problem, self.executor, len(self.running))
 
     def _run_task(self):
-        cursor, method, data = self.cursor, self.problem.method, self.problem.data
-        tasks = self.executor.distribute(self.problem.tasks(cursor.task))
-        stages = self.problem.stages(cursor.task)
+        cursor, method, data = self.cursor, self.method, self.data
+        of_seeds = [task for member in self.running for task in member.problem.tasks(cursor.task)]
+        tasks = self.executor.distribute(of_seeds)
+        stages = list(zip(*(m.problem.stages(cursor.task) for m in self.running), strict=True))
         if cursor == Cursor(cursor.task) and not self.states.holds(EpochState):
-            self.recorder.start("prepare", cursor)
-            before_task = type(method).before_task
+            self._start("prepare")
+            before_task = type(self.running[0].problem.method).before_task
             self.states = self.executor.call(before_task, method, self.states, tasks, data)
-            if cursor.task == 0 and self.settings.first_task_from:
+            if cursor.task == 0 and self.running[0].settings.first_task_from:
                 self._adopt_first_task(stages)
         while cursor.stage < len(stages):
             self._run_stage(stages[cursor.stage], tasks)
@@ -243,78 +282,86 @@ class Run:
             self._stop_if_asked()
             if cursor.stage < len(stages):
                 self._write_checkpoint()
-        self.recorder.start("finish", cursor)
-        after_task = type(method).after_task
-        ends_early = record_lib.ends_early(self.problem, cursor.task)
-        before = self._flatten(self.states) if ends_early else {}
+        self._start("finish")
+        after_task = type(self.running[0].problem.method).after_task
+        ends_early = record_lib.ends_early(self.running[0].problem, cursor.task)
+        before = self._collect(self.states) if ends_early else []
         self.states = self.executor.call(after_task, method, self.states, tasks, data)
-        self.undone |= record_lib.undone(before, self._flatten(self.states) if ends_early else {})
+        if ends_early:
+            found = self.running, before, self._collect(self.states)
+            for member, *own in zip(*found, strict=True):
+                member.note_end(*own)
         self._count_carried()
-        self.recorder.start("evaluate", cursor)
-        self.recorder.add_accuracy(self._evaluate(self.settings.eval.read_outs))
-        self.recorder.start("save", cursor)
-        self._save_model(cursor.task)
-        self._write(self.recorder.write_results)
+        self._start("evaluate")
+        found = self._evaluate(self.running[0].settings.eval.read_outs)
+        for member, correct in zip(self.running, found, strict=True):
+            member.recorder.add_accuracy(correct)
+        self._start("save")
+        task, states = cursor.task, self._collect(self.states)
+        self._write(lambda member, states: member.save_model(task, states), states)
+        self._write(lambda member: member.recorder.write_results())
         self.cursor = Cursor(cursor.task + 1)
         self._stop_if_asked()
         self._write_checkpoint()
 
-    def _adopt_first_task(self, stages: tuple[Stage, ...]):
+    def _adopt_first_task(self, stages: Sequence[Sequence[Stage]]):
         """Takes the first task's networks from another run, in place of the stages they need."""
-        states, settings = self.executor.collect(self.states), self.settings
-        settings = build.of_seeds(settings, self._seeds())
-        adopted = first_task.adopt_first_task(settings, self.problem, states)
-        self.states = self.executor.distribute(adopted.states)
+        states = self._collect(self.states)
+        adopted = [m.adopt_first_task(own) for m, own in zip(self.running, states, strict=True)]
+        self.states = self.executor.distribute([s for own in adopted for s in own.states])
         self.cursor.stage = 1
-        if adopted.has_generators:
-            self.cursor.epoch = stages[1].epochs  # stage `invert` only draws its pictures
+        if adopted[0].has_generators:
+            self.cursor.epoch = stages[1][0].epochs  # stage `invert` only draws its pictures
 
-    def _run_stage(self, stage: Stage, tasks: PerSeed[Task]):
-        cursor, method, data = self.cursor, self.problem.method, self.problem.data
-        self.recorder.start(stage.name, cursor, stage.epochs)
+    def _run_stage(self, stages: Sequence[Stage], tasks: PerSeed[Task]):
+        """Runs a stage, of which each running member has a form: they differ in traced values."""
+        cursor, method, stage = self.cursor, self.method, stages[0]
+        of_seeds = self._of_seeds(stages)
+        self._start(stage.name, stage.epochs)
         if not stage.first_task_differs:
             tasks = tasks.map(lambda task: task.replace(is_first=False))
         if cursor.epoch == 0 and not self.states.holds(EpochState):
-            begin = type(stage).begin
-            self.states = self.executor.call(begin, stage, method, self.states, tasks, data)
-        tasks, counts = self._take_images(stage, tasks)
+            given = of_seeds, method, self.states, tasks, self.data
+            self.states = self.executor.call(type(stage).begin, *given)
+        tasks, counts = self._take_images(stage, of_seeds, tasks)
         if not any(stage.num_steps(0, count) for count in counts):
-            processes.on_main(self.recorder.warn_of_no_batch, cursor, stage, max(counts))
+            self._write(lambda m: m.recorder.warn_of_no_batch(cursor, stage, max(counts)))
             cursor.epoch = stage.epochs
         while cursor.epoch < stage.epochs:
-            self._run_epoch(stage, tasks, counts)
+            self._run_epoch(stages, of_seeds, tasks, counts)
             cursor.epoch += 1
             if cursor.epoch < stage.epochs:
                 self._stop_if_asked()
                 if stage.save_every and cursor.epoch % stage.save_every == 0:
                     self._write_checkpoint()
         if stage.has_samples:
-            self.recorder.start("draw", cursor)
-            samples = self.executor.call(type(stage).samples, stage, method, self.states, tasks)
-            samples = self.executor.collect(samples)
-            self._write(self.recorder.write_samples, cursor.task, samples)
+            self._start("draw")
+            samples = self.executor.call(type(stage).samples, of_seeds, method, self.states, tasks)
+            write = lambda m, drawn: m.recorder.write_samples(cursor.task, drawn)  # noqa: E731
+            self._write(write, self._collect(samples))
 
-    def _take_images(self, stage: Stage, tasks: PerSeed[Task]) -> tuple[PerSeed[Task], list[int]]:
+    def _take_images(self, stage, of_seeds, tasks) -> tuple[PerSeed[Task], list[int]]:
         """Gives the tasks the stage's images; returns them and the number of images per seed."""
         learners = self.states
         if learners.holds(EpochState):
             learners = learners.map(lambda state: state.learner)
-        choose, problem = type(stage).training_set, self.problem
-        images = self.executor.call(choose, stage, problem.method, learners, tasks, problem.data)
+        choose = type(stage).training_set
+        images = self.executor.call(choose, of_seeds, self.method, learners, tasks, self.data)
         counts = self.executor.collect(images.map(lambda found: found.count))
         tasks = tasks.map(lambda task, found: task.replace(images=found), images)
         return tasks, [int(count) for count in counts]
 
-    def _run_epoch(self, stage: Stage, tasks: PerSeed[Task], counts: list[int]):
-        cursor, problem = self.cursor, self.problem
+    def _run_epoch(self, stages, of_seeds, tasks: PerSeed[Task], counts: list[int]):
+        cursor, stage = self.cursor, stages[0]
         stops = [stage.num_steps(cursor.epoch, count) for count in counts]
-        before = self.recorder.seconds[stage.name]
-        with self.recorder.time(stage.name):
+        recorders = [member.recorder for member in self.running]
+        before = [recorder.seconds[stage.name] for recorder in recorders]
+        with self._time(stage.name):
             epoch = jax.device_put(np.int32(cursor.epoch))
             inputs = StepInput(
-                problem.method,
-                stage,
-                problem.data,
+                self.method,
+                of_seeds,
+                self.data,
                 tasks,  # pyright: ignore[reportArgumentType]  # here for all seeds
                 epoch,
             )
@@ -326,72 +373,81 @@ class Run:
         if [int(step) for _, step in measured] != stops:
             self._stop_here()
         self.states = self.states.map(lambda state: state.learner)
-        sums = [sums for sums, _ in measured]
-        seconds = self.recorder.seconds[stage.name] - before
-        every = self.settings.eval.every_epochs if isinstance(stage, TrainStage) else 0
-        correct = None
+        seconds = [r.seconds[stage.name] - b for r, b in zip(recorders, before, strict=True)]
+        every = self.running[0].settings.eval.every_epochs if isinstance(stage, TrainStage) else 0
+        correct: list[Any] = [None] * len(self.running)
         if every and (cursor.epoch + 1) % every == 0:
             found = self._evaluate(("cnn",))
-            correct = [of_seed[1, 0] for of_seed in found]
-        self._write(self.recorder.add_epoch, cursor, stage, sums, stops, seconds, correct)
+            correct = [[of_seed[1, 0] for of_seed in own] for own in found]
+        sums = self._split([sums for sums, _ in measured])
+        self._write(
+            lambda member, *own: member.recorder.add_epoch(cursor, *own),
+            *(stages, sums, self._split(stops), seconds, correct),
+        )
 
     def _count_carried(self):
         """Records what the learners carry on to the next task."""
-        counts = [0] * len(self.problem.streams)
-        if self.problem.states[0].exemplars is not None:
-            stored = self.executor.collect(self.states.map(lambda state: state.exemplars.counts))
-            counts = [int(np.asarray(of_seed).sum()) for of_seed in stored]  # compiles nothing
-        self.recorder.add_carried(self.states, counts)
+        counts = [[0] * len(member.seeds) for member in self.running]
+        if self.running[0].problem.states[0].exemplars is not None:
+            stored = self._collect(self.states.map(lambda state: state.exemplars.counts))
+            # NumPy's sum compiles nothing.
+            counts = [[int(np.asarray(of_seed).sum()) for of_seed in own] for own in stored]
+        for member, own in zip(self.running, counts, strict=True):
+            member.recorder.add_carried(self.states, own)
 
-    def _evaluate(self, read_outs: tuple[str, ...]) -> list[np.ndarray]:
-        """Counts correct predictions as `evaluation.evaluate` does."""
-        problem, settings = self.problem, evaluation.Evaluation.from_settings(self.settings.eval)
-        with self.recorder.time("evaluate"):
-            return evaluation.evaluate(
+    def _evaluate(self, read_outs: tuple[str, ...]) -> list[list[np.ndarray]]:
+        """Counts correct predictions as `evaluation.evaluate` does, for each running member."""
+        settings = evaluation.Evaluation.from_settings(self.running[0].settings.eval)
+        streams = [stream for member in self.running for stream in member.problem.streams]
+        with self._time("evaluate"):
+            correct = evaluation.evaluate(
                 self.executor,
-                problem.method,
-                problem.data,
-                problem.streams,
+                self.method,
+                self.data,
+                streams,
                 self.states,
                 self.cursor.task,
                 dataclasses.replace(settings, read_outs=read_outs),
             )
+        return self._split(correct)
 
-    def _save_model(self, task: int):
-        """Saves the classifiers, and generators, after a task, for other programs and people."""
-        arrays = self._kept_after(task)
-        self._check_finite(arrays)
-        self._write(lambda: _written(self.models).save(task, arrays, self._seeds()))
+    def _start(self, part: str, num_epochs: int | None = None):
+        for member in self.running:
+            member.recorder.start(part, self.cursor, num_epochs)
 
-    def _kept_after(self, task: int) -> dict[str, np.ndarray]:
-        """Returns what models/ keeps of the seeds that run, whose newest finished task it is."""
-        return self._flatten(self.states.map(lambda state: self._kept(state, task)))
+    @contextlib.contextmanager
+    def _time(self, part: str):
+        with contextlib.ExitStack() as timed:
+            for member in self.running:
+                timed.enter_context(member.recorder.time(part))
+            yield
 
-    def _kept(self, state, task):
-        return contents.kept(self.problem.method, state, task, self.problem.num_tasks)
+    def _of_seeds(self, of_members: Sequence[Any]) -> Any:
+        """A value of each running member, as functions of one seed are given it."""
+        if len(self.members) == 1:
+            return of_members[0]  # the same for all seeds
+        pairs = zip(self.running, of_members, strict=True)
+        return self.executor.distribute([value for m, value in pairs for _ in m.seeds])
 
-    def _check_models(self):
-        """Writes the latest model again if it is gone or damaged; names others that are."""
-        latest = {}
-        done = self.cursor.task
-        if done and self.cursor.is_task_start and not self.states.holds(EpochState):
-            latest[done] = self._kept_after(done - 1)
-        for group in self.waiting:
-            done = group.cursor.task
-            if done and group.cursor.is_task_start and not group.is_within_epoch:
-                kept = [self._kept(state, done - 1) for state in group.states]
-                group = group._replace(states=kept)
-                latest.setdefault(done, {}).update(record_lib.flatten_group(group))
-        self._write(lambda: _written(self.models).mend(latest))
+    def _collect(self, value: PerSeed) -> list[list[Any]]:
+        """Returns the values of the seeds that train, as a list for each running member."""
+        return self._split(self.executor.collect(value))
 
-    def _write(self, function: Callable, *args):
-        """Lets the first process write, unless someone has taken the workdir away."""
+    def _split(self, of_seeds: Sequence[Any]) -> list[list[Any]]:
+        found = iter(of_seeds)
+        return [list(itertools.islice(found, len(member.seeds))) for member in self.running]
 
-        def write():
-            workdir.check_present(self.directory)
-            function(*args)
+    def _write(self, write: Callable, *of_members: Sequence[Any]):
+        """Lets the first process write for each running member: `write(member, *its values)`."""
 
-        processes.on_main(write)
+        def write_all():
+            for member, *own in zip(self.running, *of_members, strict=True):
+                workdir.check_present(member.directory)
+                if len(self.members) > 1:
+                    logs.log_to_file(member.directory)
+                write(member, *own)
+
+        processes.on_main(write_all)
 
     def _stop_if_asked(self):
         """Saves a checkpoint and stops, if a signal to any process asks for it."""
@@ -405,85 +461,8 @@ class Run:
         raise Stopped(self.stop.number)
 
     def _write_checkpoint(self):
-        start = time.perf_counter()
-        arrays = self._flatten(self.states)
-        self._check_finite(arrays)
-        self._write(self._save_checkpoint, arrays)
-        self.recorder.seconds["save"] += time.perf_counter() - start
-
-    def _save_checkpoint(self, arrays):
-        state, within_epoch = self.states.groups[0], self.states.holds(EpochState)
-        for group in self.waiting:
-            arrays |= record_lib.flatten_group(group)
-        arrays |= self.undone
-        record = {
-            "format": record_lib.FORMAT,
-            "cursor": dataclasses.asdict(self.cursor),
-            "metrics": list(state.sums) if within_epoch else None,
-            "recorder": self.recorder.state_dict(),
-            "data": self.problem.fingerprint,
-            "class_orders": record_lib.class_orders(self.whole),
-            "models": _written(self.models).checksums,
-            "seeds": list(self.settings.seeds),
-            "waiting": [record_lib.describe(group) for group in self.waiting],
-        }
-        _written(self.checkpoints).save(arrays, record)
-
-    def _check_finite(self, arrays: dict[str, np.ndarray]):
-        """Refuses weights that are not finite; a last step may spoil them after a finite loss."""
-        for name, array in arrays.items():
-            if np.issubdtype(array.dtype, np.floating) and not np.isfinite(array).all():
-                raise UserError(
-                    f"task {self.cursor.task + 1}: the state is not finite ({name}); the last good "
-                    "checkpoint is kept; try a lower config.optimizer.lr in another --workdir"
-                )
-
-    def _restore(self) -> tuple[bool, str]:
-        """Takes the state of the newest good checkpoint; new seeds start.
-
-        Returns:
-          Whether there is one, and in words what the run has more, "" for nothing.
-        """
-        restored = processes.on_main(lambda: _written(self.checkpoints).restore())
-        restored = processes.broadcast_from_main(restored)
-        if not restored:
-            self.recorder.load_state_dict(None, [])
-            return False, ""
-        arrays, record = restored
-        with processes.raise_together():
-            given = self.settings, self.whole, list(self.recorder.correct), self.directory
-            record_lib.check(record, arrays, *given)
-            groups = record_lib.read(record, arrays, self.whole, self.directory)
-            seeds = record_lib.seeds_of(record, arrays)
-            new = [seed for seed in self.settings.seeds if seed not in seeds]
-            if new:
-                started = start(build.of_seeds(self.settings, new), self.whole.of_seeds(new))
-                groups.append(Group(new, Cursor(), started.states))
-            self.recorder.load_state_dict(record["recorder"], seeds)
-            if self.models:
-                done = {seed: self.recorder.tasks_done([seed]) for seed in seeds}
-                finished = [
-                    [seed for seed in seeds if done[seed] > task]
-                    for task in range(len(record["models"]))
-                ]
-                self.models.restore(record["models"], finished)
-        self._choose(groups)
-        words = [f"seeds {', '.join(map(str, new))}"] if new else []
-        before = len(record["class_orders"][0]["task_sizes"])
-        if before < self.whole.num_tasks:
-            words.append(f"tasks {before + 1} to {self.whole.num_tasks}")
-        else:
-            self.undone = record_lib.undone_of(arrays)
-        return True, " and ".join(words)
-
-    def _flatten(self, value: PerSeed) -> dict[str, np.ndarray]:
-        arrays = {}
-        for seed, tree in zip(self._seeds(), self.executor.collect(value), strict=True):
-            arrays |= flatten(tree, f"seed{seed}")
-        return arrays
-
-
-def _written(kept: T | None) -> T:
-    """What the first process writes; no other one has it."""
-    assert kept is not None
-    return kept
+        begun, states = time.perf_counter(), self._collect(self.states)
+        self._write(lambda member, own: member.save_checkpoint(self.cursor, own), states)
+        seconds = time.perf_counter() - begun
+        for member in self.running:
+            member.recorder.seconds["save"] += seconds / len(self.running)

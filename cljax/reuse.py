@@ -1,5 +1,7 @@
 """Keeps what a run takes over from the run before it in the same process: data and programs."""
 
+from typing import Any
+
 import jax
 
 from cljax import build
@@ -39,10 +41,19 @@ class Reuse:
         self._data_key = key
         return self._problem
 
+    @staticmethod
+    def program_key(settings: Settings, problem: Problem) -> tuple[Any, ...]:
+        """Returns what is equal for runs whose programs are the same."""
+        computes = settings.execution, settings.dtype, build.make_mesh(settings)
+        return *computes, jax.tree.structure(problem.method)
+
+    def forget(self) -> None:
+        """Drops everything, such as arrays that an error may hold."""
+        self._problem = self._executor = self._data_key = self._program_key = None
+
     def executor(self, settings: Settings, problem: Problem) -> Executor:
         """Returns the executor of a run."""
-        computes = settings.execution, settings.dtype, build.make_mesh(settings)
-        key = *computes, jax.tree.structure(problem.method)
+        key = self.program_key(settings, problem)
         if key != self._program_key:
             if self._executor is not None:
                 self._executor = None

@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from cljax.compute import per_seed
 from cljax.compute.executor import Executor
 from cljax.compute.host_images import HostImages, windows
 from cljax.compute.per_seed import PerSeed
@@ -30,7 +31,8 @@ def run_epoch(
 
     Args:
       executor: loops over steps and seeds.
-      inputs: with `PerSeed` tasks; `prepared` is filled in here.
+      inputs: with `PerSeed` tasks, and `PerSeed` methods and stages of runs that train together;
+        `prepared` is filled in here.
       states: learners at the start of the epoch, or what an interrupted epoch returned; donated.
       stops: number of steps of each seed.
       stopped: asked between steps where the host loops; True interrupts the epoch.
@@ -47,7 +49,8 @@ def run_epoch(
         steps = [int(step) for step in executor.collect(states.map(lambda state: state.step))]
     else:
         states = learners.map(lambda one, new: EpochState(one, new.sums, new.step), start)
-    orders = start.map(lambda begun: inputs.stage.image_rows(begun.prepared))
+    stage = per_seed.first(inputs.stage)  # all are equal but for traced values
+    orders = start.map(lambda begun: stage.image_rows(begun.prepared))
     if isinstance(inputs.data.train_pixels, HostImages) and orders.groups[0] is not None:
         return _run_windows(executor, inputs, states, orders, steps, stops, stopped)
     return executor.repeat(train_step, inputs, states, steps, stops, stopped)
@@ -55,7 +58,8 @@ def run_epoch(
 
 def _run_windows(executor, inputs, states, orders, steps, stops, stopped):
     """Runs the steps of an epoch on images that the host reads while the device computes."""
-    images, batch_size = inputs.data.train_pixels, inputs.stage.images_per_step
+    images = inputs.data.train_pixels
+    batch_size = per_seed.first(inputs.stage).images_per_step
     orders = [np.asarray(order) for order in executor.collect(orders)]
     found = windows(executor, images, orders, batch_size, steps, stops)
     while window := executor.wait_for(found, states):

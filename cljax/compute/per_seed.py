@@ -78,6 +78,11 @@ def values(args: PyTree) -> PyTree:
     return map_per_seed(args, lambda x: x.groups[0])
 
 
+def first(value: Any) -> Any:
+    """Returns the value of the first group of a `PerSeed`; anything else as it is."""
+    return value.groups[0] if _is_per_seed(value) else value
+
+
 def axes(args: PyTree) -> PyTree:
     """Returns `in_axes` of `jax.vmap` for stacked arguments of one group."""
     return map_per_seed(args, lambda _: 0, lambda _: None)

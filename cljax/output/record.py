@@ -24,7 +24,10 @@ FORMAT = 5
 _UNDONE = "undone."  # prefix of what the learner was before the end of a task that ended early
 
 Arrays = dict[str, np.ndarray]
-Place = dict[Literal["task", "stage", "epoch"], int]
+Place = tuple[tuple[int, ...], bool]
+
+
+_Cursor = dict[Literal["task", "stage", "epoch"], int]
 
 
 class _RecorderRecord(files.Record):
@@ -42,14 +45,14 @@ class _ClassOrder(files.Record):
 
 class _Group(files.Record):
     seeds: list[int] = Field(min_length=1)
-    cursor: Place
+    cursor: _Cursor
     metrics: list[str] | None
 
 
 class _CheckpointRecord(files.Record):
     """What a checkpoint says beside its arrays."""
 
-    cursor: Place
+    cursor: _Cursor
     metrics: list[str] | None
     recorder: _RecorderRecord
     data: int
@@ -77,6 +80,11 @@ class Group(NamedTuple):
         """Whether the place is within an epoch."""
         return isinstance(self.states[0], EpochState)
 
+    @property
+    def place(self) -> Place:
+        """The place as what sorts groups: the cursor's fields, and whether it is in an epoch."""
+        return dataclasses.astuple(self.cursor), self.is_within_epoch
+
 
 def merge(groups: Sequence[Group], order: Sequence[int]) -> list[Group]:
     """Sorts groups by their place, the first to run first, and merges those of one place.
@@ -85,10 +93,9 @@ def merge(groups: Sequence[Group], order: Sequence[int]) -> list[Group]:
       groups: groups of different seeds.
       order: all seeds, in the order of the run.
     """
-    merged: dict[tuple[tuple[int, ...], bool], dict[int, Any]] = {}
+    merged: dict[Place, dict[int, Any]] = {}
     for group in groups:
-        place = dataclasses.astuple(group.cursor), group.is_within_epoch
-        merged.setdefault(place, {}).update(zip(group.seeds, group.states, strict=True))
+        merged.setdefault(group.place, {}).update(zip(group.seeds, group.states, strict=True))
     return [
         Group(seeds := sorted(states, key=order.index), Cursor(*place), [states[s] for s in seeds])
         for (place, _), states in sorted(merged.items(), key=lambda item: item[0])

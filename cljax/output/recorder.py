@@ -85,7 +85,7 @@ class Recorder:
         self.carried: list[list[dict[str, int]]] = [[] for _ in settings.seeds]
         self._task = 0
         self._ran_on = {"device": device.device_name(), "versions": device.versions()}
-        self._started = time.perf_counter()
+        self._started, self._num_runs = time.perf_counter(), 1
 
     def state_dict(self) -> dict:
         """Returns what a checkpoint keeps of the recorder."""
@@ -133,9 +133,16 @@ class Recorder:
         own = self.correct["own"]["seen"]
         return min(len(own[self.settings.seeds.index(seed)]) for seed in seeds)
 
-    def follow(self, problem: problem_lib.Problem, executor: Executor) -> None:
-        """Records the seeds of `problem` from now on, which run by `executor`."""
-        self.running, self.executor = problem, executor
+    def follow(self, problem: problem_lib.Problem, executor: Executor, num_runs: int) -> None:
+        """Records the seeds of `problem` from now on, which run by `executor`.
+
+        Args:
+          problem: theirs.
+          executor: the executor.
+          num_runs: number of runs that train together; each counts its share of the time.
+        """
+        self._count_total()
+        self.running, self.executor, self._num_runs = problem, executor, num_runs
 
     @property
     def _written_log(self) -> logs.RunLog:
@@ -150,6 +157,7 @@ class Recorder:
         compiled = self.executor.compile_seconds - compiled
         rest = time.perf_counter() - start - compiled
         for name, seconds in (("compile", compiled), (part, rest)):
+            seconds /= self._num_runs
             self.seconds[name] += seconds
             self.costs.add_seconds(self._task, name, seconds)
 
@@ -189,7 +197,7 @@ class Recorder:
           stage: its stage.
           sums: metrics of each seed, summed over its steps.
           steps: number of steps of each seed.
-          seconds: wall time of the epoch, all seeds together.
+          seconds: the run's share of the wall time of the epoch, all its seeds together.
           correct: per seed int32 [task + 1], correct predictions on each task's test images after
             the epoch; None: not counted.
 
@@ -405,7 +413,7 @@ class Recorder:
 
     def _count_total(self):
         now = time.perf_counter()
-        self.seconds["total"] += now - self._started
+        self.seconds["total"] += (now - self._started) / self._num_runs
         self._started = now
 
     def _check_finite(self, cursor, stage, rows):

@@ -34,7 +34,8 @@ _MEASURES = (
 def run(config: ConfigDict, directory: str | Path, console: Console | None = None) -> None:
     """Runs all incomplete points of a grid, and writes the report and the table of the grid.
 
-    Points that differ in traced values alone share their compiled programs. Complete points are
+    Points that differ in traced values alone share their compiled programs: they train together
+    where seeds do (`experiment.run_first`), otherwise one after another. Complete points are
     skipped, stopped ones resumed, and a failed one does not end the grid. `python -m cljax.report`
     compares the points as runs, too.
 
@@ -52,7 +53,7 @@ def run(config: ConfigDict, directory: str | Path, console: Console | None = Non
     points = make_points(config)
     queue = Queue((Planned(name, point) for name, _, point in points), directory, console)
     processes.on_main(_write_plan, directory, points)
-    failed = queue.run()
+    failed = queue.run(together=True)
     processes.on_main(report.write, directory, directory, console)
     raise_failures(failed, len(points))
 

@@ -49,8 +49,11 @@ class Queue:
         """The workdirs of all runs."""
         return [self.directory / name for name, _ in self.plan]
 
-    def run(self) -> dict[str, str]:
+    def run(self, together: bool = False) -> dict[str, str]:
         """Runs what is incomplete: skips complete runs, resumes stopped ones, passes failed ones.
+
+        Args:
+          together: whether runs may train together, as `experiment.run_first` has it.
 
         Returns:
           Why runs have failed, by name.
@@ -58,30 +61,47 @@ class Queue:
         Raises:
           experiment.Stopped: SIGINT or SIGTERM was received.
         """
-        failed, reuse = {}, Reuse()
-        for number, (name, config) in enumerate(self.plan, start=1):
-            title = f"{number}/{len(self.plan)}  {printable(name)}"
+        failed, reuse, left = {}, Reuse(), list(self.plan)
+        while left:
+            first = left[0]
+            title = f"{len(self.plan) - len(left) + 1}/{len(self.plan)}  {printable(first.name)}"
             self.console.rule(Text(title), style="dim")
-            if not config.overwrite and _is_complete(config, self.directory / name):
-                line = f"{self.directory / name}: already complete, skipped"
+            if self._is_complete(first):
+                line = f"{self.directory / first.name}: already complete, skipped"
                 print_plain(self.console, line)
+                left = left[1:]
                 continue
-            try:
-                experiment.run(config, self.directory / name, self.console, reuse)
-            except experiment.Stopped:
-                raise
-            except UserError as error:
-                failed[name] = str(error)
-            except Exception as error:
-                if not processes.is_alone():
-                    raise  # the others may wait for this one
-                traceback.print_exc()
-                failed[name] = f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
-            if name in failed:
-                reuse = Reuse()  # whose arrays an error may hold
-                line = f"{name} failed: {failed[name]}"
-                print_plain(self.console, line, style="bold red")
+            tried = [run for run in left if not self._is_complete(run)] if together else left[:1]
+            outcomes = self._run(tried, reuse)
+            for (name, _), outcome in zip(tried, outcomes, strict=False):
+                if isinstance(outcome, str):
+                    failed[name] = outcome
+                    reuse.forget()  # arrays that an error may hold
+                    line = f"{name} failed: {outcome}"
+                    print_plain(self.console, line, style="bold red")
+            done = {name for name, _ in tried[: len(outcomes)]}
+            left = [run for run in left if run.name not in done]
         return failed
+
+    def _run(self, tried: list[Planned], reuse: Reuse) -> list[dict | str]:
+        """Runs the first one, or more: returns the results of each, or why it failed."""
+        runs = [(config, self.directory / name) for name, config in tried]
+        try:
+            outcomes = experiment.run_first(runs, self.console, reuse)
+        except experiment.Stopped:
+            raise
+        except Exception as error:
+            if not processes.is_alone():
+                raise  # the others may wait for this one
+            traceback.print_exc()
+            return [f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"]
+        return [str(one) if isinstance(one, UserError) else one for one in outcomes]
+
+    def _is_complete(self, run: Planned) -> bool:
+        if run.config.overwrite:
+            return False
+        complete = workdir.is_complete(self.directory / run.name, settings_lib.read(run.config))
+        return bool(processes.max_over_processes(complete))
 
 
 def raise_failures(failed: dict[str, str], count: int) -> None:
@@ -91,8 +111,3 @@ def raise_failures(failed: dict[str, str], count: int) -> None:
         raise UserError(
             f"{len(failed)} of {count} runs failed; run the same command to repeat them: {reasons}"
         )
-
-
-def _is_complete(config: ConfigDict, directory: Path) -> bool:
-    complete = workdir.is_complete(directory, settings_lib.read(config))
-    return bool(processes.max_over_processes(complete))

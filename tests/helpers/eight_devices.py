@@ -1,14 +1,19 @@
 """Tests for a process with eight devices, which tests/compute/test_mesh.py starts."""
 
+import io
+
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.sharding import PartitionSpec as P
+from rich.console import Console
 
+from cljax import build
 from cljax.compute import mesh as mesh_lib
 from cljax.compute.executor import Executor
 from cljax.models import norm
 from cljax.output import plots
+from cljax.plans import grid
 from tests.compute.test_executor import FORMS, SHARING, affine, double, expected
 from tests.compute.test_lowering import check, lower, record
 from tests.helpers import tiny_runs
@@ -126,6 +131,24 @@ def test_run_grows_on_a_mesh(tmp_path, monkeypatch):
     whole = tiny_runs.make_config("base", seeds=(0, 1, 2, 3), **on_one)
     tiny_runs.run(whole, tmp_path / "one")
     tiny_runs.assert_near_run(tmp_path / "grown", tmp_path / "one")
+
+
+def test_points_of_a_grid_are_side_by_side_on_a_mesh(tmp_path, monkeypatch):
+    """Alone, a point of one seed would spread its batches over all devices."""
+    monkeypatch.setattr(plots, "write_plots", lambda *args: None)
+    settings = {"epochs": 1, "milestones": (), "compilation_cache": ""}
+    config = tiny_runs.make_config("lwf", **settings)
+    weights = (0.5, 1.0, 2.0, 4.0)
+    config.grid = ({"method.mu": weights},)
+    made, make = [], build.make_executor
+    monkeypatch.setattr(build, "make_executor", lambda given: made.append(make(given)) or made[-1])
+    grid.run(config, tmp_path / "grid", Console(file=io.StringIO()))
+    assert [dict(executor.mesh.shape) for executor in made] == [{"seeds": 4, "data": 2}]
+    settings |= {"mesh__seeds": 1, "mesh__data": 1}
+    for mu in weights[::3]:
+        alone = tmp_path / f"alone{mu}"
+        tiny_runs.run(tiny_runs.make_config("lwf", method__mu=mu, **settings), alone)
+        tiny_runs.assert_near_run(tmp_path / "grid" / f"mu={mu}", alone)
 
 
 @pytest.mark.parametrize("name", ["abd", "lucir"])

@@ -74,6 +74,48 @@ def test_a_stopped_grid_goes_on_to_the_same_bits(whole, interrupt, tmp_path):
 
 
 @pytest.mark.slow
+def test_points_train_together_where_seeds_do(as_users_compile, interrupt, tmp_path, monkeypatch):
+    """In one program, to the bits of each alone; also after a stop, and with a point added."""
+    made = record(monkeypatch)
+    few, together = {"method.mu": (0.5, 2.0)}, {"execution__seeds": "interleaved"}
+    interrupt(signal.SIGTERM, 1, 1)  # within the second task
+    with pytest.raises(experiment.Stopped):
+        run(make_config(few, **together), tmp_path / "grid")
+    assert len(list((tmp_path / "grid").glob("mu=*/results.json"))) == 2
+    shown = run(make_config({"method.mu": (0.5, 1.0, 2.0)}, **together), tmp_path / "grid")
+    assert "training together: mu=0.5, mu=1.0, mu=2.0" in shown
+    assert len(made) == 2  # one a start
+    for mu in (0.5, 1.0, 2.0):
+        alone = tmp_path / f"alone{mu}"
+        tiny_runs.run(make_config(method__mu=mu), alone)
+        tiny_runs.assert_same_run(tmp_path / "grid" / f"mu={mu}", alone)
+        log = (tmp_path / "grid" / f"mu={mu}" / "log.txt").read_text()
+        assert log.count(" train 1/1 ") == 2  # one for each task, of this point alone
+
+
+@pytest.mark.slow
+def test_points_are_an_axis_of_vmap(whole, tmp_path, monkeypatch):
+    made = record(monkeypatch)
+    shown = run(make_config(WEIGHTS, execution__seeds="vmap"), tmp_path / "grid")
+    assert "training together: mu=0.5, mu=1.0, mu=2.0" in shown
+    (executor,) = made
+    alone = whole[2][0].num_compilations()
+    assert executor.num_compilations() == alone
+    for name in ("mu=0.5", "mu=1.0", "mu=2.0"):
+        tiny_runs.assert_near_run(tmp_path / "grid" / name, whole[0] / name)
+
+
+@pytest.mark.slow
+def test_a_point_that_fails_leaves_the_others(fast_runs, tmp_path):
+    rates = {"optimizer.lr": (0.1, 1e30)}
+    with pytest.raises(UserError) as error:
+        run(make_config(rates, execution__seeds="vmap"), tmp_path / "grid")
+    assert "1 of 2 runs failed" in str(error.value)
+    assert "lr=1e+30: the loss is not finite in task 1" in str(error.value)
+    assert tiny_runs.results(tmp_path / "grid" / "lr=0.1")["complete"]
+
+
+@pytest.mark.slow
 def test_a_size_is_another_program(fast_runs, monkeypatch, tmp_path):
     made = record(monkeypatch)
     values = {"optimizer.lr": (0.1, 0.2), "model.width": (4, 8)}
