@@ -45,7 +45,7 @@ def run(config: Any, directory: str | Path, console: Console | None = None) -> N
         console.rule(Text(printable(name)), style="dim")
         _check_run(run_config, directory / name, console, reuse)
     programs = f"{reuse.num_executors} times" if reuse.num_executors > 1 else "once"
-    print_plain(console, f"{len(plan)} runs, one after another; programs are compiled {programs}.")
+    print_plain(console, f"{len(plan)} runs; programs are compiled {programs}.")
 
 
 def _check_run(config: ConfigDict, directory: Path, console: Console, reuse: Reuse) -> None:

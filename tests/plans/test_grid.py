@@ -277,7 +277,7 @@ def test_the_command_line_lists_the_points(tmp_path):
     assert (status, err) == (0, "")
     for name in ("mu=0.5,width=4", "mu=2.0,width=4", "mu=0.5,width=8", "mu=2.0,width=8"):
         assert name in out
-    assert "4 runs, one after another; programs are compiled 2 times." in out
+    assert "4 runs; programs are compiled 2 times." in out
     assert not (tmp_path / "grid").exists()
     wrong = "--config.grid={'method.mu': (0.5, 2.0)"
     status, _, err = tiny_runs.command(*arguments, wrong, "--dry_run")

@@ -98,16 +98,16 @@ def test_mistakes_show_before_anything_runs(tmp_path, settings, words):
 def test_complete_runs_are_skipped_and_others_resumed(fast_runs, monkeypatch, tmp_path):
     config = make_config("base", "lwf")
     begun = []
-    go = experiment.run
+    go = experiment.run_first
 
-    def stop_in_the_second(run_config, directory, *others):
-        begun.append(directory.name)
+    def stop_in_the_second(runs, *others):
+        begun.extend(directory.name for _, directory in runs)
         if len(begun) == 2:
             raise experiment.Stopped(15)
-        return go(run_config, directory, *others)
+        return go(runs, *others)
 
     with monkeypatch.context() as patch:
-        patch.setattr(experiment, "run", stop_in_the_second)
+        patch.setattr(experiment, "run_first", stop_in_the_second)
         with pytest.raises(experiment.Stopped):
             run(config, tmp_path)
         assert begun == ["base_5tasks", "lwf_5tasks"]
@@ -136,7 +136,7 @@ def test_a_run_that_fails_does_not_end_the_table(fast_runs, monkeypatch, tmp_pat
     def break_down(*args):
         raise RuntimeError("RESOURCE_EXHAUSTED: out of memory")
 
-    monkeypatch.setattr(experiment, "run", break_down)
+    monkeypatch.setattr(experiment, "run_first", break_down)
     with pytest.raises(UserError, match="lwf_5tasks: RuntimeError: RESOURCE_EXHAUSTED"):
         run(make_config("lwf", "base"), tmp_path)
 

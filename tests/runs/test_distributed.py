@@ -29,11 +29,11 @@ def started(ways, *args, cache: str):
 
 
 @contextlib.contextmanager
-def at_work(args, workdir, cache: str):
-    """Two processes that have one epoch of a run behind them."""
+def at_work(args, workdir, cache: str, epochs: int = 1):
+    """Two processes that have some epochs of a run behind them."""
     with started(by_hand(), *args, cache=cache) as processes:
         deadline = time.monotonic() + 200
-        while not (workdir / "metrics.jsonl").exists() or not tiny_runs.metrics(workdir):
+        while not (workdir / "metrics.jsonl").exists() or len(tiny_runs.metrics(workdir)) < epochs:
             assert time.monotonic() < deadline
             assert all(process.poll() is None for process in processes), finish(processes)
             time.sleep(0.02)
@@ -187,6 +187,24 @@ def test_table_by_processes_of_a_cluster(compiled, tmp_path):
         assert (tmp_path / "report.md").exists()
     # The second time only the first process's files say that there is nothing left to do.
     assert " ".join(out.split()).count(": already complete") == 2
+
+
+@pytest.mark.slow
+def test_points_of_a_grid_train_together_on_all_processes(compiled, fast_runs, tmp_path):
+    args = tiny_runs.arguments(tmp_path / "grid", "lwf")
+    args.append("--config.grid={'method.mu': (0.5, 2.0)}")
+    with at_work(args, tmp_path / "grid" / "mu=2.0", compiled, epochs=2) as processes:
+        for process in processes:
+            process.kill()
+    with started(by_hand(), *args, cache=compiled) as processes:
+        (status, out, err), (other, *_) = finish(processes)
+    assert status == other == 0, err
+    assert "training together: mu=0.5, mu=2.0" in out
+    assert "resuming" in out
+    for mu in (0.5, 2.0):
+        alone = tmp_path / f"alone{mu}"
+        tiny_runs.run(tiny_runs.make_config("lwf", method__mu=mu), alone)
+        tiny_runs.assert_near_run(tmp_path / "grid" / f"mu={mu}", alone)
 
 
 def test_a_wrong_address_is_one_line(tmp_path):
