@@ -132,7 +132,7 @@ def _run_first(runs, taken, console, reuse):
 
 def _take(runs, claims, console, reuse):
     """Opens the workdirs of the runs that train together; yields settings, problem, directory."""
-    first = key = None
+    key_of_first = None
     for config, directory in runs:
         with contextlib.ExitStack() as claim:
             # Mistakes must show here, before anything is written or removed.
@@ -143,8 +143,8 @@ def _take(runs, claims, console, reuse):
                 names = settings.data.name, settings.method.name
                 print_plain(console, "loading dataset {}, setting up method {}".format(*names))
                 problem = make_problem(settings, directory, reuse)
-            found = settings.first_task_from, *reuse.program_key(settings, problem)
-            if first and found != key:
+            key = settings.first_task_from, *reuse.program_key(settings, problem)
+            if key_of_first not in (None, key):
                 return
             with processes.raise_together():
                 if processes.is_main():
@@ -152,7 +152,7 @@ def _take(runs, claims, console, reuse):
                     logs.log_to_file(directory)
             claims.enter_context(claim.pop_all())
         yield settings, problem, directory
-        first, key = True, found
+        key_of_first = key
         if not build.shares_devices(settings):
             return
 

@@ -75,22 +75,25 @@ def test_a_stopped_grid_goes_on_to_the_same_bits(whole, interrupt, tmp_path):
 
 @pytest.mark.slow
 def test_points_train_together_where_seeds_do(as_users_compile, interrupt, tmp_path, monkeypatch):
-    """In one program, to the bits of each alone; also after a stop, and with a point added."""
+    """In one program, to the bits of each alone; also after a stop, with a point and a seed more."""
     made = record(monkeypatch)
     few, together = {"method.mu": (0.5, 2.0)}, {"execution__seeds": "interleaved"}
     interrupt(signal.SIGTERM, 1, 1)  # within the second task
     with pytest.raises(experiment.Stopped):
         run(make_config(few, **together), tmp_path / "grid")
     assert len(list((tmp_path / "grid").glob("mu=*/results.json"))) == 2
-    shown = run(make_config({"method.mu": (0.5, 1.0, 2.0)}, **together), tmp_path / "grid")
+    more = make_config({"method.mu": (0.5, 1.0, 2.0)}, seeds=(0, 1), **together)
+    shown = run(more, tmp_path / "grid")
     assert "training together: mu=0.5, mu=1.0, mu=2.0" in shown
+    assert "mu=0.5: adds seeds 1 to this run" in shown
     assert len(made) == 2  # one a start
     for mu in (0.5, 1.0, 2.0):
-        alone = tmp_path / f"alone{mu}"
-        tiny_runs.run(make_config(method__mu=mu), alone)
-        tiny_runs.assert_same_run(tmp_path / "grid" / f"mu={mu}", alone)
-        log = (tmp_path / "grid" / f"mu={mu}" / "log.txt").read_text()
-        assert log.count(" train 1/1 ") == 2  # one for each task, of this point alone
+        point, alone = tmp_path / "grid" / f"mu={mu}", tmp_path / f"alone{mu}"
+        tiny_runs.run(make_config(method__mu=mu, seeds=(0, 1)), alone)
+        assert tiny_runs.results(point) == tiny_runs.results(alone)
+        tiny_runs.assert_same_arrays(tiny_runs.arrays(point), tiny_runs.arrays(alone))
+        rows = [sorted(tiny_runs.metrics(w), key=lambda row: row["seed"]) for w in (point, alone)]
+        assert rows[0] == rows[1] and len(rows[0]) == 4
 
 
 @pytest.mark.slow
