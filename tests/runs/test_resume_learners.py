@@ -15,7 +15,7 @@ pytestmark = pytest.mark.slow
 LEARNERS = sorted(
     path.name.removesuffix("_digits.py")
     for path in (tiny_runs.ROOT / "configs").glob("*_digits.py")
-    if not path.name.startswith("table")
+    if not path.name.startswith(("table", "sweep"))
 )
 MANY_STAGES = ("abd", "deep_inversion", "deep_inversion_lwf", "lucir", "rdfcil")  # are killed twice
 
