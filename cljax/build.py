@@ -314,7 +314,7 @@ def of_seeds(settings: Settings, seeds: Sequence[int]) -> Settings:
 
 
 def shares_devices(settings: Settings) -> bool:
-    """Whether more seeds than one are faster together: they share a program, or there is a mesh."""
+    """Whether seeds train together: in one program, or side by side on a mesh."""
     return sharing(settings) != "sequential" or make_mesh(settings) is not None
 
 

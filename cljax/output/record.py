@@ -24,9 +24,7 @@ FORMAT = 5
 _UNDONE = "undone."  # prefix of what the learner was before the end of a task that ended early
 
 Arrays = dict[str, np.ndarray]
-Place = tuple[tuple[int, ...], bool]
-
-
+Place = tuple[tuple[int, ...], bool]  # fields of the cursor; whether it is within an epoch
 _Cursor = dict[Literal["task", "stage", "epoch"], int]
 
 
@@ -82,7 +80,7 @@ class Group(NamedTuple):
 
     @property
     def place(self) -> Place:
-        """The place as what sorts groups: the cursor's fields, and whether it is in an epoch."""
+        """The place in a form that sorts groups."""
         return dataclasses.astuple(self.cursor), self.is_within_epoch
 
 
