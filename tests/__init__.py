@@ -5,11 +5,15 @@ import os
 import jaxlib.version
 
 # Whether XLA has the flag; later ones would end the process at it.
-HAS_FUSION_EMITTERS_FLAG = jaxlib.version.__version_info__ < (0, 11)
+_HAS_FUSION_EMITTERS_FLAG = jaxlib.version.__version_info__ < (0, 11)
 # Programs of tiny networks take longer to compile than to run; this halves the time of the tests.
 FAST_COMPILE = "--xla_backend_optimization_level=0"
-if HAS_FUSION_EMITTERS_FLAG:
+if _HAS_FUSION_EMITTERS_FLAG:
     FAST_COMPILE += " --xla_cpu_use_fusion_emitters=false"
 os.environ.setdefault("XLA_FLAGS", FAST_COMPILE)
+# Options of a program that is to be compiled as users compile it.
+AS_USERS_COMPILE: dict = {"xla_backend_optimization_level": 1}
+if _HAS_FUSION_EMITTERS_FLAG:
+    AS_USERS_COMPILE["xla_cpu_use_fusion_emitters"] = True
 # What tests with a real network give the programs that they start.
 FAST_RUN = "--xla_backend_optimization_level=1"

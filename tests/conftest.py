@@ -16,6 +16,7 @@ from jax.experimental.compilation_cache import compilation_cache
 from cljax import build, training
 from cljax.compute import executor
 from cljax.output import plots
+from tests import AS_USERS_COMPILE
 from tests.helpers import compact, golden_updates, tiny_runs
 from tests.helpers.goldens import GOLDENS, PRECISIONS, SHARED
 
@@ -120,8 +121,9 @@ def tiny_imagenet_dir():
 def as_users_compile(monkeypatch):
     """The tests' cheapest compilation makes other sums of programs that differ in their inputs."""
     usual = executor.compiler_options
-    faster = {"xla_backend_optimization_level": 1, "xla_cpu_use_fusion_emitters": True}
-    monkeypatch.setattr(executor, "compiler_options", lambda *args: (usual(*args) or {}) | faster)
+    monkeypatch.setattr(
+        executor, "compiler_options", lambda *args: (usual(*args) or {}) | AS_USERS_COMPILE
+    )
     monkeypatch.setattr(plots, "write_plots", lambda *args: [])
 
 

@@ -27,7 +27,7 @@ import numpy as np
 
 from cljax.interop import torch
 from cljax.models import make_classifier, make_generator
-from tests import HAS_FUSION_EMITTERS_FLAG
+from tests import AS_USERS_COMPILE
 
 COMPACT = Path(__file__).resolve().parents[1] / "goldens" / "compact"
 SHARED = Path(__file__).resolve().parents[3] / "shared"
@@ -44,10 +44,7 @@ PRECISIONS = ("float32", "float64")
 
 
 # Full-size networks run too slowly without any optimization, which is how the tests compile.
-_OPTIONS: dict = {"xla_backend_optimization_level": 1}
-if HAS_FUSION_EMITTERS_FLAG:
-    _OPTIONS["xla_cpu_use_fusion_emitters"] = True
-jit = functools.partial(jax.jit, compiler_options=_OPTIONS)
+jit = functools.partial(jax.jit, compiler_options=AS_USERS_COMPILE)
 
 
 def enable(precision: str):

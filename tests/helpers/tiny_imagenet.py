@@ -50,12 +50,16 @@ def write_folder(directory: Path, files: dict[str, bytes]) -> Path:
 
 
 def write_archive(directory: Path, files: dict[str, bytes], root: str = ROOT, **details) -> Path:
-    """The packed form; `details` are written about each file whatever its content is."""
+    """The packed form, the same bytes for the same files.
+
+    `details` are written about each file whatever its content is.
+    """
     path = directory / f"{ROOT}.zip"
     with zipfile.ZipFile(path, "w") as archive:
         for name, content in files.items():
             kind = zipfile.ZIP_STORED if name.endswith(".JPEG") else zipfile.ZIP_DEFLATED
-            archive.writestr(f"{root}/{name}", content, kind)
+            info = zipfile.ZipInfo(f"{root}/{name}")  # with a name alone, zipfile writes the time
+            archive.writestr(info, content, kind)
             for key, value in details.items():
-                setattr(archive.getinfo(f"{root}/{name}"), key, value)
+                setattr(info, key, value)
     return path
