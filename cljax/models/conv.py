@@ -13,6 +13,8 @@ Padding = tuple[tuple[int, int], tuple[int, int]]  # rows and columns added befo
 
 # With more, XLA:CPU is faster one by one (docs/performance.md).
 _MOST_CHANNELS_IN_PAIRS = 16
+# With fewer inputs, XLA's own kernel gradient takes its TPU compiler 20 s (docs/performance.md).
+_FEWEST_CHANNELS_ON_TPU = 8
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
@@ -21,7 +23,8 @@ def convolve(x: jax.Array, kernel: jax.Array, stride: int, padding: Padding) -> 
 
     On CPU, outputs of few channels come in pairs (`_paired_outputs`) where no gradient is taken,
     and the gradient of the kernel is one matrix product (`kernel_gradient`): XLA's own, a
-    convolution with a kernel as large as the image, takes up to three times as long. On other
+    convolution with a kernel as large as the image, takes up to three times as long. On TPUs the
+    gradient of a kernel with few inputs has its own form, too (`kernel_gradient_of_rows`). On other
     devices, and for x, gradients are XLA's.
 
     Args:
@@ -76,8 +79,14 @@ def _convolve_backward(stride, padding, saved, gradient):
 
         return _computed_once(product, kernel[0, 0, 0, 0], x, gradient).astype(kernel.dtype)
 
+    def of_rows(x, gradient):
+        return kernel_gradient_of_rows(x, gradient, kernel.shape[:2], stride, padding)
+
+    own: dict[str, Any] = {"cpu": by_product}
+    if x.shape[-1] < _FEWEST_CHANNELS_ON_TPU:
+        own["tpu"] = of_rows
     (x_gradient,) = jax.vjp(lambda x: _by_xla(x, kernel, strides, padding), x)[1](gradient)
-    return x_gradient, lax.platform_dependent(x, gradient, cpu=by_product, default=by_transposition)
+    return x_gradient, lax.platform_dependent(x, gradient, **own, default=by_transposition)
 
 
 convolve.defvjp(_convolve_forward, _convolve_backward)
@@ -138,6 +147,33 @@ def kernel_gradient(
     )
     product = product.reshape(*copies[0], channels[0], *copies[1], channels[1])
     return product.transpose(0, 3, 1, 4, 2, 5).reshape(*size, *channels)
+
+
+def kernel_gradient_of_rows(
+    x: jax.Array, gradient: jax.Array, size: tuple[int, int], stride: int, padding: Padding
+) -> jax.Array:
+    """Computes the gradient of `convolve` for its kernel with a kernel's columns as channels.
+
+    If x has copies of itself side by side as channels, shifted by a column each, the kernel has a
+    single column. Its gradient is then XLA's own.
+
+    Args:
+      x, gradient, size, stride, padding: as in `kernel_gradient`.
+
+    Returns:
+      float [h, w, C, D], of x's dtype.
+    """
+    rows, columns = size
+    x = jnp.pad(x, ((0, 0), (0, 0), padding[1], (0, 0)))
+    span = stride * (gradient.shape[2] - 1) + 1
+    x = jnp.concatenate([x[:, :, i : i + span : stride] for i in range(columns)], axis=3)
+    shape = jax.ShapeDtypeStruct((rows, 1, x.shape[-1], gradient.shape[-1]), x.dtype)
+
+    def convolve_rows(kernel):
+        return _by_xla(x, kernel, (stride, 1), (padding[0], (0, 0)))
+
+    (found,) = jax.linear_transpose(convolve_rows, shape)(gradient)
+    return found.reshape(*size, -1, gradient.shape[-1])
 
 
 def _shifted_copies(x, axis, low, starts, length, stride):

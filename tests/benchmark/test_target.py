@@ -217,20 +217,25 @@ def test_wrong_flags(flags, words):
 # (docs/performance.md); 1 % more are allowed.
 H100 = {"plain_step": (364, 157), "abd_step": (430, 197), "inversion_step": (268, 142)}
 V5E_RESNET8 = 236
+TPU_COLLECTIVES = 22
 MARGIN = 1.01
 
 
-def compiled(name, tmp_path, *flags):
-    platform = CHIPS[name].platform
+def record_of(name, tmp_path, *flags):
+    platform = CHIPS[name.partition(":")[0]].platform
     if not HAS[platform]:
         pytest.skip(
             f"the package {chips.PACKAGES[platform]} is missing: pip install -e '.[targets]'"
         )
     path = tmp_path / "t.json"
     flags = [f"--target={name}", f"--json={path}", f"--dump={tmp_path / 'hlo'}", *flags]
-    status, _, err = command("--seeds=1", *flags, timeout=1200, XLA_FLAGS="")
+    status, _, err = command(*flags, timeout=1200, XLA_FLAGS="")
     assert status == 0, err
-    return {row["name"]: row for row in target_table.read(path)["rows"]}
+    return target_table.read(path)["rows"]
+
+
+def compiled(name, tmp_path, *flags):
+    return {row["name"]: row for row in record_of(name, tmp_path, "--seeds=1", *flags)}
 
 
 @pytest.mark.slow
@@ -265,3 +270,25 @@ def test_kernels_on_v5e(tmp_path):
     row = found["plain_step"]
     assert row["error"] is None and row["fits"] and row["launches"] is None
     assert 0 < sum(row["kernels"].values()) <= MARGIN * V5E_RESNET8
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["v5e:2x2", "v5p:2x2x1"])
+def test_collectives_on_tpus(tmp_path, name):
+    """Chips with seeds of their own exchange nothing; those that share a batch, sums only."""
+    network = "--config=abd_digits", "--config.model.name=resnet8", "--config.model.width=4"
+    flags = *network, "--config.batch_size=8", "--dtypes=bfloat16", "--seeds=4"
+    shared, *own = record_of(name, tmp_path, *flags, "--only=plain_step")
+    assert shared["mesh"] == {"seeds": 1, "data": 4} and not shared["error"]
+    # Of the gradients of kernels (bfloat16) and of what else is float32; and for each of the seven
+    # batch norms of its mean, variance and gradient, one of which is among the former.
+    kinds = [found["kind"] for found in shared["collectives"] for _ in range(found["count"])]
+    assert 0 < len(kinds) <= TPU_COLLECTIVES and set(kinds) == {"all-reduce"}
+    assert len(own) == 3
+    for row in own:
+        assert row["mesh"] == {"seeds": 4, "data": 1} and not row["error"]
+        assert row["collectives"] == [] and row["kernels"] == own[0]["kernels"]
+    # However the seeds are to share the chips, each has its own, so it is one program.
+    start = f"plain_step-{name.replace(':', '_')}-bfloat16"
+    files = sorted(path.name for path in (tmp_path / "hlo").iterdir())
+    assert files == [f"{start}-4sequential.txt", f"{start}.txt"]

@@ -66,8 +66,24 @@ def test_convolution(case):
     same(conv.convolve(x, kernel, stride, padding), expected)  # another program without a gradient
     for one, other in zip(by_hand(gradient), transposed(gradient), strict=True):
         same(one, other)
-    # The product itself, whatever the platform of this test.
-    same(conv.kernel_gradient(x, gradient, (size, size), stride, padding), transposed(gradient)[1])
+    # The forms of all platforms, whatever the platform of this test.
+    for form in (conv.kernel_gradient, conv.kernel_gradient_of_rows):
+        same(form(x, gradient, (size, size), stride, padding), transposed(gradient)[1])
+
+
+@pytest.mark.parametrize(
+    ("platform", "inputs", "own"), [("tpu", 3, 1), ("tpu", 8, 0), ("cuda", 3, 0)]
+)
+def test_kernel_gradient_of_platform(platform, inputs, own):
+    """Only TPUs have a form of their own for few inputs: others' programs have no such copies."""
+    shapes = [jax.ShapeDtypeStruct(s, jnp.float32) for s in ((2, 6, 6, inputs), (3, 3, inputs, 4))]
+
+    def loss(x, kernel):
+        return conv.convolve(x, kernel, 1, ONE).sum()
+
+    traced = jax.jit(jax.grad(loss, argnums=1)).trace(*shapes)
+    text = traced.lower(lowering_platforms=(platform,)).as_text()
+    assert text.count("stablehlo.concatenate") == own
 
 
 def test_convolution_of_many_seeds():
