@@ -9,6 +9,7 @@ from rich.console import Console
 
 from cljax import build, experiment, problem
 from cljax.errors import UserError
+from cljax.output import plots
 from cljax.plans import grid
 from cljax.report import grid as report
 from cljax.report.published import MeanStd
@@ -38,8 +39,16 @@ def record(patch):
     return made
 
 
+@pytest.fixture(scope="module", autouse=True)
+def no_plots(compiled):
+    """Unlike those of `fast_runs`, executors are each test's own, so that programs are counted."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(plots, "write_plots", lambda *args: [])
+        yield
+
+
 @pytest.fixture(scope="module")
-def whole(fast_runs, tmp_path_factory):
+def whole(no_plots, tmp_path_factory):
     """A grid over three loss weights: its directory, what it printed, and its executors."""
     directory = tmp_path_factory.mktemp("grid") / "grid"
     with pytest.MonkeyPatch.context() as patch:
@@ -109,7 +118,7 @@ def test_points_are_an_axis_of_vmap(whole, tmp_path, monkeypatch):
 
 
 @pytest.mark.slow
-def test_a_point_that_fails_leaves_the_others(fast_runs, tmp_path):
+def test_a_point_that_fails_leaves_the_others(tmp_path):
     rates = {"optimizer.lr": (0.1, 1e30)}
     with pytest.raises(UserError) as error:
         run(make_config(rates, execution__seeds="vmap"), tmp_path / "grid")
@@ -119,7 +128,7 @@ def test_a_point_that_fails_leaves_the_others(fast_runs, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_size_is_another_program(fast_runs, monkeypatch, tmp_path):
+def test_a_size_is_another_program(monkeypatch, tmp_path):
     made = record(monkeypatch)
     values = {"optimizer.lr": (0.1, 0.2), "model.width": (4, 8)}
     run(make_config(values, max_tasks=1), tmp_path / "grid")
