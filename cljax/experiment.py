@@ -253,9 +253,10 @@ class Run:
         self.cursor = Cursor(*first[0])
         problem, settings = self.running[0].problem, self.running[0].settings
         seeds = [seed for member in self.running for seed in member.seeds]
-        mesh = build.make_mesh(build.of_seeds(settings, seeds))
+        of_seeds = build.of_seeds(settings, seeds)
+        mesh = build.make_mesh(of_seeds)
         if self.executor.mesh != mesh:
-            self.executor = build.make_executor(build.of_seeds(settings, seeds))
+            self.executor = build.make_executor(of_seeds)
         self.data = problem.data
         if mesh != build.make_mesh(settings):
             placed = settings.data.residence, settings.data.validation, mesh
@@ -337,8 +338,10 @@ class Run:
         if stage.has_samples:
             self._start("draw")
             samples = self.executor.call(type(stage).samples, of_seeds, method, self.states, tasks)
-            write = lambda m, drawn: m.recorder.write_samples(cursor.task, drawn)  # noqa: E731
-            self._write(write, self._collect(samples))
+            self._write(
+                lambda member, drawn: member.recorder.write_samples(cursor.task, drawn),
+                self._collect(samples),
+            )
 
     def _take_images(self, stage, of_seeds, tasks) -> tuple[PerSeed[Task], list[int]]:
         """Gives the tasks the stage's images; returns them and the number of images per seed."""

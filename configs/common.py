@@ -273,6 +273,14 @@ def inversion(config: ConfigDict, generator: str, steps: int = 10_000) -> Config
     return config
 
 
+def sweep(config: ConfigDict, values: dict[str, tuple]) -> ConfigDict:
+    """Makes a config a grid, judged on validation images of the first two tasks (FACIL)."""
+    config.grid = (values,)
+    config.data.validation = True
+    config.max_tasks = 2
+    return config
+
+
 def table(data: str, learners: tuple[str, ...], splits: tuple[int, ...]) -> ConfigDict:
     """Every learner's own config for a data set, and settings that are the same for all."""
     config = ConfigDict()

@@ -6,12 +6,9 @@ Six points with the same programs, each in runs/sweep_abd_digits_grid/mu=...,lr=
 chosen on validation images of the first two tasks, as in FACIL (Masana et al., 2022).
 """
 
-from configs import abd_digits
+from configs import abd_digits, common
 
 
 def get_config():
-    config = abd_digits.get_config()
-    config.grid = ({"method.mu": (0.01, 0.1, 1.0), "optimizer.lr": (0.05, 0.1)},)
-    config.data.validation = True
-    config.max_tasks = 2
-    return config
+    values = {"method.mu": (0.01, 0.1, 1.0), "optimizer.lr": (0.05, 0.1)}
+    return common.sweep(abd_digits.get_config(), values)

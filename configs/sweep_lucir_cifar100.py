@@ -6,12 +6,9 @@ Nine points with the same programs, in runs/sweep_lucir_cifar100_grid/lamda=...,
 one is chosen on validation images of the first two tasks, as in FACIL (Masana et al., 2022).
 """
 
-from configs import lucir_cifar100
+from configs import common, lucir_cifar100
 
 
 def get_config():
-    config = lucir_cifar100.get_config()
-    config.grid = ({"method.lamda": (2.0, 5.0, 10.0), "method.margin": (0.25, 0.5, 0.75)},)
-    config.data.validation = True
-    config.max_tasks = 2
-    return config
+    values = {"method.lamda": (2.0, 5.0, 10.0), "method.margin": (0.25, 0.5, 0.75)}
+    return common.sweep(lucir_cifar100.get_config(), values)

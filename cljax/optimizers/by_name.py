@@ -61,11 +61,11 @@ def make_schedule(settings: Settings) -> Schedule:
             f"{', '.join(schedules.OPTAX)}"
         )
     function, own = schedules.OPTAX[name]
-    fixed = [key for key, value in own.items() if value is not None]
-    arguments = {
-        key: settings.scaled(value) if key.endswith(_IN_EPOCHS) and type(value) is int else value
-        for key, value in given.items()
-    }
+    fixed = [argument for argument, value in own.items() if value is not None]
+    arguments = dict(given)
+    for argument, value in given.items():
+        if argument.endswith(_IN_EPOCHS) and type(value) is int:
+            arguments[argument] = settings.scaled(value)
     schedule = OptaxSchedule(name, check(arguments, function, name, key, fixed, own))
     for epochs in {settings.epochs, settings.init_epochs or settings.epochs}:
         try:

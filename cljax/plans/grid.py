@@ -13,7 +13,7 @@ from cljax import cli, files
 from cljax import settings as settings_lib
 from cljax.compute import processes
 from cljax.errors import UserError
-from cljax.plans.queue import Planned, Queue, raise_failures
+from cljax.plans.queue import Planned, Queue, flatten, raise_failures
 from cljax.report import grid as report
 
 _LONGEST_NAME = 200  # characters of a directory
@@ -102,7 +102,8 @@ def _combinations(config: ConfigDict, grid: Any) -> Iterator[dict[str, Any]]:
             f"config.grid={grid!r}: must be a dictionary of keys and their values, such as "
             "{'optimizer.lr': (0.05, 0.1)}"
         )
-    flat = dict(_flatten(config))
+    flat = dict(flatten(config))
+    flat.pop("grid", None)
     for key, values in grid.items():
         _check(key, values, flat)
     # Other values of floats are the same programs, so these vary fastest.
@@ -123,14 +124,6 @@ def _check(key: Any, values: Any, flat: Mapping[str, Any]) -> None:
         )
     if not isinstance(values, tuple | list) or not values:
         raise UserError(f"config.grid: {key}={values!r}: must be a tuple of values")
-
-
-def _flatten(config: ConfigDict, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for key, value in config.items():
-        if isinstance(value, ConfigDict) and value:
-            yield from _flatten(value, f"{prefix}{key}.")
-        elif prefix or key != "grid":
-            yield prefix + key, value
 
 
 def _name(values: Mapping[str, Any]) -> str:

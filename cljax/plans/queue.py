@@ -1,9 +1,9 @@
 """Runs named configs one after another in one directory."""
 
 import traceback
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from ml_collections import ConfigDict
 from rich.console import Console
@@ -22,6 +22,15 @@ class Planned(NamedTuple):
 
     name: str
     config: ConfigDict
+
+
+def flatten(config: ConfigDict, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Yields dotted key and value of all settings; a block without any is a value."""
+    for key, value in config.items():
+        if isinstance(value, ConfigDict) and value:
+            yield from flatten(value, f"{prefix}{key}.")
+        else:
+            yield prefix + key, value
 
 
 class Queue:
@@ -62,6 +71,7 @@ class Queue:
           experiment.Stopped: SIGINT or SIGTERM was received.
         """
         failed, reuse, left = {}, Reuse(), list(self.plan)
+        self._complete: dict[str, bool] = {}  # what is left stays as it is
         while left:
             first = left[0]
             title = f"{len(self.plan) - len(left) + 1}/{len(self.plan)}  {printable(first.name)}"
@@ -100,8 +110,10 @@ class Queue:
     def _is_complete(self, run: Planned) -> bool:
         if run.config.overwrite:
             return False
-        complete = workdir.is_complete(self.directory / run.name, settings_lib.read(run.config))
-        return bool(processes.max_over_processes(complete))
+        if run.name not in self._complete:
+            found = workdir.is_complete(self.directory / run.name, settings_lib.read(run.config))
+            self._complete[run.name] = bool(processes.max_over_processes(found))
+        return self._complete[run.name]
 
 
 def raise_failures(failed: dict[str, str], count: int) -> None:

@@ -10,7 +10,7 @@ from rich.console import Console
 from cljax import files
 from cljax.compute import processes
 from cljax.errors import UserError
-from cljax.plans.queue import Planned, Queue, raise_failures
+from cljax.plans.queue import Planned, Queue, flatten, raise_failures
 from cljax.report import tables
 
 # Keys of a table that describe the table; all others are settings of every run.
@@ -59,13 +59,13 @@ def make_plan(config: Any) -> Iterator[Planned]:
     if not config.learners or not config.splits:
         raise UserError("config.learners, config.splits: each must have at least one entry")
     settings = {key: config[key] for key in config if key not in OWN_KEYS}
-    common = dict(_flatten(ConfigDict(settings)))
+    common = _given(ConfigDict(settings))
     for place, num_tasks in enumerate(config.splits):
         for learner in config.learners:
             if place and learner in config.first_split_only:
                 continue
             run_config = config.runs[learner].copy_and_resolve_references()
-            for key in common.keys() - dict(_flatten(run_config)).keys():
+            for key in common.keys() - _given(run_config).keys():
                 raise UserError(
                     f"config.{key}: method {learner!r} has no such setting; leave it out, or "
                     "remove the method from config.learners"
@@ -79,10 +79,7 @@ def _report(runs: list[Path], directory: Path, console: Console) -> None:
         tables.write_report(begun, directory, console)
 
 
-def _flatten(config: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Yields dotted key and value of all settings that are not None."""
-    for key, value in config.items(preserve_field_references=False):
-        if isinstance(value, ConfigDict):
-            yield from _flatten(value, f"{prefix}{key}.")
-        elif value is not None:
-            yield prefix + key, value
+def _given(config: ConfigDict) -> dict[str, Any]:
+    """Returns the settings that are not None by dotted key."""
+    settings = dict(flatten(config))
+    return {k: v for k, v in settings.items() if v is not None and not isinstance(v, ConfigDict)}
