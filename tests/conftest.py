@@ -16,7 +16,7 @@ from jax.experimental.compilation_cache import compilation_cache
 from cljax import build, training
 from cljax.compute import executor
 from cljax.output import plots
-from tests import AS_USERS_COMPILE
+from tests import AS_USERS_ROUND
 from tests.helpers import compact, golden_updates, tiny_runs
 from tests.helpers.goldens import GOLDENS, PRECISIONS, SHARED
 
@@ -32,21 +32,31 @@ IMAGENET_SAMPLES = Path(
 logging.getLogger("asyncio").setLevel(logging.CRITICAL)
 
 
-# Files of more than a minute start first, so that no process is left alone with one at the end.
+# Files of more than half a minute start first: no process is left alone with one at the end.
 LONG = (
+    "runs/test_real_data.py",
     "goldens/test_methods.py",
-    "plans/test_table.py",
-    "goldens/test_staged_methods.py",
-    "goldens/test_lucir_updates.py",
-    "goldens/test_rdfcil_updates.py",
     "runs/test_resume_learners.py",
     "runs/test_distributed.py",
+    "plans/test_table.py",
     "compute/test_mesh.py",
-    "test_experiment.py",
-    "runs/test_resume.py",
-    "runs/test_faults.py",
+    "goldens/test_lucir_updates.py",
+    "runs/test_residence.py",
+    "goldens/test_staged_methods.py",
+    "runs/test_memory_bound.py",
     "runs/test_resume_killed.py",
-    "runs/test_real_data.py",
+    "goldens/test_rdfcil_updates.py",
+    "test_experiment.py",
+    "runs/test_imagenet.py",
+    "goldens/test_dgr.py",
+    "runs/test_first_contact.py",
+    "compute/test_lowering.py",
+    "runs/test_growth.py",
+    "benchmark/test_benchmark.py",
+    "goldens/test_inversion.py",
+    "runs/test_interleaved.py",
+    "docs/test_adding_a_dataset.py",
+    "plans/test_grid.py",
 )
 
 
@@ -118,11 +128,11 @@ def tiny_imagenet_dir():
 
 
 @pytest.fixture
-def as_users_compile(monkeypatch):
+def round_as_users_do(monkeypatch):
     """The tests' cheapest compilation makes other sums of programs that differ in their inputs."""
     usual = executor.compiler_options
     monkeypatch.setattr(
-        executor, "compiler_options", lambda *args: (usual(*args) or {}) | AS_USERS_COMPILE
+        executor, "compiler_options", lambda *args: (usual(*args) or {}) | AS_USERS_ROUND
     )
     monkeypatch.setattr(plots, "write_plots", lambda *args: [])
 
@@ -144,21 +154,39 @@ def forget_programs():
 
 
 @pytest.fixture(scope="session", autouse=True)
+def few_collections():
+    """What is imported by now stays; to look through it again and again takes a tenth of the time.
+
+    `forget_programs` collects the rest after every file.
+    """
+    gc.collect()
+    gc.freeze()
+    usual = gc.get_threshold()
+    gc.set_threshold(100_000, 50, 100)
+    yield
+    gc.set_threshold(*usual)
+    gc.unfreeze()
+
+
+@pytest.fixture(scope="session", autouse=True)
 def own_cache_folder(tmp_path_factory):
     """The tests and what they start leave the user's cache folder alone."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+        patch.setenv("XDG_CACHE_HOME", str(_session_folder(tmp_path_factory) / "cache"))
         patch.setenv("MPLCONFIGDIR", matplotlib.get_cachedir())  # its list of fonts takes seconds
         yield
+
+
+def _session_folder(tmp_path_factory):
+    """A folder of the session, the same in all its processes."""
+    own = tmp_path_factory.getbasetemp()
+    return own.parent if "PYTEST_XDIST_WORKER" in os.environ else own
 
 
 @pytest.fixture(scope="session", autouse=True)
 def compiled(tmp_path_factory):
     """A folder of compiled programs, used by all processes of the session and those they start."""
-    session = tmp_path_factory.getbasetemp()
-    if "PYTEST_XDIST_WORKER" in os.environ:
-        session = session.parent
-    folder = str(session / "compiled")
+    folder = str(_session_folder(tmp_path_factory) / "compiled")
     settings = {
         "jax_compilation_cache_dir": folder,
         "jax_persistent_cache_min_compile_time_secs": 0,
@@ -200,8 +228,18 @@ def fast_runs(compiled, executors):
 @pytest.fixture(scope="session")
 def reference(compiled, tmp_path_factory):
     """The workdir of the tiny experiment, run without an interruption by its user's command."""
-    workdir = tmp_path_factory.mktemp("reference") / "run"
-    status, _, err = tiny_runs.command(*tiny_runs.arguments(workdir), cache=compiled)
+    return _run_command(tmp_path_factory.mktemp("reference"), compiled)
+
+
+@pytest.fixture(scope="session")
+def resnet_run(compiled, tmp_path_factory):
+    """The same with a ResNet, which has names in PyTorch."""
+    return _run_command(tmp_path_factory.mktemp("resnet_run"), compiled, model__name="resnet8")
+
+
+def _run_command(folder, cache, **settings):
+    workdir = folder / "run"
+    status, _, err = tiny_runs.command(*tiny_runs.arguments(workdir, **settings), cache=cache)
     assert status == 0, err
     assert err == ""
     return workdir

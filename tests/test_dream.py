@@ -72,7 +72,7 @@ def test_a_teacher_of_the_task_before(fast_runs, tmp_path):
 @pytest.mark.slow
 def test_the_autoencoder_of_dgr(fast_runs, tmp_path):
     workdir, out = tmp_path / "run", tmp_path / "out"
-    tiny_runs.run(tiny_runs.make_config("dgr", max_tasks=1), workdir)
+    tiny_runs.run(tiny_runs.make_config("dgr", max_tasks=1, model__name="resnet8"), workdir)
     found = dreams_lib.dream(open_run(workdir), count=8)
     assert found.images.shape == (8, 8, 8, 1) and np.ptp(found.images) > 0
     saved.call(export, workdir, "--format=pytorch", f"--out={out}")

@@ -401,7 +401,7 @@ def test_bias_layers_start_anew_after_the_first_task_of_another_method(
 @pytest.mark.slow
 def test_rdfcil_goes_on_from_the_first_task_of_abd(fast_runs, reference, tmp_path):
     """On ABD's network: its projections are its own, and its head is drawn anew for new classes."""
-    config = tiny_runs.make_config("rdfcil", first_task_from=str(reference), model__name="resnet8")
+    config = tiny_runs.make_config("rdfcil", first_task_from=str(reference))
     tiny_runs.run(config, tmp_path)
     found, other = tiny_runs.results(tmp_path), tiny_runs.results(reference)
     assert found["accuracy"][0][0] == other["accuracy"][0][0]

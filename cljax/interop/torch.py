@@ -6,6 +6,7 @@ network, which gives the path of each tensor in the Flax variables and the order
 directions and all checks use this table.
 """
 
+import functools
 import itertools
 import re
 from collections.abc import Iterable, Mapping
@@ -154,20 +155,22 @@ def _with_whole_head(state_dict: Mapping[str, np.ndarray]) -> Mapping[str, np.nd
 def classifier_shapes(module: Classifier, image_channels: int) -> Shapes:
     """Returns the shapes of all variables of a classifier by path."""
     # The parameters' shapes do not depend on the image size, for which 8 pixels will do.
-    return _shapes(module, jnp.zeros((1, 8, 8, image_channels)), train=False)
+    return _shapes(module, (1, 8, 8, image_channels), train=False)
 
 
 def _generator(module: Generator) -> Shapes:
-    return _shapes(module, jnp.zeros((2, LATENT_SIZE)), train=False)
+    return _shapes(module, (2, LATENT_SIZE), train=False)
 
 
 def _autoencoder(module: AutoEncoder) -> Shapes:
     side, channels = module.image_size, module.image_channels
-    return _shapes(module, jnp.zeros((1, side, side, channels)), jnp.zeros((1, module.latent_size)))
+    return _shapes(module, (1, side, side, channels), (1, module.latent_size))
 
 
-def _shapes(module, *inputs: jax.Array, **options) -> Shapes:
+@functools.cache  # a deep network takes almost a second
+def _shapes(module: Any, *input_shapes: tuple[int, ...], **options: bool) -> Shapes:
     """Returns the shapes of all variables by path."""
+    inputs = [jnp.zeros(shape) for shape in input_shapes]
     variables = jax.eval_shape(lambda: module.init(jax.random.key(0), *inputs, **options))
     flat: dict[tuple[str, ...], Any] = traverse_util.flatten_dict(variables)
     return {path: leaf.shape for path, leaf in flat.items()}

@@ -10,6 +10,9 @@ from cljax.state import PyTree
 
 MOMENTUM = 0.1  # share of the new batch in the running statistics
 
+# Layers of equal shapes are traced once; `inline` leaves the program as it would be without.
+_traced_once = functools.partial(jax.jit, inline=True)
+
 
 class BatchNorm(nn.Module):
     """Normalizes channels; its running variance averages the unbiased variances of the batches.
@@ -83,6 +86,7 @@ class BatchNorm(nn.Module):
 
 
 @jax.custom_vjp
+@_traced_once
 def moments(
     x: jax.Array, shares: jax.Array | float, about: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
@@ -151,6 +155,7 @@ moments.defvjp(_moments_forward, _moments_backward)
 
 
 @jax.custom_vjp
+@_traced_once
 def normalise(
     x: jax.Array,
     shares: jax.Array | float,
@@ -176,11 +181,13 @@ def normalise(
     return (x - mean) * (jax.lax.rsqrt(var + epsilon) * scale) + bias, mean, var
 
 
+@_traced_once
 def _normalise_forward(x, shares, about, scale, bias, epsilon):
     y, mean, var = normalise(x, shares, about, scale, bias, epsilon)
     return (y, mean, var), (x, shares, about, mean, jax.lax.rsqrt(var + epsilon), scale)
 
 
+@_traced_once
 def _normalise_backward(saved, gradients):
     x, shares, about, mean, inverse, scale = saved
     gradient, mean_gradient, var_gradient = gradients

@@ -10,7 +10,7 @@ import pytest
 
 from cljax.compute.mesh import make_mesh, mesh_shape, shard_batch
 from cljax.errors import UserError
-from tests import FAST_RUN
+from tests import FAST_COMPILE
 from tests.helpers import tiny_runs
 
 PYTEST = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider"]
@@ -70,7 +70,7 @@ def test_mesh_too_large_is_refused(tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize("tests", ["not test_run", "test_run"])
 def test_eight_devices(tests):
-    flags = f"--xla_force_host_platform_device_count=8 {FAST_RUN}"
+    flags = f"--xla_force_host_platform_device_count=8 {FAST_COMPILE}"
     environment = os.environ | {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": flags}
     environment.pop("PYTEST_XDIST_WORKER", None)  # it is a session of its own
     done = subprocess.run(

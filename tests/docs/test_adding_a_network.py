@@ -126,6 +126,7 @@ def test_the_guides_network_runs_by_its_command(folder, compiled):
     program, script, *arguments = shlex.split(command)
     assert (program, script) == ("python", "main.py")
     tiny = tiny_runs.TINY | tiny_runs.TINY_INVERSION | {"seeds": "(0,)"}
+    del tiny["model.name"]
     flags = [f"--config.{key}={value}" for key, value in tiny.items()]
     status, _, err = tiny_runs.command(*arguments, *flags, cwd=folder, cache=compiled)
     assert (status, err) == (0, "")

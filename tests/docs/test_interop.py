@@ -29,7 +29,7 @@ EXPORT, TO_TORCH, FROM_TORCH, FROM_TORCHVISION, WRITE = blocks("interop.md", "py
 def workdir(fast_runs, tmp_path_factory):
     """The workdir of a tiny run, where the pages look for it."""
     workdir = tmp_path_factory.mktemp("user") / "runs" / "abd_digits"
-    tiny_runs.run(tiny_runs.make_config(), workdir)
+    tiny_runs.run(tiny_runs.make_config(model__name="resnet8"), workdir)
     return workdir
 
 

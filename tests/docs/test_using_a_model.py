@@ -24,10 +24,10 @@ COMMANDS = {
 
 
 @pytest.fixture
-def user(reference, tmp_path, monkeypatch):
+def user(resnet_run, tmp_path, monkeypatch):
     """The directory of a user who has run `python main.py`."""
     (tmp_path / "runs").mkdir()
-    (tmp_path / "runs" / "abd_digits").symlink_to(reference)
+    (tmp_path / "runs" / "abd_digits").symlink_to(resnet_run)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("PYTHONPATH", str(tiny_runs.ROOT), prepend=os.pathsep)
     monkeypatch.setenv("JAX_PLATFORMS", "cpu")

@@ -48,10 +48,10 @@ def run_isolated(*argv) -> str:
 
 
 @pytest.fixture(scope="module")
-def exported(reference, tmp_path_factory):
+def exported(resnet_run, tmp_path_factory):
     """The export of the first task's classifier."""
     out = tmp_path_factory.mktemp("export") / "abd"
-    saved.call(export, reference, "--task=1", f"--out={out}")
+    saved.call(export, resnet_run, "--task=1", f"--out={out}")
     return out
 
 
@@ -60,10 +60,10 @@ def images():
     return saved.digits().test_images[:33]
 
 
-def test_the_script_in_an_environment_without_cljax(reference, exported, images, tmp_path):
+def test_the_script_in_an_environment_without_cljax(resnet_run, exported, images, tmp_path):
     np.save(tmp_path / "images.npy", images)
     printed = run_isolated(exported / "run.py", tmp_path / "images.npy", tmp_path / "logits.npy")
-    model = cljax.load(reference, 1)
+    model = cljax.load(resnet_run, 1)
     found = np.load(tmp_path / "logits.npy")
     np.testing.assert_allclose(found, model.logits(images), rtol=0, atol=TOLERANCE)
     assert printed.split() == model.predict(images)
@@ -71,10 +71,10 @@ def test_the_script_in_an_environment_without_cljax(reference, exported, images,
     assert "cljax" not in script and len(script.splitlines()) < 25
 
 
-def test_the_program_takes_any_batch(reference, exported, images):
+def test_the_program_takes_any_batch(resnet_run, exported, images):
     program = jax_export.deserialize(bytearray((exported / "forward.stablehlo").read_bytes()))
     weights = safetensors.numpy.load_file(exported / "model.safetensors")
-    model = cljax.load(reference, 1)
+    model = cljax.load(resnet_run, 1)
     for count in (1, 2, 33):
         logits, features = program.call(weights, images[:count])
         np.testing.assert_allclose(logits, model.logits(images[:count]), atol=TOLERANCE)
@@ -82,31 +82,31 @@ def test_the_program_takes_any_batch(reference, exported, images):
     assert set(program.platforms) == {"cpu", "cuda", "rocm", "tpu"}
 
 
-def test_the_weights_are_those_of_the_run(reference, exported):
+def test_the_weights_are_those_of_the_run(resnet_run, exported):
     weights = safetensors.numpy.load_file(exported / "model.safetensors")
-    arrays = tiny_runs.models(reference, 1)
+    arrays = tiny_runs.models(resnet_run, 1)
     for name, array in weights.items():
         path = "".join(f"['{part}']" for part in name.split("."))
         np.testing.assert_array_equal(array, arrays[f"seed0{path}"])
     assert not any("generator" in name for name in weights)
 
 
-def test_what_the_numbers_mean(reference, exported):
+def test_what_the_numbers_mean(resnet_run, exported):
     content = json.loads((exported / "config.json").read_text())
-    results, dataset = tiny_runs.results(reference), saved.digits()
+    results, dataset = tiny_runs.results(resnet_run), saved.digits()
     assert content["classes"] == results["class_names"][0][:2]
     assert content["network"]["name"] == "resnet8" and content["network"]["width"] == 4
     assert content["preprocessing"]["mean"] == pytest.approx(dataset.mean)
     assert content["preprocessing"]["image_shape"] == [8, 8, 1]
     provenance = content["provenance"]
     assert provenance["seen_accuracy"] == results["seen_accuracy"][0][0]
-    assert provenance["config"] == json.loads((reference / "config.json").read_text())
-    versions = json.loads((reference / "results.json").read_text())["versions"]
+    assert provenance["config"] == json.loads((resnet_run / "config.json").read_text())
+    versions = json.loads((resnet_run / "results.json").read_text())["versions"]
     assert provenance["versions"] == versions  # the commit included
 
 
-def test_an_export_is_loaded_as_a_run_is(reference, exported, images):
-    model, own = cljax.load(exported), cljax.load(reference, 1)
+def test_an_export_is_loaded_as_a_run_is(resnet_run, exported, images):
+    model, own = cljax.load(exported), cljax.load(resnet_run, 1)
     assert (model.classes, model.class_ids) == (own.classes, own.class_ids)
     np.testing.assert_allclose(model.logits(images), own.logits(images), atol=TOLERANCE)
     assert model.predict(images) == own.predict(images)
@@ -130,10 +130,10 @@ def test_logits_that_a_method_changes(fast_runs, images, tmp_path):
     np.testing.assert_allclose(np.load(arguments[1]), own.logits(images), atol=TOLERANCE)
 
 
-def test_for_pytorch(reference, tmp_path):
+def test_for_pytorch(resnet_run, tmp_path):
     """Names and numbers; docs/interop.md says where the reference code puts the files."""
-    saved.call(export, reference, "--task=1", "--format=pytorch", f"--out={tmp_path / 'out'}")
-    learned = read_learned(open_run(reference), 1)
+    saved.call(export, resnet_run, "--task=1", "--format=pytorch", f"--out={tmp_path / 'out'}")
+    learned = read_learned(open_run(resnet_run), 1)
     state = learned.state
     generator = learned.method.inversion_stage.inversion.generator
     found = {"params": state.generator.params, "batch_stats": state.generator.batch_stats}
@@ -146,15 +146,15 @@ def test_for_pytorch(reference, tmp_path):
     )
 
 
-def test_a_task_without_a_generator(reference, tmp_path):
-    saved.call(export, reference, "--format=pytorch", f"--out={tmp_path}")
+def test_a_task_without_a_generator(resnet_run, tmp_path):
+    saved.call(export, resnet_run, "--format=pytorch", f"--out={tmp_path}")
     assert {path.name for path in tmp_path.iterdir()} == {"class.pth", "config.json"}
 
 
-def test_a_directory_that_is_not_empty(reference, tmp_path, capsys):
+def test_a_directory_that_is_not_empty(resnet_run, tmp_path, capsys):
     (tmp_path / "mine").write_text("mine")
     with pytest.raises(SystemExit):
-        saved.call(export, reference, f"--out={tmp_path}")
+        saved.call(export, resnet_run, f"--out={tmp_path}")
     assert capsys.readouterr().err == (
         f"error: --out={tmp_path}: is not an empty directory; use a new one\n"
     )

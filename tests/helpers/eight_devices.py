@@ -108,7 +108,7 @@ def test_rows_share_one_reduction_of_two_arrays(shape, monkeypatch):
 def test_run(name, shape, execution, tmp_path, monkeypatch):
     monkeypatch.setattr(plots, "write_plots", lambda *args: None)
     settings = {"seeds": (0, 1), "mesh__seeds": shape[0], "mesh__data": shape[1]}
-    settings |= {"compilation_cache": "", "execution__seeds": execution}
+    settings["execution__seeds"] = execution
     settings |= tiny_runs.STABLE if name in ("abd", "rdfcil") else {}
     residence = {"data__residence": "stream"} if name == "lucir" else {}
     tiny_runs.run(tiny_runs.make_config(name, **settings, **residence), tmp_path / "many")
@@ -120,14 +120,14 @@ def test_run(name, shape, execution, tmp_path, monkeypatch):
 def test_run_grows_on_a_mesh(tmp_path, monkeypatch):
     """Two seeds and one task, then four and two; the new seeds catch up on the same rows."""
     monkeypatch.setattr(plots, "write_plots", lambda *args: None)
-    on_mesh = {"mesh__seeds": 2, "mesh__data": 2, "compilation_cache": ""}
+    on_mesh = {"mesh__seeds": 2, "mesh__data": 2}
     begun = tiny_runs.make_config("base", seeds=(0, 1), max_tasks=1, **on_mesh)
     tiny_runs.run(begun, tmp_path / "grown")
     shown = tiny_runs.run(
         tiny_runs.make_config("base", seeds=(0, 1, 2, 3), **on_mesh), tmp_path / "grown"
     )
     assert "adds seeds 2, 3 and tasks 2 to 2 to this run" in shown
-    on_one = {"mesh__seeds": 1, "mesh__data": 1, "compilation_cache": ""}
+    on_one = {"mesh__seeds": 1, "mesh__data": 1}
     whole = tiny_runs.make_config("base", seeds=(0, 1, 2, 3), **on_one)
     tiny_runs.run(whole, tmp_path / "one")
     tiny_runs.assert_near_run(tmp_path / "grown", tmp_path / "one")
@@ -136,7 +136,7 @@ def test_run_grows_on_a_mesh(tmp_path, monkeypatch):
 def test_points_of_a_grid_are_side_by_side_on_a_mesh(tmp_path, monkeypatch):
     """Alone, a point of one seed would spread its batches over all devices."""
     monkeypatch.setattr(plots, "write_plots", lambda *args: None)
-    settings = {"epochs": 1, "milestones": (), "compilation_cache": ""}
+    settings = {"epochs": 1, "milestones": ()}
     config = tiny_runs.make_config("lwf", **settings)
     weights = (0.5, 1.0, 2.0, 4.0)
     config.grid = ({"method.mu": weights},)
@@ -153,7 +153,7 @@ def test_points_of_a_grid_are_side_by_side_on_a_mesh(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("name", ["abd", "lucir"])
 def test_run_lowers_for_accelerators(name, tmp_path, monkeypatch):
-    settings = {"seeds": (0, 1), "epochs": 1, "milestones": (), "compilation_cache": ""}
+    settings = {"seeds": (0, 1), "epochs": 1, "milestones": ()}
     mesh = mesh_lib.make_mesh(2, 4, num_seeds=2, batch_size=8)
     executor = record(tiny_runs.make_config(name, **settings), tmp_path, monkeypatch, mesh)
     texts = [lower(program, args) for program, args in executor.programs]

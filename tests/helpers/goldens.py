@@ -20,6 +20,7 @@ import functools
 import json
 import os
 import re
+from collections.abc import Callable
 from pathlib import Path
 
 import jax
@@ -43,8 +44,23 @@ UPDATE = 2e-2
 PRECISIONS = ("float32", "float64")
 
 
-# Full-size networks run too slowly without any optimization, which is how the tests compile.
-jit = functools.partial(jax.jit, compiler_options=AS_USERS_COMPILE)
+optimized_jit = functools.partial(jax.jit, compiler_options=AS_USERS_COMPILE)
+
+
+def jit(function: Callable, **options) -> Callable:
+    """`jax.jit` for full-size networks.
+
+    In float64 XLA:CPU makes loops of convolutions, which are too slow without any optimization; in
+    float32 it has a library for them, so the tests' cheapest compilation is enough.
+    """
+    cheap, optimized = jax.jit(function, **options), optimized_jit(function, **options)
+
+    @functools.wraps(function)
+    def call(*args, **kwargs):
+        is_float64 = jax.config.jax_enable_x64
+        return (optimized if is_float64 else cheap)(*args, **kwargs)
+
+    return call
 
 
 def enable(precision: str):

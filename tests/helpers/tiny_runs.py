@@ -26,6 +26,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 # Two tasks of two epochs with an inversion of two stretches between them, two steps each.
 TINY = {
+    "model.name": "tests.helpers.tiny_network:TinyNetwork",
     "model.width": 4,
     "epochs": 2,
     "milestones": (1,),

@@ -236,6 +236,7 @@ def settings(path, **others):
         max_tasks=1,
         epochs=1,
         milestones=(),
+        model__name="resnet8",
         model__pretrained=str(path),
         **others,
     )

@@ -73,6 +73,7 @@ def test_read_outs_of_a_run(fast_runs, tmp_path):
     settings = {
         "eval__read_outs": ("cnn", "nme", "ncm"),
         "exemplars__per_class": 10,
+        "model__name": "resnet8",
         "seeds": (0, 1),
     }
     config = tiny_runs.make_config("lucir", **settings)

@@ -83,7 +83,7 @@ def test_a_stopped_grid_goes_on_to_the_same_bits(whole, interrupt, tmp_path):
 
 
 @pytest.mark.slow
-def test_points_train_together_where_seeds_do(as_users_compile, interrupt, tmp_path, monkeypatch):
+def test_points_train_together_where_seeds_do(round_as_users_do, interrupt, tmp_path, monkeypatch):
     """In one program, to the bits of each alone; also after a stop, with more points and seeds."""
     made = record(monkeypatch)
     few, together = {"method.mu": (0.5, 2.0)}, {"execution__seeds": "interleaved"}

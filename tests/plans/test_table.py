@@ -168,6 +168,8 @@ def test_learners_of_each_kind_on_real_cifar100(tmp_path, tfds_dir, compiled):
         "milestones": "()",
         "batch_size": 8,
         "runs.abd.inversion.steps": 3,
+        "runs.dgr.autoencoder.channels": "(8,8,8)",
+        "runs.dgr.autoencoder.latents": 16,
         "runs.bic.exemplars.total": 80,
     }
     process = tiny_runs.start(

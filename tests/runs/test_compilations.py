@@ -80,6 +80,7 @@ def test_programs_of_four_tasks_and_three_seeds(compiled, monkeypatch, tmp_path,
     settings = {"exemplars__total": 120, "data__per_class": 20} if name == "bic" else {}
     config = tiny_runs.make_config(
         name,
+        model__name="resnet8",
         seeds=(0, 1, 2),
         task_sizes=(4, 2, 2, 2),
         max_tasks=4,

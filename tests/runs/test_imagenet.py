@@ -10,6 +10,7 @@ from tests.helpers.imagenet import make_folders
 
 TINY = {
     "data.image_size": 32,
+    "model.name": tiny_runs.TINY["model.name"],
     "model.width": 4,
     "epochs": 2,
     "milestones": (1,),
@@ -18,14 +19,9 @@ TINY = {
     "eval.batch_size": 16,
 }
 OWN = {
-    "abd_imagenet50": {
-        "model.name": "resnet8",
-        "inversion.steps": 4,
-        "inversion.steps_per_epoch": 2,
-    },
+    "abd_imagenet50": {"inversion.steps": 4, "inversion.steps_per_epoch": 2},
     "oracle_imagenet50": {"model.name": "resnet8"},
     "lucir_imagenet_subset": {
-        "model.name": "resnet8_lucir",
         "exemplars.per_class": 1,
         "eval.read_outs": ("nme",),
         "execution.loop": "compiled",
@@ -33,7 +29,7 @@ OWN = {
 }
 
 
-pytestmark = pytest.mark.usefixtures("as_users_compile")
+pytestmark = pytest.mark.usefixtures("round_as_users_do")
 
 
 def make_config(name, folder, **settings):

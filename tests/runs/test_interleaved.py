@@ -7,7 +7,7 @@ import pytest
 from cljax import build, experiment
 from tests.helpers import tiny_runs
 
-pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("as_users_compile", "one_executor_each")]
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("round_as_users_do", "one_executor_each")]
 
 UNEQUAL = {"data__per_class": 0, "batch_size": 32, "max_tasks": 1}  # 9 steps, and 8
 

@@ -11,7 +11,7 @@ from cljax import experiment
 from cljax.compute.host_images import HostImages
 from tests.helpers import tiny_runs
 
-pytestmark = pytest.mark.usefixtures("as_users_compile")
+pytestmark = pytest.mark.usefixtures("round_as_users_do")
 
 
 def run_both(tmp_path, name, **settings):

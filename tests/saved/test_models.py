@@ -18,25 +18,25 @@ from tests.helpers import saved, tiny_runs
 
 
 @pytest.fixture(scope="module")
-def model(reference):
-    return cljax.load(reference, task=1)
+def model(resnet_run):
+    return cljax.load(resnet_run, task=1)
 
 
-def test_logits_and_features(reference, model):
+def test_logits_and_features(resnet_run, model):
     dataset = saved.digits()
     images = dataset.test_images[:300]  # more than a batch
     module = make_classifier("resnet8", 10, 4)
     shapes = jax.eval_shape(lambda: module.init(jax.random.key(0), jnp.zeros((1, 8, 8, 1))))
-    variables = unflatten(shapes, "seed0", tiny_runs.models(reference, 1))
+    variables = unflatten(shapes, "seed0", tiny_runs.models(resnet_run, 1))
     outputs = module.apply(variables, saved.standardised(dataset, images))
     np.testing.assert_allclose(model.logits(images), outputs.logits[:, :2], rtol=1e-5, atol=1e-5)
     np.testing.assert_allclose(model.features(images), outputs.features, rtol=1e-5, atol=1e-5)
 
 
-def test_classes_are_those_seen(reference, model):
-    order = tiny_runs.results(reference)["class_names"][0]
+def test_classes_are_those_seen(resnet_run, model):
+    order = tiny_runs.results(resnet_run)["class_names"][0]
     assert model.classes == tuple(order[:2])
-    assert cljax.load(reference).classes == tuple(order)  # of two tasks
+    assert cljax.load(resnet_run).classes == tuple(order)  # of two tasks
     images = saved.digits().test_images[:20]
     assert set(model.predict(images)) <= set(model.classes)
     shares = model.probabilities(images)
@@ -75,11 +75,11 @@ def test_images_of_another_form(model, images):
         model.logits(images)
 
 
-def test_a_model_of_an_earlier_version(reference, monkeypatch):
+def test_a_model_of_an_earlier_version(resnet_run, monkeypatch):
     old = contents.ModelRecord.model_validate({"data": 1})
     monkeypatch.setattr(SavedRun, "read_models", lambda *args: ({}, old))
     with pytest.raises(UserError, match="saved by an earlier version"):
-        cljax.load(reference)
+        cljax.load(resnet_run)
 
 
 def test_import_alone_is_light():
