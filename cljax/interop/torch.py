@@ -9,7 +9,7 @@ directions and all checks use this table.
 import functools
 import itertools
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import jax
@@ -167,13 +167,16 @@ def _autoencoder(module: AutoEncoder) -> Shapes:
     return _shapes(module, (1, side, side, channels), (1, module.latent_size))
 
 
-@functools.cache  # a deep network takes almost a second
-def _shapes(module: Any, *input_shapes: tuple[int, ...], **options: bool) -> Shapes:
+def _find_shapes(module: Any, *input_shapes: tuple[int, ...], **options: bool) -> Shapes:
     """Returns the shapes of all variables by path."""
     inputs = [jnp.zeros(shape) for shape in input_shapes]
     variables = jax.eval_shape(lambda: module.init(jax.random.key(0), *inputs, **options))
     flat: dict[tuple[str, ...], Any] = traverse_util.flatten_dict(variables)
     return {path: leaf.shape for path, leaf in flat.items()}
+
+
+# Tracing a deep network takes almost a second.
+_shapes: Callable[..., Shapes] = functools.cache(_find_shapes)
 
 
 def _from_torch(
