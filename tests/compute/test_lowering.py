@@ -50,6 +50,7 @@ def check(text: str) -> None:
 @pytest.mark.parametrize("name", ["abd", "lucir", "rdfcil"])
 def test_programs_lower_for_accelerators(compiled, monkeypatch, tmp_path, name, seeds, dtype):
     settings = {"epochs": 1, "milestones": (), "execution__seeds": seeds, "dtype": dtype}
+    settings |= {"model__name": "resnet8"} if name == "abd" else {}
     config = tiny_runs.make_config(name, seeds=(0, 1), **settings)
     executor = record(config, tmp_path, monkeypatch)
     names = collections.Counter()

@@ -110,6 +110,7 @@ def test_run(name, shape, execution, tmp_path, monkeypatch):
     settings = {"seeds": (0, 1), "mesh__seeds": shape[0], "mesh__data": shape[1]}
     settings["execution__seeds"] = execution
     settings |= tiny_runs.STABLE if name in ("abd", "rdfcil") else {}
+    settings |= {"model__name": "resnet8"} if name == "abd" else {}
     residence = {"data__residence": "stream"} if name == "lucir" else {}
     tiny_runs.run(tiny_runs.make_config(name, **settings, **residence), tmp_path / "many")
     settings |= {"mesh__seeds": 1, "mesh__data": 1, "execution__seeds": "sequential"}

@@ -13,7 +13,7 @@ from cljax.models.norm import BatchNorm
 class TinyNetwork(nn.Module):
     """One convolution with batch norm, then a global mean."""
 
-    can_freeze: ClassVar[bool] = True
+    can_freeze: ClassVar[bool] = True  # layers are named as `norm.fold` expects
 
     width: int = 16
     dtype: jnp.dtype = jnp.float32

@@ -24,7 +24,8 @@ from tests import FAST_COMPILE
 
 ROOT = Path(__file__).resolve().parents[2]
 
-# Two tasks of two epochs with an inversion of two stretches between them, two steps each.
+# Two tasks of two epochs with an inversion of two stretches between them, two steps each. A test
+# in which the network proves something names another.
 TINY = {
     "model.name": "tests.helpers.tiny_network:TinyNetwork",
     "model.width": 4,

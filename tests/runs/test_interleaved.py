@@ -10,6 +10,7 @@ from tests.helpers import tiny_runs
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("round_as_users_do", "one_executor_each")]
 
 UNEQUAL = {"data__per_class": 0, "batch_size": 32, "max_tasks": 1}  # 9 steps, and 8
+RESNET = {"model__name": "resnet8"}
 
 
 @pytest.fixture
@@ -35,7 +36,7 @@ def config(name, execution, **settings):
     [
         ("abd", {}),
         ("lucir", {"execution__loop": "compiled"}),
-        ("base", UNEQUAL),
+        ("base", UNEQUAL | RESNET),
     ],
 )
 def test_same_bits(name, settings, tmp_path):

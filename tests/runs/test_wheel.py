@@ -102,7 +102,11 @@ def user(tmp_path_factory):
 
 
 def test_run_report_and_benchmark_from_another_directory(environment, user, compiled):
-    flags = [flag for flag in tiny_runs.arguments(Path("unused")) if "workdir" not in flag]
+    flags = [
+        flag
+        for flag in tiny_runs.arguments(Path("unused"), model__name="resnet8")
+        if "workdir" not in flag
+    ]
     user = user | {"env": user["env"] | {"JAX_COMPILATION_CACHE_DIR": compiled}}
     out = call(environment / "cljax", *flags, **user)
     results = json.loads((user["cwd"] / "runs" / "abd_digits" / "results.json").read_text())
@@ -127,6 +131,8 @@ def test_version_help_and_configs_of_the_user(environment, user, compiled):
     mine = "from configs import abd_digits\n\n\ndef get_config():\n"
     mine += "    config = abd_digits.get_config()\n    config.max_tasks = 1\n    return config\n"
     (user["cwd"] / "mine.py").write_text(mine)
-    flags = [f for f in tiny_runs.arguments(Path("own")) if "max_tasks" not in f]
+    flags = [
+        f for f in tiny_runs.arguments(Path("own"), model__name="resnet8") if "max_tasks" not in f
+    ]
     call(environment / "cljax", "--config=mine.py", *flags, **user)
     assert json.loads((user["cwd"] / "own" / "results.json").read_text())["tasks_total"] == 1
