@@ -29,6 +29,7 @@ def assert_sorted(dreams, images, labels):
     np.testing.assert_array_equal(dreams["images"], images[order])
 
 
+@pytest.mark.slow
 def test_what_a_run_has_drawn(reference, tmp_path, capsys):
     saved.call(dream, reference, "--count=1024", f"--out={tmp_path / 'dreams.npz'}")
     assert "1024 images: " in capsys.readouterr().out

@@ -355,6 +355,7 @@ def test_names_of_another_benchmark_are_text(tmp_path):
     assert text.count(r"[red]\x1b[31m") == 2 and not {"\x1b", "\x07"} & set(text)
 
 
+@pytest.mark.slow
 def test_foreign_file(tmp_path):
     (tmp_path / "other.json").write_text('{"format": "something else"}')
     status, out, err = command(f"--against={tmp_path / 'other.json'}")
@@ -362,6 +363,7 @@ def test_foreign_file(tmp_path):
     assert out == ""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("flag", "word"),
     [("--only=nothing", "lucir_step"), ("--config.epoch=1", "epochs"), ("stray", "stray")],

@@ -199,6 +199,7 @@ def test_packages_are_named(monkeypatch):
             chips.find(name)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("flags", "words"),
     [

@@ -85,6 +85,7 @@ def test_a_centre_is_torchvisions(short, size):
     np.testing.assert_array_equal(found, expected)
 
 
+@pytest.mark.slow
 def test_a_resized_part_of_a_real_image_is_pillows(imagenet_samples):
     images = real_images(imagenet_samples)
     placed, sizes = canvases(images, 512)
@@ -94,6 +95,7 @@ def test_a_resized_part_of_a_real_image_is_pillows(imagenet_samples):
     np.testing.assert_array_equal(found, expected)
 
 
+@pytest.mark.slow
 def test_the_centre_of_a_real_image_is_torchvisions(imagenet_samples):
     images = real_images(imagenet_samples)
     placed, sizes = canvases(images, 512)

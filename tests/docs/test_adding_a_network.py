@@ -203,6 +203,7 @@ def test_what_is_no_network(folder, name, words):
     assert "\n" not in str(raised.value)
 
 
+@pytest.mark.slow
 def test_the_table_of_names():
     rows = re.findall(r"^\| (`resnet.*?) \| .* \| (.+?) \| (.+?) \|$", GUIDE, re.MULTILINE)
     assert len(rows) == 8

@@ -15,6 +15,8 @@ from cljax.models import make_classifier
 from tests.helpers import tiny_runs
 from tests.helpers.goldens import state_dict
 
+pytestmark = pytest.mark.slow
+
 
 def blocks(page, language):
     text = (tiny_runs.ROOT / "docs" / page).read_text()

@@ -5,6 +5,7 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from cljax import losses
 from cljax.memory.policy import MemoryPolicy
@@ -27,6 +28,8 @@ from tests.helpers.libcontinual import (
     start,
     step,
 )
+
+pytestmark = pytest.mark.slow
 
 PUBLISHED = SGD(0.1, 0.9, 5e-4)
 call = jax.jit(lambda method, name, *args: getattr(method, name)(*args), static_argnums=1)

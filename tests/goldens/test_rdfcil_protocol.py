@@ -135,6 +135,7 @@ def begin_training(method, state, task, index):
     return jax.device_get(begin(state))
 
 
+@pytest.mark.slow
 def test_boundary_of_tasks_is_the_originals(rdfcil_goldens, small):
     """What a new task makes anew, copies and keeps."""
     golden = read(rdfcil_goldens, "boundary")

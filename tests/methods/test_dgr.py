@@ -91,6 +91,7 @@ def test_replay_is_what_the_previous_scholar_makes_and_says(state):
     assert not np.allclose(found.images, replay(rng.key(1, "a")).images)
 
 
+@pytest.mark.slow
 def test_dreamed_accuracy_compares_with_the_teacher_among_seen_classes(state):
     dreamed, classifier = tiny.images(12, 2), METHOD.classifier
     batch = Batch(tiny.images(12, 3), np.resize(np.int32([4, 5, 6]), 12), None)

@@ -23,6 +23,7 @@ def config_with(**changes):
     return config
 
 
+@pytest.mark.slow
 def test_importance_is_the_mean_of_the_images_squared_gradients():
     """Ten images in batches of four; softmax over the new classes, eval mode."""
     vectors = np.random.default_rng(0).normal(size=(5, 5, 12)).astype(np.float32)

@@ -20,6 +20,7 @@ def case(request):
     return method, state
 
 
+@pytest.mark.slow
 def test_a_later_task_draws_the_columns_of_its_classes(case):
     method, state = case
     after = jax.jit(lambda state: method.before_task(state, tiny.task(4, 7), None))(state)
@@ -31,6 +32,7 @@ def test_a_later_task_draws_the_columns_of_its_classes(case):
         assert head["scale"] == drawn["scale"]
 
 
+@pytest.mark.slow
 def test_a_step_counts_labels_of_real_and_dreamed_images(case):
     method, state = case
     state = state.replace(generator=tiny.images(6, 1))

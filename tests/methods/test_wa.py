@@ -34,6 +34,7 @@ def test_only_a_linear_head_is_aligned(head):
     assert changed.tolist() == [head == "linear" and 4 <= label < 7 for label in range(10)]
 
 
+@pytest.mark.slow
 def test_the_head_is_trained_up_to_the_classes_seen():
     images = np.random.default_rng(0).normal(size=(6, 12)).astype(np.float32)
     batch, task = Batch(images, np.int32([0, 1, 2, 3, 4, 2]), None), tiny.task(2, 5)

@@ -41,6 +41,7 @@ def test_resnet32_is_the_originals(rdfcil_goldens, precision):
     expected.all_compared()
 
 
+@pytest.mark.slow
 def test_initial_values(rdfcil_goldens):
     want = json.loads((rdfcil_goldens.folder / "initial.json").read_text())
     module = make_classifier("resnet32_rdfcil", 400)

@@ -57,6 +57,7 @@ def test_names_and_shapes_are_those_of_pytorch(rdfcil_goldens):
     assert {n: shape for n, shape in got.items() if not n.startswith("fc.")} == expected
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("precision", PRECISIONS)
 def test_outputs_and_statistics_of_a_golden_resnet18(rdfcil_goldens, precision):
     """R-DFCIL's network: a small stem, max pooling, and no ReLU at the end of any stage."""
@@ -122,6 +123,7 @@ def test_without_the_last_relu_only_the_features_may_be_negative(stem):
     np.testing.assert_allclose(positive, np.maximum(features, 0), rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_initial_values():
     """Kernels: variance 2/fan_out; the head's: uniform within 1/sqrt(features), as PyTorch's."""
     module = make_classifier("resnet18", 100)

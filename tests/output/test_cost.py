@@ -49,6 +49,7 @@ def float32(*counts):
     return 4 * sum(counts)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "names"),
     [

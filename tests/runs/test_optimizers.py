@@ -40,6 +40,7 @@ def test_a_stopped_run_goes_on_to_the_same_bits(fast_runs, interrupt, tmp_path):
     tiny_runs.assert_same_run(tmp_path / "stopped", tmp_path / "whole")
 
 
+@pytest.mark.slow
 def test_the_command_line_takes_arguments_and_refuses_unknown_ones(tmp_path):
     flags = (
         "--config.optimizer.name=adam",

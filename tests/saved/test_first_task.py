@@ -19,6 +19,7 @@ def test_a_generator_is_kept_where_a_task_trains_one(reference):
         np.testing.assert_array_equal(first[name], after[twin])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("change", [{"inversion__prior": 1.0}, {"inversion__generator": "cifar"}])
 def test_a_generator_of_other_settings_is_trained_here(fast_runs, reference, tmp_path, change):
     config = tiny_runs.make_config(first_task_from=str(reference), max_tasks=0, **change)
