@@ -228,20 +228,18 @@ def fast_runs(compiled, executors):
 @pytest.fixture(scope="session")
 def reference(compiled, tmp_path_factory):
     """The workdir of the tiny experiment, run without an interruption by its user's command."""
-    return _run_command(tmp_path_factory.mktemp("reference"), compiled)
+    workdir = tmp_path_factory.mktemp("reference") / "run"
+    status, _, err = tiny_runs.command(*tiny_runs.arguments(workdir), cache=compiled)
+    assert status == 0, err
+    assert err == ""
+    return workdir
 
 
 @pytest.fixture(scope="session")
 def resnet_run(compiled, tmp_path_factory):
-    """The same with a ResNet, which has names in PyTorch."""
-    return _run_command(tmp_path_factory.mktemp("resnet_run"), compiled, model__name="resnet8")
-
-
-def _run_command(folder, cache, **settings):
-    workdir = folder / "run"
-    status, _, err = tiny_runs.command(*tiny_runs.arguments(workdir, **settings), cache=cache)
-    assert status == 0, err
-    assert err == ""
+    """The workdir of the tiny experiment with a ResNet, which has names in PyTorch."""
+    workdir = tmp_path_factory.mktemp("resnet_run") / "run"
+    tiny_runs.run(tiny_runs.make_config(model__name="resnet8"), workdir)
     return workdir
 
 

@@ -419,6 +419,7 @@ def test_wrong_setting_is_one_line_and_leaves_nothing(tmp_path, name):
     assert [path.name for path in tmp_path.iterdir()] in ([], [".lock"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("where", ["config", "method"])
 def test_a_file_that_ends_the_program_is_a_mistake(tmp_path, where):
     text = "import sys\nsys.exit(0)\n"

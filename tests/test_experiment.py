@@ -112,6 +112,7 @@ def test_other_errors_stay_as_they_are(fast_runs, monkeypatch, tmp_path):
         tiny_runs.run(tiny_runs.make_config(), tmp_path)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("platform", ["nonsense", "cuda"])
 def test_a_platform_that_jax_does_not_have(tmp_path, platform):
     variables = {"JAX_PLATFORMS": platform, "CUDA_VISIBLE_DEVICES": ""}

@@ -51,6 +51,7 @@ def test_the_notebook(user, capfd):
     assert len(variables["dreams"].images) == 16
 
 
+@pytest.mark.slow
 def test_the_page(user, capsys):
     text = (tiny_runs.ROOT / "docs" / "using_a_model.md").read_text()
     (python,) = re.findall("```python\n(.*?)```", text, re.DOTALL)

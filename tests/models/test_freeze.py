@@ -12,6 +12,7 @@ from tests.helpers import tiny
 NAMES = ["resnet8", "resnet8_lucir", "resnet18", "resnet50"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 def test_folded_batch_norms(name):
     """Kernels of convolutions have all, and a bias is left; other layers stay as they are."""

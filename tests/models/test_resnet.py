@@ -80,6 +80,7 @@ def test_outputs_and_statistics_of_a_golden_resnet18(rdfcil_goldens, precision):
     expected.all_compared()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["resnet18", "resnet34", "resnet50", "resnet18_imagenet"])
 def test_outputs_are_those_of_plain_numpy(name):
     with jax.enable_x64(True):
