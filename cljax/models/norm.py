@@ -148,7 +148,8 @@ def _moments_forward(x, shares, about):
 
 def _moments_backward(saved, gradients):
     x, shares, about, mean = saved
-    return _through_moments(x - mean, shares, *gradients), _none_for(shares), jnp.zeros_like(about)
+    none = jnp.zeros_like(shares), jnp.zeros_like(about)
+    return _through_moments(x - mean, shares, *gradients), *none
 
 
 moments.defvjp(_moments_forward, _moments_backward)
@@ -199,7 +200,7 @@ def _normalise_backward(saved, gradients):
     x_gradient += _through_moments(centred, shares, mean_gradient, var_gradient)
     scale_gradient = (inverse * product).sum() if scale.ndim == 0 else inverse * product
     bias_gradient = total.sum() if scale.ndim == 0 else total
-    none = _none_for(shares), jnp.zeros_like(about)
+    none = jnp.zeros_like(shares), jnp.zeros_like(about)
     return x_gradient, *none, scale_gradient, bias_gradient, None
 
 
@@ -210,10 +211,6 @@ def _through_moments(centred, shares, mean_gradient, var_gradient):
     """The gradient of x, given those of its mean and of its variance."""
     rows = centred.size // centred.shape[-1]
     return shares * ((mean_gradient + 2 * var_gradient * centred) / rows)
-
-
-def _none_for(shares):
-    return None if isinstance(shares, float) else jnp.zeros_like(shares)
 
 
 def fold(params: PyTree, batch_stats: PyTree, epsilon: float = 1e-5) -> tuple[PyTree, PyTree]:

@@ -28,10 +28,11 @@ EXPORT, TO_TORCH, FROM_TORCH, FROM_TORCHVISION, WRITE = blocks("interop.md", "py
 
 
 @pytest.fixture(scope="module")
-def workdir(fast_runs, tmp_path_factory):
+def workdir(resnet_run, tmp_path_factory):
     """The workdir of a tiny run, where the pages look for it."""
     workdir = tmp_path_factory.mktemp("user") / "runs" / "abd_digits"
-    tiny_runs.run(tiny_runs.make_config(model__name="resnet8"), workdir)
+    workdir.parent.mkdir()
+    workdir.symlink_to(resnet_run)
     return workdir
 
 
@@ -43,7 +44,6 @@ def exported(workdir, monkeypatch):
     return variables
 
 
-@pytest.mark.slow
 def test_a_saved_model_becomes_a_state_dict(workdir, exported):
     assert exported["task"] == 2
     saved = tiny_runs.models(workdir, 2)
@@ -61,7 +61,6 @@ def test_a_saved_model_becomes_a_state_dict(workdir, exported):
     tiny_runs.assert_same_arrays(found, saved)
 
 
-@pytest.mark.slow
 def test_for_pytorch(exported, monkeypatch):
     # PyTorch is not required, and this page needs no more of it.
     saved = {}
@@ -79,7 +78,6 @@ def test_for_pytorch(exported, monkeypatch):
         np.testing.assert_array_equal(array, exported["state_dict"][name])
 
 
-@pytest.mark.slow
 def test_from_the_reference_code(exported, goldens, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     np.savez("original.npz", **state_dict(goldens, "M"))
@@ -88,7 +86,6 @@ def test_from_the_reference_code(exported, goldens, tmp_path, monkeypatch):
     assert np.isfinite(exported["logits"]).all() and np.ptp(exported["logits"]) > 0
 
 
-@pytest.mark.slow
 def test_weights_to_start_with(exported):
     exec(WRITE, exported)
     module, channels = exported["module"], exported["channels"]

@@ -11,9 +11,8 @@ from cljax.errors import UserError
 from cljax.interop import torch
 from cljax.losses import unit_vectors
 from cljax.models import CosineHead, imprint, make_classifier
-from tests import AS_USERS_COMPILE
 from tests.helpers import lucir, tiny
-from tests.helpers.goldens import PRECISIONS, channels_first
+from tests.helpers.goldens import PRECISIONS, channels_first, optimized_jit
 from tests.helpers.lucir import OLD, SEEN
 
 precisions = pytest.mark.parametrize("precision", PRECISIONS)
@@ -177,11 +176,10 @@ def test_the_last_relu_alone_is_left_out():
     variables = tiny.variables(module, seed=0)
     maps = {}
     for each in (module, rectified):
-        outputs, captured = jax.jit(
+        outputs, captured = optimized_jit(
             lambda v, x, each=each: each.apply(
                 v, x, capture_intermediates=True, mutable=["intermediates"]
-            ),
-            compiler_options=AS_USERS_COMPILE,
+            )
         )(variables, tiny.images(3, seed=1))
         found = captured["intermediates"]["backbone"]
         maps[each] = [found[f"stage{i}_block0"]["__call__"][0] for i in (1, 2, 3)]
